@@ -1,0 +1,55 @@
+"""The models that can be chosen, and how they are loaded."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from qsched.backbones.base import Backbone, Condition, Quantization, Quantized
+from qsched.backbones.spec import SPECS, BackboneError, BackboneSpec
+
+__all__ = ["SPECS", "Backbone", "BackboneError", "BackboneSpec", "Condition", "Quantization", "Quantized", "load_backbone"]
+
+
+def load_backbone(id: str, device: str = "auto", dtype: str = "auto", source: str | None = None) -> Backbone:
+    """Load a backbone by its id.
+
+    Args:
+        device: "auto" (cuda, then cpu) or a torch device. dtype: "auto" (fp16 on CUDA except for the embedded model, fp32 on the CPU) or a torch dtype's name.
+        source: a local folder or another repository of the same family in place of the spec's own.
+
+    Raises:
+        ValueError: unknown id (the known ones are listed) or device.
+        BackboneError: the files are missing or cannot be read.
+    """
+    if id not in SPECS:
+        raise ValueError(f"Unknown backbone {id!r}; known are {', '.join(SPECS)}.")
+    spec = SPECS[id] if source is None else replace(SPECS[id], source=str(source))
+    where = pick_device(device)
+    kind = torch.float32 if dtype == "auto" else getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise ValueError(f"Unknown dtype {dtype!r}; try float32, float16 or bfloat16.")
+    from qsched.backbones.emoji import load_emoji
+
+    folder = Path(spec.source)
+    if not folder.is_dir():
+        raise BackboneError(f"{spec.id} is looked for in {folder}, which is no folder.")
+    try:
+        return load_emoji(spec, folder, where, kind)
+    except (OSError, RuntimeError, ValueError) as error:
+        if isinstance(error, BackboneError):
+            raise
+        raise BackboneError(f"{spec.id} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+
+
+def pick_device(name: str) -> torch.device:
+    """"auto" is cuda when there is one, then cpu; anything else must be a device that this machine has."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"Unknown device {name!r}; try auto, cpu or cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("This machine has no CUDA device; use --device cpu or auto.")
+    return device

@@ -1,0 +1,139 @@
+"""The three calls that sampling needs from every family: encode prompts, predict noise, decode latents."""
+
+import copy
+import hashlib
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, nn
+
+from qsched.backbones.spec import BackboneSpec
+from qsched.quantization import DEFAULT_KEEP, SizeReport, quantize
+from qsched.scoring import Scorer
+
+CACHED_DENOISERS = 4
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Encoded prompts: everything the denoiser needs besides x and t.
+
+    embeds: (batch, tokens, width); pooled: (batch, width); truncated: per prompt, whether its end was cut off.
+    """
+
+    embeds: Tensor
+    pooled: Tensor
+    truncated: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+    def select(self, indices: Sequence[int]) -> "Condition":
+        """The conditions at these indices, in this order, repeats allowed."""
+        index = torch.as_tensor(indices, device=self.embeds.device)
+        return Condition(self.embeds[index], self.pooled[index], tuple(self.truncated[i] for i in indices))
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How a denoiser is quantized: bit-widths, granularity and what stays in high precision."""
+
+    bits: str = "w4a8"
+    group_size: int | None = None
+    activation_scale: str = "token"
+    scope: str = "all"
+    keep_high_precision: bool = True
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized denoiser with its size report."""
+
+    module: nn.Module
+    report: SizeReport
+    settings: Quantization
+
+
+@dataclass
+class Backbone(ABC):
+    """A loaded model. `denoiser` is the full-precision one; quantized copies are made on demand and cached.
+
+    scheduler: a stock diffusers scheduler, a template that sampling copies. calls: denoiser evaluations so far, counted per image.
+    """
+
+    spec: BackboneSpec
+    device: torch.device
+    dtype: torch.dtype
+    denoiser: nn.Module
+    scheduler: SchedulerMixin
+    revision: str
+    calls: int = 0
+    _quantized: OrderedDict = field(default_factory=OrderedDict, repr=False)
+    _scorer: Scorer | None = field(default=None, repr=False)
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of one latent."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        """Encode prompts once; they are reused by every column, candidate and drag."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (batch, C, H, W) -> float32 pictures (batch, 3, height, width) in [0, 1]."""
+
+    @abstractmethod
+    def _forward(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor: ...
+
+    @abstractmethod
+    def _make_scorer(self) -> Scorer: ...
+
+    @torch.inference_mode()
+    def predict(self, latents: Tensor, timestep: Tensor | float, condition: Condition, denoiser: nn.Module | None = None) -> Tensor:
+        """E(x_t, t): the prediction of `denoiser` (None = full precision), same shape as latents."""
+        self.calls += len(latents)
+        return self._forward(denoiser or self.denoiser, latents, torch.as_tensor(timestep, device=self.device), condition)
+
+    def quantized(self, quantization: Quantization) -> Quantized:
+        """The denoiser quantized as asked; the latest few are kept."""
+        if quantization not in self._quantized:
+            module = copy.deepcopy(self.denoiser)
+            report = quantize(
+                module,
+                quantization.bits,
+                group_size=quantization.group_size,
+                activation_scale=quantization.activation_scale,
+                scope=quantization.scope,
+                keep=DEFAULT_KEEP if quantization.keep_high_precision else (),
+            )
+            self._quantized[quantization] = Quantized(module, report, quantization)
+            while len(self._quantized) > CACHED_DENOISERS:
+                self._quantized.popitem(last=False)
+        self._quantized.move_to_end(quantization)
+        return self._quantized[quantization]
+
+    @property
+    def full_precision_bytes(self) -> int:
+        """Bytes of the denoiser at fp16, the reference of every size ratio."""
+        return sum(2 * p.numel() for p in self.denoiser.parameters())
+
+    def scorer(self) -> Scorer:
+        """The judge of this backbone's pictures, loaded once."""
+        if self._scorer is None:
+            self._scorer = self._make_scorer()
+        return self._scorer
+
+
+def hash_files(*paths: Path) -> str:
+    """A short name for these files' contents, recorded in presets as the revision."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,218 @@
+"""What one session looks at: the same prompt, seed and noise at full precision, quantized with the plain scheduler, and quantized with Q-Sched.
+
+`compare` computes each column once; `rescale` moves the coefficients and costs the remaining steps - 1 denoiser calls, a decode and a score, nothing else.
+A Comparison is plain CPU data without any model in it, so it can be pickled, kept per browser session and sent between processes.
+"""
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import diffusers
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
+
+from qsched.backbones import Backbone, Condition, Quantization
+from qsched.coefficients import Coefficients
+from qsched.quantization import BitWidth
+from qsched.sampling import Noise, draw_noise, first_prediction, prepare_scheduler, sample
+from qsched.scoring import JAQ_DEFINITION, K_DEFAULT, jaq, similarity
+from qsched.scoring.signatures import Badge, failure_badges
+
+FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
+PROMPT_LIMIT = 2000
+REMEMBERED = 64
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is compared: a prompt, a seed, a step count and how the denoiser is quantized."""
+
+    prompt: str
+    seed: int = 0
+    steps: int = 4
+    quantization: Quantization = field(default_factory=Quantization)
+
+    def check(self, backbone: Backbone) -> "Settings":
+        """These settings with the prompt trimmed.
+
+        Raises:
+            ValueError: one clear sentence about what this backbone cannot do.
+        """
+        prompt = " ".join(self.prompt.split()) if isinstance(self.prompt, str) else ""
+        if not prompt:
+            raise ValueError("Please type a prompt: there is nothing to draw yet.")
+        if self.steps not in backbone.spec.steps:
+            raise ValueError(f"{backbone.spec.title} runs in {_spoken(backbone.spec.steps)} steps, not {self.steps}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"The seed must be a whole number from 0 to {2**31 - 1}, not {self.seed}.")
+        BitWidth.parse(self.quantization.bits)
+        return replace(self, prompt=prompt[:PROMPT_LIMIT])
+
+
+@dataclass(frozen=True)
+class Column:
+    """One picture with its numbers.
+
+    stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s: seconds for all steps and the decode (for Q-Sched the
+    shared first prediction is counted in). alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1]. ssim, psnr (dB): to full precision.
+    """
+
+    name: str
+    image: Image.Image
+    stored_bytes: int
+    ratio: float
+    latency_s: float
+    alignment: float
+    quality: float
+    ssim: float
+    psnr: float
+    badges: tuple[Badge, ...] = ()
+
+    def jaq(self, k: float = K_DEFAULT) -> float:
+        """JAQ of this one picture: log(CLIPScore) + k * CLIP-IQA."""
+        return jaq([self.alignment], [self.quality], k)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Three columns and what a drag needs to make the third again."""
+
+    settings: Settings
+    coefficients: Coefficients
+    full_precision: Column
+    naive: Column
+    qsched: Column
+    notes: tuple[str, ...]
+    condition: Condition = field(repr=False)
+    noise: Noise = field(repr=False)
+    reference: Tensor = field(repr=False)
+    first: Tensor = field(repr=False)
+    first_s: float = field(repr=False)
+    seen: dict[Coefficients, Column] = field(default_factory=dict, repr=False)
+
+    @property
+    def columns(self) -> tuple[Column, Column, Column]:
+        """Full precision, naive, Q-Sched."""
+        return self.full_precision, self.naive, self.qsched
+
+
+def compare(backbone: Backbone, settings: Settings, coefficients: Coefficients, previous: Comparison | None = None) -> Comparison:
+    """All three columns; what `previous` already holds for the same prompt, seed and steps is reused.
+
+    Raises:
+        ValueError: settings or coefficients that this backbone cannot run.
+    """
+    settings = settings.check(backbone)
+    coefficients.expand(settings.steps)
+    same_picture = previous is not None and replace(previous.settings, quantization=settings.quantization) == settings
+    if same_picture and previous.settings == settings:
+        return rescale(backbone, previous, coefficients)
+
+    if same_picture:
+        condition, noise, notes, reference, full = previous.condition, previous.noise, previous.notes, previous.reference, previous.full_precision
+    else:
+        condition = backbone.encode([settings.prompt])
+        noise = draw_noise(backbone.latent_shape, settings.seed, [0])
+        notes = ("The prompt is longer than the text encoder reads: its end was ignored.",) if condition.truncated[0] else ()
+        begin = time.perf_counter()
+        images = backbone.decode(sample(backbone, condition, noise, settings.steps)).cpu()
+        latency, reference = _elapsed(backbone, begin), images
+        full = _column(backbone, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency)
+
+    quantized = backbone.quantized(settings.quantization)
+    begin = time.perf_counter()
+    first = first_prediction(backbone, condition, noise, settings.steps, quantized.module)
+    first_s = _elapsed(backbone, begin)
+    images, rest_s = _continue(backbone, condition, noise, settings, None, quantized.module, first)
+    naive = _column(backbone, settings, NAIVE, images, reference, quantized.report.bytes_after, first_s + rest_s)
+    comparison = Comparison(settings, Coefficients.identity(), full, naive, replace(naive, name=QSCHED), notes, condition, noise, reference, first.cpu(), first_s)
+    return rescale(backbone, comparison, coefficients)
+
+
+def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Comparison:
+    """The comparison with other coefficients: at most steps - 1 denoiser calls, none for a position seen before or for c_x = c_eps = 1.
+
+    Raises:
+        ValueError: coefficients that do not fit the step count.
+    """
+    settings = comparison.settings
+    coefficients.expand(settings.steps)
+    column = replace(comparison.naive, name=QSCHED) if coefficients.is_identity else comparison.seen.get(coefficients)
+    if column is None:
+        quantized = backbone.quantized(settings.quantization)
+        images, rest_s = _continue(
+            backbone, comparison.condition, comparison.noise, settings, coefficients, quantized.module, comparison.first.to(backbone.device)
+        )
+        column = _column(backbone, settings, QSCHED, images, comparison.reference, quantized.report.bytes_after, comparison.first_s + rest_s)
+        if len(comparison.seen) >= REMEMBERED:
+            comparison.seen.pop(next(iter(comparison.seen)))
+        comparison.seen[coefficients] = column
+    return replace(comparison, coefficients=coefficients, qsched=column)
+
+
+def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> dict[str, Any]:
+    """Everything needed to reproduce the comparison and its numbers, ready for JSON."""
+    report = backbone.quantized(comparison.settings.quantization).report
+    return {
+        "format": "qsched-comparison",
+        "version": 1,
+        "backbone": {"id": backbone.spec.id, "source": backbone.spec.source if backbone.spec.download_bytes else backbone.spec.id, "revision": backbone.revision},
+        "device": str(backbone.device),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
+        "settings": asdict(comparison.settings),
+        "timesteps": _timesteps(backbone, comparison.settings.steps),
+        "coefficients": comparison.coefficients.to_dict(),
+        "scorer": {"name": backbone.scorer().name, "definition": backbone.scorer().definition, "jaq": JAQ_DEFINITION, "k": k},
+        "size": report.to_dict(),
+        "notes": list(comparison.notes),
+        "columns": [_numbers(column, k, comparison.full_precision) for column in comparison.columns],
+    }
+
+
+def _numbers(column: Column, k: float, reference: Column) -> dict[str, Any]:
+    numbers = {name: value for name, value in vars(column).items() if name not in ("image", "badges")}
+    numbers |= {"jaq": column.jaq(k), "jaq_difference": column.jaq(k) - reference.jaq(k), "badges": [asdict(badge) for badge in column.badges]}
+    return {name: None if isinstance(value, float) and value == float("inf") else value for name, value in numbers.items()}
+
+
+def _timesteps(backbone: Backbone, steps: int) -> list[float]:
+    return prepare_scheduler(backbone, steps, None).timesteps.tolist()
+
+
+def _continue(
+    backbone: Backbone, condition: Condition, noise: Noise, settings: Settings, coefficients: Coefficients | None, denoiser: nn.Module, first: Tensor
+) -> tuple[Tensor, float]:
+    begin = time.perf_counter()
+    images = backbone.decode(sample(backbone, condition, noise, settings.steps, coefficients, denoiser, first)).cpu()
+    return images, _elapsed(backbone, begin)
+
+
+def _column(backbone: Backbone, settings: Settings, name: str, images: Tensor, reference: Tensor, stored_bytes: int, latency_s: float) -> Column:
+    scores = backbone.scorer().score(images, [settings.prompt])
+    likeness = similarity(images, reference)
+    return Column(
+        name=name,
+        image=to_pil_image(images[0].nan_to_num(0.0, 0.0, 0.0)),
+        stored_bytes=stored_bytes,
+        ratio=backbone.full_precision_bytes / stored_bytes,
+        latency_s=latency_s,
+        alignment=float(scores.alignment[0]),
+        quality=float(scores.quality[0]),
+        ssim=float(likeness.ssim[0]),
+        psnr=float(likeness.psnr[0]),
+        badges=tuple(failure_badges(images[0], None if name == FULL_PRECISION else reference[0])),
+    )
+
+
+def _elapsed(backbone: Backbone, begin: float) -> float:
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize(backbone.device)
+    return time.perf_counter() - begin
+
+
+def _spoken(steps: tuple[int, ...]) -> str:
+    return ", ".join(map(str, steps[:-1])) + f" or {steps[-1]}" if len(steps) > 1 else str(steps[0])

@@ -1,0 +1,129 @@
+"""The few-step loop: encode once, denoise with a diffusers scheduler, decode; arranged so that work can be shared.
+
+The coefficients act after a prediction (x_{i+1} = Phi_i(c_x x_i, c_eps E_Q(x_i, t_i)), arXiv 2509.01624), so the first prediction of a trajectory does not
+depend on them: it is computed once and handed to every candidate as `first`. Start noise and step noise are drawn on the CPU with one generator per image,
+so that a picture depends neither on the device nor on the batch it was computed in.
+"""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch import Tensor, nn
+
+from qsched.backbones.base import Backbone, Condition
+from qsched.coefficients import Coefficients, stack
+from qsched.schedulers import with_coefficients
+
+
+@dataclass(frozen=True)
+class Noise:
+    """All randomness of a batch of trajectories: start (batch, C, H, W) and, per image, the state of the generator that draws the step noise."""
+
+    start: Tensor
+    states: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def select(self, indices: Sequence[int]) -> "Noise":
+        """The noise of these images, in this order, repeats allowed."""
+        return Noise(self.start[list(indices)], tuple(self.states[i] for i in indices))
+
+    def generators(self) -> list[torch.Generator]:
+        """Fresh generators, one per image: the same step noise is replayed each time they are asked for."""
+        out = []
+        for state in self.states:
+            generator = torch.Generator("cpu")
+            generator.set_state(state)
+            out.append(generator)
+        return out
+
+
+def draw_noise(shape: tuple[int, int, int], seed: int, prompt_indices: Sequence[int]) -> Noise:
+    """Start noise for each prompt index, seeded from (seed, index): index 0 uses the seed itself, so one prompt equals diffusers' `manual_seed(seed)`."""
+    starts, states = [], []
+    for index in prompt_indices:
+        generator = torch.Generator("cpu").manual_seed((seed + index * 1_000_003) % 2**63)
+        starts.append(torch.randn(shape, generator=generator))
+        states.append(generator.get_state())
+    return Noise(torch.stack(starts), tuple(states))
+
+
+def prepare_scheduler(backbone: Backbone, steps: int, coefficients: Coefficients | Sequence[Coefficients] | None) -> SchedulerMixin:
+    """A fresh scheduler with its timesteps set; a sequence gives one set of coefficients per image of the batch."""
+    scheduler = copy.deepcopy(backbone.scheduler)
+    if coefficients is not None:
+        single = isinstance(coefficients, Coefficients)
+        scheduler = with_coefficients(scheduler, *((coefficients.c_x, coefficients.c_eps) if single else (1.0, 1.0)))
+        if not single:
+            scheduler.set_coefficients(*stack(list(coefficients), steps))
+    scheduler.set_timesteps(steps, device=backbone.device)
+    return scheduler
+
+
+@torch.inference_mode()
+def first_prediction(backbone: Backbone, condition: Condition, noise: Noise, steps: int, denoiser: nn.Module | None = None) -> Tensor:
+    """E(x_T, t_0): the one call that all candidates share, (batch, C, H, W)."""
+    scheduler = prepare_scheduler(backbone, steps, None)
+    latents = _start(backbone, scheduler, noise)
+    return backbone.predict(scheduler.scale_model_input(latents, scheduler.timesteps[0]), scheduler.timesteps[0], condition, denoiser)
+
+
+@torch.inference_mode()
+def sample(
+    backbone: Backbone,
+    condition: Condition,
+    noise: Noise,
+    steps: int,
+    coefficients: Coefficients | Sequence[Coefficients] | None = None,
+    denoiser: nn.Module | None = None,
+    first: Tensor | None = None,
+) -> Tensor:
+    """Run the trajectory and return the final latents (batch, C, H, W).
+
+    Args:
+        condition, noise: of the same batch size.
+        coefficients: one for all, one per image, or None for the stock scheduler.
+        denoiser: None for full precision.
+        first: the prediction at the first step, if it is known; saves one call.
+    """
+    scheduler = prepare_scheduler(backbone, steps, coefficients)
+    latents, generators = _start(backbone, scheduler, noise), noise.generators()
+    for index, timestep in enumerate(scheduler.timesteps):
+        if index == 0 and first is not None:
+            prediction = first
+        else:
+            prediction = backbone.predict(scheduler.scale_model_input(latents, timestep), timestep, condition, denoiser)
+        latents = scheduler.step(prediction, timestep, latents, generator=generators, return_dict=False)[0]
+    return latents
+
+
+def _start(backbone: Backbone, scheduler: SchedulerMixin, noise: Noise) -> Tensor:
+    return (noise.start * float(scheduler.init_noise_sigma)).to(backbone.device, backbone.dtype)
+
+
+def sample_candidates(
+    backbone: Backbone,
+    condition: Condition,
+    noise: Noise,
+    steps: int,
+    candidates: Sequence[Coefficients],
+    denoiser: nn.Module | None,
+    first: Tensor,
+    batch_size: int = 64,
+) -> Iterator[tuple[list[int], list[int], Tensor]]:
+    """Every candidate on every prompt, in batches; yields (candidate index per image, prompt index per image, pictures (batch, 3, H, W)).
+
+    first: the shared first predictions, one per prompt.
+    """
+    pairs = [(c, p) for c in range(len(candidates)) for p in range(len(condition))]
+    for begin in range(0, len(pairs), batch_size):
+        chunk = pairs[begin : begin + batch_size]
+        which, prompts = [c for c, _ in chunk], [p for _, p in chunk]
+        latents = sample(
+            backbone, condition.select(prompts), noise.select(prompts), steps, [candidates[c] for c in which], denoiser, first[prompts]
+        )
+        yield which, prompts, backbone.decode(latents)

@@ -1,0 +1,154 @@
+"""The Q-Sched schedulers inside stock diffusers pipelines, by assigning pipe.scheduler (tiny random models)."""
+
+import functools
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    LatentConsistencyModelPipeline,
+    StableDiffusionImg2ImgPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+from stock_schedulers import make, rows, twin_class
+
+from qsched.schedulers import QSchedMixin, with_coefficients
+
+C_X, C_EPS, STEPS = [0.85, 1.1], [1.2, 0.9], 4
+NO_EXTRAS = {"text_encoder": None, "tokenizer": None, "safety_checker": None, "feature_extractor": None}
+# What Stable Diffusion pipelines would otherwise correct in a scheduler's config, with a warning.
+SD_SETTINGS = {
+    "lcm": {"steps_offset": 1, "clip_sample": False},
+    "tcd": {"steps_offset": 1, "clip_sample": False},
+    "euler-ancestral": {"steps_offset": 1},
+}
+
+
+def tiny_vae():
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        shift_factor=0.0,
+        norm_num_groups=4,
+    )
+
+
+def tiny_unet(**settings):
+    return UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=8,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        **settings,
+    )
+
+
+def tiny_flux():
+    transformer = FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=8,
+        pooled_projection_dim=8,
+        axes_dims_rope=(4, 4, 8),
+    )
+    encoders = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    return FluxPipeline(make("flow-match"), tiny_vae(), transformer=transformer, **encoders)
+
+
+def build(name):
+    """A stock pipeline with a stock scheduler, and the arguments of one call."""
+    torch.manual_seed(0)
+    embeds = torch.randn(2, 5, 8)
+    call = {"prompt_embeds": embeds, "num_inference_steps": STEPS, "output_type": "np", "height": 16, "width": 16}
+    if name == "lcm":
+        unet = tiny_unet(time_cond_proj_dim=4)
+        parts = {"vae": tiny_vae(), "unet": unet, "scheduler": make("lcm", **SD_SETTINGS["lcm"]), **NO_EXTRAS}
+        return LatentConsistencyModelPipeline(**parts, requires_safety_checker=False), call
+    if name == "flow-match":
+        return tiny_flux(), {**call, "pooled_prompt_embeds": torch.randn(2, 8)}
+    call["negative_prompt_embeds"] = torch.zeros(2, 5, 8)
+    pipeline_class = StableDiffusionPipeline
+    if name == "image to image":
+        pipeline_class, name = StableDiffusionImg2ImgPipeline, "tcd"
+        call = {k: v for k, v in call.items() if k not in ("height", "width")}
+        call |= {"image": torch.rand(2, 3, 16, 16), "strength": 0.5}
+    parts = {"vae": tiny_vae(), "unet": tiny_unet(), "scheduler": make(name, **SD_SETTINGS[name]), **NO_EXTRAS}
+    return pipeline_class(**parts, requires_safety_checker=False), call
+
+
+@pytest.fixture(params=["lcm", "tcd", "euler-ancestral", "flow-match", "image to image"])
+def pipeline_and_call(request):
+    pipe, call = build(request.param)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe, call
+
+
+def images(pipe, call):
+    generator = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    return torch.from_numpy(pipe(**call, generator=generator).images)
+
+
+def images_scaled_by_hand(pipe, call, expected, monkeypatch):
+    """The stock pipeline and scheduler, the two multiplications done in front of the scheduler's step."""
+    scheduler, step = pipe.scheduler, pipe.scheduler.step
+
+    @functools.wraps(step)  # the pipeline looks at the signature to see whether it may pass eta and generator
+    def scaled(model_output, timestep, sample, *args, **kwargs):
+        c_x, c_eps = expected[scheduler.timesteps.tolist().index(float(timestep))]
+        return step(c_eps * model_output, timestep, c_x * sample, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "step", scaled)
+        return images(pipe, call)
+
+
+def test_at_1_the_images_equal_those_of_the_stock_scheduler(pipeline_and_call):
+    pipe, call = pipeline_and_call
+    plain = images(pipe, call)
+    pipe.scheduler = twin_class(pipe.scheduler).from_config(pipe.scheduler.config)
+    assert isinstance(pipe.scheduler, QSchedMixin)
+    assert torch.equal(images(pipe, call), plain)
+
+
+def test_the_images_equal_scaling_in_front_of_the_stock_step(pipeline_and_call, monkeypatch):
+    pipe, call = pipeline_and_call
+    plain = images(pipe, call)
+    expected = images_scaled_by_hand(pipe, call, rows(C_X, C_EPS, STEPS), monkeypatch)
+    pipe.scheduler = twin_class(pipe.scheduler).from_config(pipe.scheduler.config, c_x=C_X, c_eps=C_EPS)
+    assert torch.equal(images(pipe, call), expected)
+    assert not torch.equal(expected, plain)
+
+
+def test_candidates_run_side_by_side_in_a_stock_pipeline(pipeline_and_call):
+    pipe, call = pipeline_and_call
+    stock = pipe.scheduler
+    pipe.scheduler = with_coefficients(stock, torch.tensor([[0.9, 1.1]] * STEPS), torch.tensor([[1.1, 0.9]] * STEPS))
+    together = images(pipe, call)
+    for column, (c_x, c_eps) in enumerate([(0.9, 1.1), (1.1, 0.9)]):
+        pipe.scheduler = with_coefficients(stock, c_x, c_eps)
+        assert torch.equal(images(pipe, call)[column], together[column])
+
+
+def test_a_whole_pipeline_is_saved_and_loaded_with_its_coefficients(pipeline_and_call, tmp_path):
+    pipe, call = pipeline_and_call
+    pipe.scheduler = with_coefficients(pipe.scheduler, C_X, C_EPS)
+    expected = images(pipe, call)
+    pipe.save_pretrained(tmp_path)
+    absent = {name: None for name, part in pipe.components.items() if part is None}
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, **absent)
+    loaded.set_progress_bar_config(disable=True)
+    assert type(loaded.scheduler) is type(pipe.scheduler)
+    assert (loaded.scheduler.config.c_x, loaded.scheduler.config.c_eps) == (C_X, C_EPS)
+    torch.testing.assert_close(images(loaded, call), expected)

@@ -1,7 +1,10 @@
 """The About tab: what this is, what its numbers mean, and how to take the result away."""
 
+from html import escape
+
 import gradio as gr
 
+from qsched.ui import links
 from qsched.ui.engine import Engine
 from qsched.ui.errors import spoken
 
@@ -44,17 +47,19 @@ The scheduler is a drop-in for diffusers; these lines hold the coefficients that
 
 def build_about(engine: Engine, tab: gr.Tab) -> None:
     """Fill the tab; the code is brought up to date whenever the tab is opened."""
-    with gr.Column(elem_classes=["card", "about"]):
+    with gr.Column(elem_classes=["q-card", "about"]):
         gr.Markdown(TEXT)
         gr.HTML(EQUATION, elem_classes="plain")
         gr.Markdown(MORE)
-        code = gr.Code(language="python", label="Drop-in scheduler", interactive=False, elem_id="snippet", wrap_lines=True)
+        code = gr.HTML("", elem_id="snippet", elem_classes="plain")
+        copy = gr.Button("Copy", elem_id="copy-snippet", size="sm")
 
     def show(request: gr.Request) -> str:
         """Five lines that put the current coefficients into a diffusers pipeline."""
-        return snippet(engine, request.session_hash)
+        return f"<pre><code>{escape(snippet(engine, request.session_hash))}</code></pre>"
 
     tab.select(spoken(show), None, code, api_name="snippet", show_progress="hidden")
+    copy.click(None, None, None, js=links.COPY_SNIPPET, api_name="copy_snippet", api_visibility="private")
 
 
 def snippet(engine: Engine, session: str) -> str:

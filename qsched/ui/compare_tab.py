@@ -25,10 +25,10 @@ class CompareTab:
     def __init__(self, engine: Engine, dark: gr.Checkbox):
         self.engine, self.dark = engine, dark
         settings, coefficients = engine.opening()
-        with gr.Row(elem_classes="columns"):
-            with gr.Column(elem_classes="left", min_width=280, scale=0):
+        with gr.Row(elem_classes="q-columns"):
+            with gr.Column(elem_classes="q-side", min_width=280, scale=0):
                 self.controls: Controls = build_controls(settings, coefficients, engine.default)
-            with gr.Column(elem_classes="right", min_width=320, scale=1):
+            with gr.Column(elem_classes="q-main", min_width=320, scale=1):
                 self.results: Results = build_results()
 
     # --- what an event shows -------------------------------------------------------------------------------------

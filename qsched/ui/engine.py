@@ -139,7 +139,8 @@ def describe(backbone: Backbone, quantization: Quantization) -> tuple[str, str]:
     if backbone.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(backbone.device)}, {str(backbone.dtype).removeprefix('torch.')}"
     else:
-        device = f"CPU, {torch.get_num_threads()} threads, {str(backbone.dtype).removeprefix('torch.')}"
+        threads = torch.get_num_threads()
+        device = f"CPU, {threads} thread{'s' * (threads > 1)}, {str(backbone.dtype).removeprefix('torch.')}"
     modes = backbone.quantized(quantization).report.execution
     real, simulated = modes.get("int8", 0), modes.get("fake", 0)
     if real and simulated:

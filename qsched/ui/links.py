@@ -11,6 +11,7 @@ READ_DARK = "(dark, left, right) => [document.body.classList.contains('dark'), l
 ROLL = "() => Math.floor(Math.random() * 2 ** 31)"
 MARK = "(...point) => { window.qsched?.mark(...point) }"
 COPY = "(...settings) => { window.qsched?.share(...settings) }"
+COPY_SNIPPET = "() => { window.qsched?.copy(document.querySelector('#snippet code').textContent, '#copy-snippet') }"
 TOGGLE_DARK = "() => window.qsched.toggleDark()"
 
 

@@ -45,6 +45,17 @@ window.qsched = (() => {
     for (const delay of [120, 400, 1200]) setTimeout(draw, delay); // the picture may still be on its way
   };
 
+  const copy = async (text, selector, otherwise = "Select it and copy") => {
+    const button = document.querySelector(selector), name = button.dataset.name ?? (button.dataset.name = button.textContent);
+    try {
+      await navigator.clipboard.writeText(text);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = otherwise; // no clipboard without https
+    }
+    setTimeout(() => (button.textContent = name), 1600);
+  };
+
   const share = async (backbone, bits, prompt, seed, steps, shape, ...sliders) => {
     const half = sliders.length / 2;
     const used = { constant: 1, ramp: 1, ends: 2, "per-step": steps }[shape];
@@ -52,17 +63,10 @@ window.qsched = (() => {
     const query = new URLSearchParams({ backbone, bits, prompt, seed, steps, shape, c_x: numbers(0), c_eps: numbers(half) });
     const url = `${location.origin}${location.pathname}?${query}`;
     history.replaceState(null, "", url);
-    const button = document.querySelector("#share");
-    try {
-      await navigator.clipboard.writeText(url);
-      button.textContent = "Copied";
-    } catch {
-      button.textContent = "In the address bar"; // no clipboard without https
-    }
-    setTimeout(() => (button.textContent = "Copy link"), 1600);
+    await copy(url, "#share", "In the address bar");
   };
 
   const toggleDark = () => document.body.classList.toggle("dark");
 
-  return { mark, share, toggleDark };
+  return { mark, copy, share, toggleDark };
 })();

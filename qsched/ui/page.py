@@ -55,7 +55,7 @@ def build_app(backbone: str = "emoji-lcm", *, source: str | None = None, device:
     with Page(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         demo.engine, demo.talk = engine, talk
         dark = gr.Checkbox(False, visible="hidden", elem_id="dark", label="Dark")
-        with gr.Row(elem_classes="top"):
+        with gr.Row(elem_classes="q-top"):
             gr.HTML(HEADER, elem_classes="plain")
             toggle = gr.Button("Dark or light", elem_id="theme-toggle", size="sm", scale=0, min_width=110)
         with gr.Tabs(elem_id="tabs"):

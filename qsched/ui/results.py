@@ -42,9 +42,9 @@ class Results:
 def build_results() -> Results:
     """Lay out the right column, empty."""
     images, captions = [], []
-    with gr.Row(elem_classes="pictures"):
+    with gr.Row(elem_classes="q-pictures"):
         for name in NAMES:
-            with gr.Column(min_width=90, elem_classes=["card", "picture", fragments.KEYS[name]]):
+            with gr.Column(min_width=90, elem_classes=["q-card", "picture", fragments.KEYS[name]]):
                 gr.HTML(fragments.column_title(name), elem_classes="plain")
                 images.append(
                     gr.Image(
@@ -54,28 +54,28 @@ def build_results() -> Results:
                 )  # fmt: skip
                 captions.append(gr.HTML(elem_id=f"caption-{fragments.KEYS[name]}", elem_classes="plain"))
     notes = gr.HTML("", elem_id="notes", elem_classes="plain")
-    with gr.Column(elem_classes="card"):
+    with gr.Column(elem_classes="q-card"):
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
-        definition = gr.HTML(elem_id="definition", elem_classes="plain")
-    with gr.Row(elem_classes="below"):
-        with gr.Column(elem_classes="card", min_width=300, scale=6):
+        with gr.Row(elem_classes="under-scores"):
+            definition = gr.HTML(elem_id="definition", elem_classes="plain")
+            save_images = gr.Button("Save pictures", elem_id="download-images", size="md", scale=0, min_width=120)
+            save_record = gr.Button("Save JSON", elem_id="download-record", size="md", scale=0, min_width=100)
+        images_file = gr.DownloadButton("Pictures as a zip", visible="hidden", elem_id="images-file")
+        record_file = gr.DownloadButton("Record as JSON", visible="hidden", elem_id="record-file")
+    with gr.Row(elem_classes="q-below"):
+        with gr.Column(elem_classes="q-card", min_width=300, scale=8):
             gr.HTML('<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a cell to go there.</p>', elem_classes="plain")
             surface = gr.Image(
                 format="png", type="pil", interactive=False, show_label=False, container=False, buttons=[], elem_id="surface", label="Loss surface"
             )
             no_surface = gr.HTML("", elem_id="no-surface", elem_classes="plain", visible=False)
             geometry = gr.HTML("", elem_id="surface-geometry", elem_classes="plain")
-        with gr.Column(elem_classes="card", min_width=280, scale=5):
-            gr.HTML('<h3>Wipe</h3><p class="fine">Drag the handle to compare two pictures pixel by pixel.</p>', elem_classes="plain")
-            with gr.Row(elem_classes="pair"):
+        with gr.Column(elem_classes="q-card", min_width=240, scale=5):
+            gr.HTML('<h3>Wipe</h3><p class="fine">Drag the handle across two pictures.</p>', elem_classes="plain")
+            with gr.Row(elem_classes="q-pair"):
                 left = gr.Dropdown(PAIRS, value=NAIVE, label="Left", elem_id="wipe-left", min_width=110)
                 right = gr.Dropdown(PAIRS, value=QSCHED, label="Right", elem_id="wipe-right", min_width=110)
             wipe = gr.ImageSlider(format="png", type="pil", interactive=False, show_label=False, container=False, buttons=[], elem_id="wipe", label="Wipe")
-            with gr.Row(elem_classes="pair"):
-                save_images = gr.Button("Download pictures", elem_id="download-images", min_width=120)
-                save_record = gr.Button("Download JSON", elem_id="download-record", min_width=120)
-            images_file = gr.DownloadButton("pictures", visible="hidden", elem_id="images-file")
-            record_file = gr.DownloadButton("record", visible="hidden", elem_id="record-file")
     return Results(
         images, captions, notes, scores, definition, surface, geometry, no_surface, left, right, wipe, save_images, save_record, images_file, record_file
     )

@@ -16,7 +16,7 @@ OTHER_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (16, 8, 4) if f"w{
 
 def bits_choices() -> list[tuple[str, str]]:
     """(label, value) of every bit-width, the common ones first."""
-    return [(f"{bits.upper()} · {bits[1]}-bit weights, {bits[3:]}-bit activations", bits) for bits in MAIN_BITS + OTHER_BITS]
+    return [(bits.upper(), bits) for bits in MAIN_BITS + OTHER_BITS]
 
 
 def steps_choices(spec: BackboneSpec) -> list[tuple[str, int]]:

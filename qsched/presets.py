@@ -1,0 +1,294 @@
+"""Presets: searched coefficients with their loss surface and provenance, as one JSON file.
+
+    preset = find_preset("emoji-lcm", "w4a8", 4)           # shipped in presets/emoji-lcm/w4a8-4steps.json
+    preset.coefficients, preset.surface.best(k=2.0)
+    print(export_scheduler(preset, pipe.scheduler, "out")) # a diffusers scheduler folder, and how to use it
+"""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qsched import schedulers
+from qsched.coefficients import Coefficients
+from qsched.surface import Surface
+
+__all__ = [
+    "PRESETS",
+    "Preset",
+    "PresetError",
+    "PresetFile",
+    "Surface",
+    "export_scheduler",
+    "find_preset",
+    "list_presets",
+    "load_preset",
+    "save_preset",
+]
+
+PRESETS = Path(__file__).parents[1] / "presets"
+FORMAT, VERSION = "qsched-preset", 1
+SHAPES = {"constant": Coefficients.constant, "ramp": Coefficients.ramp}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_FILE = re.compile(r"(w\d+a\d+)-(\d+)steps\.json")
+
+
+class PresetError(ValueError):
+    """A preset that cannot be read, written or used; the text is one sentence for the user."""
+
+
+@dataclass
+class Preset:
+    """What a search found, and everything needed to judge and repeat it.
+
+    Attributes:
+        backbone, revision: id of the backbone and hash of its weights.
+        bits: "w4a8" and so on.
+        steps: denoiser calls the coefficients are meant for.
+        shape: how a point of the surface becomes coefficients, "constant" or "ramp".
+        coefficients: the ones to use.
+        surface: scores of the grid; the images of a cell are the prompts, once per seed.
+        settings: of the quantizer, keyword arguments such as group_size.
+        prompts: the search's prompts.
+        held_out: results on prompts that the search never saw.
+        provenance: scorer, definition, k, seeds, versions, date, ...
+    Raises:
+        ValueError: if a field does not fit.
+    """
+
+    backbone: str
+    revision: str
+    bits: str
+    steps: int
+    shape: str
+    coefficients: Coefficients
+    surface: Surface
+    settings: dict[str, Any] = field(default_factory=dict)
+    prompts: list[str] = field(default_factory=list)
+    held_out: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, kind in _FIELDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ValueError(f"{name} must be {_KINDS[kind]}, not {value!r:.60}")
+        if not _NAME.fullmatch(self.backbone):
+            raise ValueError(f"backbone must be an id such as emoji-lcm, not {self.backbone!r:.60}")
+        if not re.fullmatch(r"w\d+a\d+", self.bits):
+            raise ValueError(f'bits must look like "w4a8", not "{self.bits:.60}"')
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        if self.shape not in SHAPES:
+            raise ValueError(f'shape must be "constant" or "ramp", not "{self.shape:.60}"')
+        if not self.prompts or not all(isinstance(prompt, str) for prompt in self.prompts):
+            raise ValueError("prompts must be a list of at least one text")
+        if self.surface.images % len(self.prompts):
+            raise ValueError(
+                f"the surface has {self.surface.images} images per cell, no multiple of the {len(self.prompts)} prompts"
+            )
+        self.coefficients.expand(self.steps)
+
+    def at(self, c_x: float, c_eps: float) -> Coefficients:
+        """The coefficients that a point of the surface stands for, in this preset's shape."""
+        return SHAPES[self.shape](c_x, c_eps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON friendly, with format and version."""
+        values = {name: getattr(self, name) for name in _FIELDS}
+        values |= {"coefficients": self.coefficients.to_dict(), "surface": self.surface.to_dict()}
+        return {"format": FORMAT, "version": VERSION} | values
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Preset":
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: one sentence that names the first thing that is wrong.
+        """
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f'it has no "format": "{FORMAT}"')
+        if data.get("version") != VERSION or isinstance(data["version"], bool):
+            raise ValueError(f"it has version {data.get('version')!r:.40}, and this program reads version {VERSION}")
+        missing = [name for name in (*_FIELDS, "coefficients", "surface") if name not in data]
+        surface = data.get("surface", {})
+        if not isinstance(surface, dict):
+            raise ValueError("surface must be an object")
+        missing += [f"surface.{name}" for name in _SURFACE if name not in surface and "surface" not in missing]
+        if missing:
+            raise ValueError(f"these fields are missing: {', '.join(missing)}")
+        coefficients = Coefficients.from_dict(data["coefficients"])
+        surface = Surface(**{name: surface[name] for name in _SURFACE})
+        if not np.isfinite(surface.jaq()).any():
+            raise ValueError("no cell of its surface has a finite score")
+        return cls(coefficients=coefficients, surface=surface, **{name: data[name] for name in _FIELDS})
+
+
+_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
+_FIELDS = dict(backbone=str, revision=str, bits=str, steps=int, shape=str, settings=dict, prompts=list, held_out=dict)
+_FIELDS["provenance"] = dict
+_SURFACE = ("c_x", "c_eps", "alignment", "quality")
+
+
+def load_preset(path: str | Path) -> Preset:
+    """Read a preset.
+
+    Raises:
+        PresetError: one sentence, if the file is missing, unreadable, not JSON, something else, or wrong in any field.
+    """
+    try:
+        data = json.loads(Path(path).read_text("utf-8"), parse_constant=_refuse)
+    except FileNotFoundError:
+        raise PresetError(f"There is no preset at {path}.") from None
+    except OSError as error:
+        raise PresetError(f"The preset {path} cannot be read: {error.strerror}.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise PresetError(f"{path} is not a preset: it is not JSON.") from None
+    except ValueError as error:
+        raise PresetError(f"{path} is not a valid preset: {error}.") from None
+    try:
+        return Preset.from_dict(data)
+    except (ValueError, TypeError) as error:
+        raise PresetError(f"{path} is not a valid preset: {str(error).rstrip('.')}.") from None
+
+
+def save_preset(preset: Preset, path: str | Path) -> None:
+    """Write a preset, whole or not at all: a crash or a full disk leaves the file that was there.
+
+    Raises:
+        PresetError: if it holds something JSON cannot, could not be loaded again, or cannot be written.
+    """
+    path = Path(path)
+    try:
+        fields = preset.to_dict()
+        lines = (f"{json.dumps(k)}:{_compact(v)}" for k, v in fields.items())
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
+        Preset.from_dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise PresetError(f"The preset cannot be saved: {str(error).rstrip('.')}.") from None
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise PresetError(f"The preset cannot be written to {path}: {error.strerror}.") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class PresetFile(NamedTuple):
+    """A preset on disk, known by its name alone."""
+
+    backbone: str
+    bits: str
+    steps: int
+    path: Path
+
+
+def list_presets(folder: str | Path = PRESETS) -> list[PresetFile]:
+    """The presets in a folder, sorted by backbone, bits (most first) and steps, without reading them."""
+    found = []
+    for path in Path(folder).glob("*/*.json"):
+        if name := _FILE.fullmatch(path.name):
+            found.append(PresetFile(path.parent.name, name[1], int(name[2]), path))
+    order = lambda file: (file.backbone, [-int(n) for n in re.findall(r"\d+", file.bits)], file.steps)
+    return sorted(found, key=order)
+
+
+def find_preset(backbone: str, bits: Any, steps: int, folder: str | Path = PRESETS) -> Preset | None:
+    """The shipped preset for a backbone id, bit-width ("w4a8" or a BitWidth) and step count, or None.
+
+    Raises:
+        PresetError: if there is one and it is broken.
+    """
+    name = f"{bits}-{steps}steps.json"
+    if not _NAME.fullmatch(backbone) or not _FILE.fullmatch(name):
+        return None  # also keeps an id like "../x" inside the folder
+    path = Path(folder) / backbone / name
+    return load_preset(path) if path.is_file() else None
+
+
+def export_scheduler(preset: Preset, scheduler: Any, folder: str | Path, source: str | None = None) -> str:
+    """Write a diffusers scheduler folder: scheduler_config.json with the coefficients, a copy of the one file that
+    knows them (schedulers.py), and README.md with the text that is returned.
+
+    Args:
+        preset: whose coefficients to use.
+        scheduler: the backbone's diffusers scheduler, stock or Q-Sched.
+        folder: is made if it does not exist.
+        source: folder or hub id of the pipeline, for the text; None leaves a placeholder.
+    Returns:
+        Markdown that shows how to load the folder, with the qsched package and without it.
+    Raises:
+        TypeError: if the scheduler has no Q-Sched twin.
+        PresetError: if the folder cannot be written.
+    """
+    twin = schedulers.with_coefficients(scheduler, **preset.coefficients.to_dict())
+    folder = Path(folder)
+    text = _snippet(preset, type(twin).__name__, folder.resolve().name, source or f"PIPELINE-OF-{preset.backbone}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        twin.save_pretrained(folder)
+        shutil.copyfile(schedulers.__file__, folder / "schedulers.py")
+        (folder / "README.md").write_text(text, "utf-8")
+    except OSError as error:
+        raise PresetError(f"The scheduler cannot be written to {folder}: {error.strerror}.") from None
+    return text
+
+
+def _snippet(preset: Preset, twin: str, folder: str, source: str) -> str:
+    options = "".join(
+        f", {name}={preset.settings[name]!r}"
+        for name in ("group_size", "activation_scale", "scope")
+        if preset.settings.get(name) is not None
+    )
+    use = f'image = pipe("...", num_inference_steps={preset.steps}).images[0]'
+    chosen = ", ".join(f"{name} = {value}" for name, value in preset.coefficients.to_dict().items())
+    return f"""# Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps
+
+{chosen} (one number: every step; two: first and last step). The coefficients were searched for the denoiser
+quantized to {preset.bits}; with another denoiser or step count they are only a start.
+
+With the qsched package:
+
+```python
+from diffusers import DiffusionPipeline
+from qsched.quantization import quantize
+from qsched.schedulers import {twin}
+
+pipe = DiffusionPipeline.from_pretrained({source!r})
+quantize(pipe.{"transformer" if "FlowMatch" in twin else "unet"}, {preset.bits!r}{options})
+pipe.scheduler = {twin}.from_pretrained({folder!r})  # the path of this folder
+{use}
+```
+
+Without it (quantize as you like): copy schedulers.py from this folder next to your script.
+
+```python
+from diffusers import DiffusionPipeline
+from schedulers import {twin}
+
+pipe = DiffusionPipeline.from_pretrained({source!r})
+pipe.scheduler = {twin}.from_pretrained({folder!r})  # the path of this folder
+{use}
+```
+"""
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds {constant}, which is not a finite number")

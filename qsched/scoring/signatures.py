@@ -1,0 +1,270 @@
+"""Failure signatures: three ways in which a quantized, rescaled trajectory goes wrong, each a number with a limit.
+
+The paper (arXiv 2509.01624) names them: colour distortion and hallucination when c_eps is too high, blur and lost
+detail when c_x is too high, mode collapse at extreme values. Colour and detail are measured against the full-precision
+image of the same prompt and noise; collapse is seen in the image alone. A collapse of many prompts onto one picture
+cannot be seen in one image and is not claimed here.
+
+Images are brought to at most 256 pixels first, so that one limit serves a 64-pixel and a 1024-pixel model.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qsched.scoring.similarity import checked
+
+COMMON_SIZE = 256
+
+
+@dataclass(frozen=True)
+class Badge:
+    """One failure that was found: the measured value, the limit it broke, and what it usually means."""
+
+    name: str
+    value: float
+    threshold: float
+    explanation: str
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One failure signature.
+
+    Attributes:
+        key: name of the measure, unique.
+        badge: name shown to the user; two measures may share one.
+        measure: (lab, reference_lab) -> float, or (lab) -> float if `needs_reference` is False; see `to_lab`.
+        needs_reference: whether the full-precision image is needed.
+        worse: "above" if values above the threshold are failures, "below" if values below it are.
+        threshold: the limit, in the measure's unit.
+        explanation: one sentence for the user, after the paper.
+        calibration: how the threshold was found.
+    """
+
+    key: str
+    badge: str
+    measure: Callable[..., float]
+    needs_reference: bool
+    worse: str
+    threshold: float
+    explanation: str
+    calibration: str
+
+    def value(self, lab: Tensor, reference: Tensor | None = None) -> float:
+        """The measured number for one CIELAB image (3, height, width)."""
+        return self.measure(lab, reference) if self.needs_reference else self.measure(lab)
+
+    def fails(self, value: float) -> bool:
+        """Whether a measured number is beyond the threshold."""
+        return value > self.threshold if self.worse == "above" else value < self.threshold
+
+
+_RGB_TO_XYZ = torch.tensor(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
+)  # sRGB primaries, IEC 61966-2-1
+_RGB_TO_XYZ = _RGB_TO_XYZ / _RGB_TO_XYZ.sum(dim=1, keepdim=True)  # the white point is (1, 1, 1) exactly
+
+
+def to_lab(image: Tensor) -> Tensor:
+    """CIELAB under D65 (CIE 15) of an sRGB image, on the CPU, brought to at most 256 pixels on the longer side.
+
+    Args:
+        image: shape (3, height, width) in [0, 1].
+    Returns:
+        float32, (3, height, width): L* in 0 to 100, a* and b* about -100 to 100.
+    """
+    image = image.detach().to("cpu", torch.float32).clamp(0, 1)
+    longest = max(image.shape[-2:])
+    if longest > COMMON_SIZE:
+        size = [max(1, round(side * COMMON_SIZE / longest)) for side in image.shape[-2:]]
+        image = F.interpolate(image[None], size=size, mode="area")[0]
+    linear = torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
+    xyz = (_RGB_TO_XYZ @ linear.flatten(1)).view_as(linear)
+    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp_min(1e-12) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return torch.stack((116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])))
+
+
+def colour_shift(lab: Tensor, reference: Tensor) -> float:
+    """How far the colours moved, in CIELAB units (about 2 is just visible): the 1-Wasserstein distance between the two
+    images' a* values, joined with that of their b* values.
+
+    A tint, a changed hue and a gained or lost saturation all raise it; moving the same colours about does not.
+
+    Args:
+        lab, reference: CIELAB images of one shape (3, height, width), from `to_lab`.
+    """
+    chroma, expected = (x[1:].flatten(1).sort(dim=1).values for x in (lab, reference))
+    return float((chroma - expected).abs().mean(dim=1).norm())
+
+
+def detail_ratio(lab: Tensor, reference: Tensor) -> float:
+    """Energy of the Laplacian of lightness relative to the reference: 1 is equal detail, towards 0 blur, above 1 noise.
+
+    Args:
+        lab, reference: CIELAB images of one shape (3, height, width), from `to_lab`.
+    """
+    energy, expected = (_laplacian(x[0]).square().mean() for x in (lab, reference))
+    return float((energy + 1e-3) / (expected + 1e-3))  # L* is 0 to 100: the offset only matters for constant images
+
+
+def contrast(lab: Tensor) -> float:
+    """Spread of all colours in CIELAB units: 0 for a constant image, tens for a picture.
+
+    Args:
+        lab: CIELAB image of shape (3, height, width), from `to_lab`.
+    """
+    return float(lab.flatten(1).var(dim=1, correction=0).sum().sqrt())
+
+
+def noise_likeness(lab: Tensor) -> float:
+    """1 minus the correlation of neighbouring pixels' lightness: near 0 for shapes, 1 for noise, 0 for a constant.
+
+    Args:
+        lab: CIELAB image of shape (3, height, width), from `to_lab`.
+    """
+    light = lab[0]
+    light = light - light.mean()
+    variance = light.square().mean()
+    if variance < 1e-6:
+        return 0.0
+    across, down = (light[:, 1:] * light[:, :-1]).mean(), (light[1:] * light[:-1]).mean()
+    return float(1 - (across + down) / (2 * variance))
+
+
+_BY_HAND = (
+    "set by hand on synthetic shapes: far from clean shapes, their copies with 5 % noise and those shrunk or moved; "
+    "broken by blur of 3 pixels at 64, hue turned by 90 degrees, constants and uniform noise"
+)
+
+SIGNATURES: tuple[Signature, ...] = (
+    Signature(
+        key="contrast",
+        badge="collapse",
+        measure=contrast,
+        needs_reference=False,
+        worse="below",
+        threshold=4.0,
+        explanation="The image is nearly constant: mode collapse, usual at extreme c_x or c_eps.",
+        calibration=_BY_HAND,
+    ),
+    Signature(
+        key="noise_likeness",
+        badge="collapse",
+        measure=noise_likeness,
+        needs_reference=False,
+        worse="above",
+        threshold=0.5,
+        explanation="The image looks like noise: mode collapse, usual at extreme c_x or c_eps.",
+        calibration=_BY_HAND,
+    ),
+    Signature(
+        key="colour_shift",
+        badge="colour distortion",
+        measure=colour_shift,
+        needs_reference=True,
+        worse="above",
+        threshold=12.0,
+        explanation="Colours left full precision: colour distortion or hallucination, usual when c_eps is too high.",
+        calibration=_BY_HAND,
+    ),
+    Signature(
+        key="detail_ratio",
+        badge="lost detail",
+        measure=detail_ratio,
+        needs_reference=True,
+        worse="below",
+        threshold=0.25,
+        explanation="Fine detail of the full-precision image is gone: blur, usual when c_x is too high.",
+        calibration=_BY_HAND,
+    ),
+)
+"""The one table of limits; `calibrate` turns it into one for another model."""
+
+
+def failure_badges(
+    image: Tensor, reference: Tensor | None = None, signatures: Iterable[Signature] = SIGNATURES
+) -> list[Badge]:
+    """The failures seen in one image, worst first; an empty list is a clean bill.
+
+    A collapsed image gets only its collapse badge: comparing its colour or detail would say nothing more.
+
+    Args:
+        image: shape (3, height, width) or (1, 3, height, width) in [0, 1].
+        reference: the full-precision image of the same prompt and noise, the same shape; None checks for collapse only.
+        signatures: the table of limits.
+    Raises:
+        ValueError: wrong shape or range.
+    """
+    image = _single(image)
+    reference = None if reference is None else _single(reference)
+    if reference is not None and reference.shape != image.shape:
+        raise ValueError(f"the image {tuple(image.shape)} and its reference {tuple(reference.shape)} differ in shape")
+    if not bool(torch.isfinite(image).all()):
+        return [Badge("collapse", float("nan"), 0.0, "The image holds numbers that are not finite: it overflowed.")]
+    lab, reference_lab = to_lab(image), None if reference is None else to_lab(reference)
+    found: list[Badge] = []
+    for signature in sorted(signatures, key=lambda s: s.needs_reference):
+        if signature.needs_reference and (reference is None or any(badge.name == "collapse" for badge in found)):
+            continue
+        value = signature.value(lab, reference_lab)
+        if signature.fails(value):
+            found.append(Badge(signature.badge, value, signature.threshold, signature.explanation))
+    return found
+
+
+def calibrate(
+    good: Tensor,
+    reference: Tensor,
+    source: str,
+    quantile: float = 0.99,
+    signatures: Iterable[Signature] = SIGNATURES,
+) -> tuple[Signature, ...]:
+    """A table whose limits good images rarely break: each threshold is that quantile of the good images' values.
+
+    Full-precision images of the same prompts at other seeds are the natural good images: they differ from the reference
+    as much as chance makes them differ, and none is a failure.
+
+    Args:
+        good: shape (pairs, 3, height, width) in [0, 1].
+        reference: the image each is compared with, the same shape.
+        source: which model, prompts and seeds the pairs come from; it becomes part of the calibration text.
+        quantile: share of the good images that must pass each limit, in (0.5, 1].
+        signatures: the table to start from; only thresholds and calibration texts change.
+    Raises:
+        ValueError: wrong shapes, fewer than 20 pairs, images that are not finite, or a quantile outside (0.5, 1].
+    """
+    good, reference = checked(good), checked(reference)
+    if good.shape != reference.shape:
+        raise ValueError(f"good images {tuple(good.shape)} and references {tuple(reference.shape)} differ in shape")
+    if len(good) < 20:
+        raise ValueError(f"calibration needs at least 20 pairs, not {len(good)}")
+    if not 0.5 < quantile <= 1:
+        raise ValueError(f"the quantile must lie in (0.5, 1], not {quantile}")
+    if not bool(torch.isfinite(good).all() and torch.isfinite(reference).all()):
+        raise ValueError("calibration images must be finite")
+    pairs = [(to_lab(image), to_lab(other)) for image, other in zip(good, reference, strict=True)]
+    calibrated = []
+    for signature in signatures:
+        values = torch.tensor([signature.value(*pair) for pair in pairs])
+        share = quantile if signature.worse == "above" else 1 - quantile
+        threshold = float(f"{float(values.quantile(share)):.4g}")
+        side = "at most" if signature.worse == "above" else "at least"
+        text = f"{100 * quantile:g} % of {len(good)} pairs of good images measure {side} this; {source}"
+        calibrated.append(replace(signature, threshold=threshold, calibration=text))
+    return tuple(calibrated)
+
+
+def _single(image: Tensor) -> Tensor:
+    images = checked(image[None] if image.ndim == 3 else image)
+    if len(images) != 1:
+        raise ValueError(f"badges are given to one image at a time, not {len(images)}")
+    return images[0]
+
+
+def _laplacian(light: Tensor) -> Tensor:
+    """The 5-point Laplacian of a (height, width) image, inner pixels only."""
+    return light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:] - 4 * light[1:-1, 1:-1]

@@ -58,7 +58,7 @@ def build_about(engine: Engine, tab: gr.Tab) -> None:
         """Five lines that put the current coefficients into a diffusers pipeline."""
         return f"<pre><code>{escape(snippet(engine, request.session_hash))}</code></pre>"
 
-    tab.select(spoken(show), None, code, api_name="snippet", show_progress="hidden")
+    tab.select(spoken(show), None, code, api_name="snippet", api_visibility="private", show_progress="hidden")
     copy.click(None, None, None, js=links.COPY_SNIPPET, api_name="copy_snippet", api_visibility="private")
 
 

@@ -1,18 +1,16 @@
-"""The Compare tab: which event calls what. Handlers only translate between widgets and the engine."""
+"""The Compare tab: its widgets and handlers, which only translate between widgets and the engine."""
+
+from collections.abc import Callable
 
 import gradio as gr
 
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
-from qsched.ui import downloads, fragments, links, surface_view, values
+from qsched.ui import fragments, links, surface_view, values
 from qsched.ui.controls import Controls, build_controls, slider_updates
 from qsched.ui.engine import Engine, Session, describe
 from qsched.ui.errors import spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
-
-QUIET = {"show_progress": "hidden", "trigger_mode": "always_last"}
-DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
-RECORD_LINK = "() => { document.querySelector('#{0}')?.querySelector('a,button')?.click() ?? document.querySelector('#{0}')?.click() }"
 
 
 class CompareTab:
@@ -73,9 +71,26 @@ class CompareTab:
         comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
         updates = self.everything(Session(backbone, comparison), dark, left, right, shape)
         updates[self.results.notes] = fragments.notes(link.notes + comparison.notes)
-        return updates | self._settings_shown(backbone, settings)
+        return updates | self._settings_shown(backbone, settings) | {self.dark: dark}
 
-    def generate(self, request: gr.Request, backbone, prompt, seed, steps, bits, group, scale, scope, keep, shape, dark, left, right, *sliders):
+    def generate(
+        self,
+        request: gr.Request,
+        backbone,
+        prompt,
+        seed,
+        steps,
+        bits,
+        group,
+        scale,
+        scope,
+        keep,
+        shape,
+        dark,
+        left,
+        right,
+        *sliders,
+    ):
         """Make the three pictures for these settings; whoever stood at the best known coefficients stays at the best known ones."""
         spec, held = self.engine.spec(backbone), self.engine.session(request.session_hash)
         if held and held.backbone != backbone and steps not in spec.steps:
@@ -114,7 +129,9 @@ class CompareTab:
         settings = held.comparison.settings
         preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
         if preset is None:
-            toast(f"No best known coefficients for {settings.quantization.bits.upper()} at {settings.steps} steps yet: a search makes them.")
+            toast(
+                f"No best known coefficients for {settings.quantization.bits.upper()} at {settings.steps} steps yet: a search makes them."
+            )
         return self.moved(held, preset.coefficients, request)
 
     def reset(self, request: gr.Request, shape: str):
@@ -151,63 +168,15 @@ class CompareTab:
             c.examples: gr.update(samples=[[text] for text in spec.examples]),
         }
 
-    # --- wiring --------------------------------------------------------------------------------------------------
+    def saver(self, write: Callable, name: str) -> Callable:
+        """A handler that writes a download of the session."""
 
-    def wire(self, demo: gr.Blocks) -> None:
-        """Connect every widget."""
-        c, r = self.controls, self.results
-        pair = [r.left, r.right]
-        third = [*r.qsched, c.shape, c.hint, *c.sliders]
-        shown = [*third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, r.surface, r.geometry, r.no_surface, c.best]
-        chosen = [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples]
-        everything = [*c.settings, c.shape, self.dark, *pair, *c.sliders]
-        make = {"fn": spoken(self.generate), "inputs": everything, "outputs": shown + chosen, **QUIET, **DEVICE}
-        wipe = {"fn": spoken(self.wipe), "inputs": pair, "outputs": r.wipe, "api_visibility": "private", **QUIET}
-
-        demo.load(spoken(self.open), [self.dark, *pair], shown + chosen, api_name="open", show_progress="hidden", js=links.READ_DARK, **DEVICE)
-        demo.unload(self._forget)
-        gr.on(
-            [c.generate.click, c.prompt.submit, c.seed.submit, c.backbone.input, c.bits.input, c.steps.input, c.group_size.input]
-            + [c.activation_scale.input, c.scope.input, c.keep.input],
-            api_name="generate",
-            **make,
-        )
-        c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", api_visibility="private").then(api_name="generate_seed", api_visibility="private", **make)
-        c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", api_visibility="private", show_progress="hidden").then(
-            api_name="generate_example", api_visibility="private", **make
-        )
-        moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
-        drag = gr.on(moves, spoken(self.adjust), [c.shape, *c.sliders], [*r.qsched, c.hint], api_name="adjust", **QUIET, **DEVICE)
-        jumps = [
-            drag,
-            c.shape.input(spoken(self.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE),
-            c.best.click(spoken(self.best), None, third, api_name="best", **QUIET, **DEVICE),
-            c.reset.click(spoken(self.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE),
-            r.surface.select(spoken(self.select), None, third, api_name="select", api_visibility="private", **QUIET, **DEVICE),
-        ]
-        for number, event in enumerate(jumps):
-            event.success(api_name=f"wipe_{number}", **wipe)
-        gr.on([r.left.input, r.right.input], api_name="wipe", **wipe)
-        self.dark.change(spoken(self.redraw), self.dark, [r.surface, r.geometry, r.no_surface, c.best], api_name="redraw", api_visibility="private", **QUIET)
-
-        point = [c.shape, c.c_x[0], c.c_eps[0]]
-        gr.on([c.c_x[0].change, c.c_eps[0].change, c.shape.change, r.geometry.change], None, point, None, js=links.MARK, api_name="mark", api_visibility="private")
-        linked = [c.backbone, c.bits, c.prompt, c.seed, c.steps, c.shape, *c.sliders]
-        c.share.click(None, linked, None, js=links.COPY, api_name="share", api_visibility="private")
-        for button, file, write, name in (
-            (r.save_images, r.images_file, downloads.images_file, "download_images"),
-            (r.save_record, r.record_file, downloads.record_file, "download_record"),
-        ):
-            button.click(self._saver(write, name), None, file, api_name=name, show_progress="hidden").success(
-                None, None, None, js=RECORD_LINK.replace("{0}", file.elem_id), api_name=f"{name}_start", api_visibility="private"
-            )
-
-    def _saver(self, write, name: str):
         def save(request: gr.Request):
             return write(self.engine, self.held(request))
 
         save.__name__, save.__doc__ = name, write.__doc__
         return spoken(save)
 
-    def _forget(self, request: gr.Request) -> None:
+    def forget(self, request: gr.Request) -> None:
+        """Free what a closed tab held."""
         self.engine.forget(request.session_hash)

@@ -1,21 +1,20 @@
 """What can be taken away: the three pictures as a zip, and everything that reproduces them as JSON."""
 
 import json
-import tempfile
 import zipfile
 from io import BytesIO
-from pathlib import Path
 
 from qsched.comparison import Comparison, record
 from qsched.ui.engine import Engine, Session
 from qsched.ui.fragments import KEYS
+from qsched.ui.pictures import stored
 
 NAMES = {key: key.replace("-", "_") for key in KEYS.values()}
 
 
 def record_file(engine: Engine, held: Session) -> str:
     """Path of result.json for a session."""
-    return _write("result.json", _record(engine, held).encode())
+    return stored(_record(engine, held).encode(), "result.json")
 
 
 def images_file(engine: Engine, held: Session) -> str:
@@ -27,7 +26,7 @@ def images_file(engine: Engine, held: Session) -> str:
             column.image.save(picture, "PNG")
             archive.writestr(f"{NAMES[KEYS[column.name]]}.png", picture.getvalue())
         archive.writestr("result.json", _record(engine, held))
-    return _write(f"qsched-{_slug(held.comparison)}.zip", packed.getvalue())
+    return stored(packed.getvalue(), f"qsched-{_slug(held.comparison)}.zip")
 
 
 def _record(engine: Engine, held: Session) -> str:
@@ -36,11 +35,6 @@ def _record(engine: Engine, held: Session) -> str:
 
 def _slug(comparison: Comparison) -> str:
     words = "".join(c if c.isascii() and c.isalnum() else "-" for c in comparison.settings.prompt.lower()).split("-")
-    return "-".join([comparison.settings.quantization.bits, *[word for word in words if word][:4], str(comparison.settings.seed)])
-
-
-def _write(name: str, data: bytes) -> str:
-    # In a folder of its own under the temporary folder, from which gradio moves it into its cache, which it cleans.
-    path = Path(tempfile.mkdtemp(prefix="qsched-")) / name
-    path.write_bytes(data)
-    return str(path)
+    return "-".join(
+        [comparison.settings.quantization.bits, *[word for word in words if word][:4], str(comparison.settings.seed)]
+    )

@@ -7,13 +7,14 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from qsched.backbones import SPECS, Backbone, BackboneSpec, Quantization, load_backbone
 from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, rescale
-from qsched.presets import Preset, find_preset
+from qsched.presets import PRESETS, Preset, find_preset
 
 LOADED_BACKBONES = 2
 SESSIONS = 256
@@ -32,15 +33,24 @@ class Engine:
 
     Args:
         backbone: id that a first visitor sees. source: a folder or Hub id for that backbone. device: "auto" or a torch device.
+        load: as load_backbone. presets: folder of the presets.
         on_device: wraps the two functions that need the device, such as spaces.GPU, which runs them in another process: they take and return plain data.
     """
 
     def __init__(
-        self, backbone: str = "emoji-lcm", source: str | None = None, device: str = "auto", on_device: Callable[[Callable], Callable] = lambda function: function
+        self,
+        backbone: str = "emoji-lcm",
+        source: str | None = None,
+        device: str = "auto",
+        *,
+        load: Callable[..., Backbone] = load_backbone,
+        presets: Path = PRESETS,
+        on_device: Callable[[Callable], Callable] = lambda function: function,
     ):
         if backbone not in SPECS:
             raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
         self.default, self.source, self.device = backbone, source, device
+        self._load, self._presets = load, presets
         self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
         self._lock = threading.RLock()
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
@@ -59,7 +69,7 @@ class Engine:
         with self._lock:
             if backbone not in self._backbones:
                 source = self.source if backbone == self.default else None
-                self._backbones[backbone] = load_backbone(backbone, device=self.device, source=source)
+                self._backbones[backbone] = self._load(backbone, device=self.device, source=source)
                 while len(self._backbones) > LOADED_BACKBONES:
                     self._backbones.popitem(last=False)
             self._backbones.move_to_end(backbone)
@@ -71,13 +81,15 @@ class Engine:
         Raises:
             PresetError: if there is one and it is broken.
         """
-        preset = find_preset(backbone, quantization.bits, steps)
+        preset = find_preset(backbone, quantization.bits, steps, self._presets)
         return preset if preset and _fits(preset, quantization) else None
 
     def opening(self, backbone: str | None = None) -> tuple[Settings, Coefficients]:
         """What a first visitor of a backbone looks at: its first example with the best known coefficients."""
         spec = self.spec(backbone or self.default)
-        settings = Settings(spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits))
+        settings = Settings(
+            spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits)
+        )
         preset = self.preset(spec.id, settings.quantization, settings.steps)
         return settings, preset.coefficients if preset else Coefficients.identity()
 
@@ -121,7 +133,9 @@ class Engine:
         with self._lock:
             self._sessions.pop(session, None)
 
-    def _compare_here(self, backbone: str, settings: Settings, coefficients: Coefficients, previous: Comparison | None) -> Comparison:
+    def _compare_here(
+        self, backbone: str, settings: Settings, coefficients: Coefficients, previous: Comparison | None
+    ) -> Comparison:
         return compare(self.backbone(backbone), settings, coefficients, previous)
 
     def _rescale_here(self, backbone: str, comparison: Comparison, coefficients: Coefficients) -> Comparison:
@@ -145,8 +159,15 @@ def describe(backbone: Backbone, quantization: Quantization) -> tuple[str, str]:
     real, simulated = modes.get("int8", 0), modes.get("fake", 0)
     if real and simulated:
         return device, f"{real} quantized layers multiply real integers, {simulated} simulate it in floating point"
-    return device, "quantized layers multiply real integers (int8)" if real else "packed weights are real, their arithmetic is simulated in floating point"
+    return (
+        device,
+        "quantized layers multiply real integers (int8)"
+        if real
+        else "packed weights are real, their arithmetic is simulated in floating point",
+    )
 
 
 def _fits(preset: Preset, quantization: Quantization) -> bool:
-    return all(preset.settings.get(name, value) == value for name, value in vars(quantization).items() if name != "bits")
+    return all(
+        preset.settings.get(name, value) == value for name, value in vars(quantization).items() if name != "bits"
+    )

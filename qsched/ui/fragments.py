@@ -67,7 +67,11 @@ def _row(column: Column, reference: Column, k: float) -> str:
         "".join(map(badge, column.badges)) or '<em class="clean">none seen</em>',
     )
     name = f'<span role="rowheader" class="name {KEYS[column.name]}"><i></i>{TITLES[column.name]}</span>'
-    return f'<div role="row" data-column="{KEYS[column.name]}">{name}' + "".join(f'<span role="cell">{cell}</span>' for cell in cells) + "</div>"
+    return (
+        f'<div role="row" data-column="{KEYS[column.name]}">{name}'
+        + "".join(f'<span role="cell">{cell}</span>' for cell in cells)
+        + "</div>"
+    )
 
 
 def signed(value: float) -> str:
@@ -105,7 +109,10 @@ def notes(lines: tuple[str, ...]) -> str:
 def no_surface(backbone: str, bits: str, steps: int, reason: str = "") -> str:
     """How to make the preset that is missing."""
     command = f"python -m qsched search --backbone {backbone} --bits {bits} --steps {steps} --out presets/{backbone}/{bits}-{steps}steps.json"
-    why = reason or f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} with these settings yet, so no surface and no best known coefficients."
+    why = (
+        reason
+        or f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} with these settings yet, so no surface and no best known coefficients."
+    )
     return f'<div class="no-surface"><p>{escape(why)}</p><p>Make one with</p><code>{escape(command)}</code></div>'
 
 

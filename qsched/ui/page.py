@@ -3,19 +3,23 @@
 import os
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it when imported; with it no other host is looked up
+os.environ.setdefault(
+    "GRADIO_ANALYTICS_ENABLED", "False"
+)  # gradio reads it when imported; with it no other host is looked up
 
 import gradio as gr
 
-from qsched.ui import links, theme, values
+from qsched.ui import theme, values
 from qsched.ui.about_tab import build_about
+from qsched.ui.api import public_compare
 from qsched.ui.compare_tab import CompareTab
 from qsched.ui.engine import Engine
-from qsched.ui.errors import toast
+from qsched.ui.errors import spoken, toast
+from qsched.ui.wiring import wire
 
 TITLE = "Q-Sched"
 HEADER = (
-    '<header><h1>Q-Sched</h1><p>Quantized few-step diffusion, repaired by rescaling its path. '
+    "<header><h1>Q-Sched</h1><p>Quantized few-step diffusion, repaired by rescaling its path. "
     "Drag <b>c<sub>x</sub></b> and <b>c<sub>ε</sub></b> and watch the picture recover.</p></header>"
 )
 
@@ -28,10 +32,22 @@ class Page(gr.Blocks):
 
     def launch(self, **options: Any) -> Any:
         """gradio's launch with this page's theme, style and script; any of its options can be given."""
-        for name in ("NO_PROXY", "no_proxy"):  # gradio asks its own address whether it is up, which a proxy would not reach
+        for name in (
+            "NO_PROXY",
+            "no_proxy",
+        ):  # gradio asks its own address whether it is up, which a proxy would not reach
             known = os.environ.get(name, "")
-            os.environ[name] = ",".join(filter(None, [known, "127.0.0.1", "localhost"])) if "127.0.0.1" not in known else known
-        defaults = dict(theme=theme.theme(), css=theme.css(self.talk), head=theme.head(), ssr_mode=False, run_history=False, footer_links=["api"])
+            os.environ[name] = (
+                ",".join(filter(None, [known, "127.0.0.1", "localhost"])) if "127.0.0.1" not in known else known
+            )
+        defaults = dict(
+            theme=theme.theme(),
+            css=theme.css(self.talk),
+            head=theme.head(),
+            ssr_mode=False,
+            run_history=False,
+            footer_links=["api"],
+        )
         return super().launch(**(defaults | options))
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
@@ -40,7 +56,14 @@ class Page(gr.Blocks):
         return await super().preprocess_data(block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs)
 
 
-def build_app(backbone: str = "emoji-lcm", *, source: str | None = None, device: str = "auto", talk: bool = False, engine: Engine | None = None) -> Page:
+def build_app(
+    backbone: str = "emoji-lcm",
+    *,
+    source: str | None = None,
+    device: str = "auto",
+    talk: bool = False,
+    engine: Engine | None = None,
+) -> Page:
     """The app, ready for launch().
 
     Args:
@@ -63,8 +86,8 @@ def build_app(backbone: str = "emoji-lcm", *, source: str | None = None, device:
                 compare = CompareTab(engine, dark)
             with gr.Tab("About", id="about") as about:
                 build_about(engine, about)
-        compare.wire(demo)
-        toggle.click(None, None, dark, js=links.TOGGLE_DARK, api_name="toggle_dark", api_visibility="private")
+        wire(compare, demo, toggle)
+        gr.api(spoken(public_compare(engine)), api_name="compare", concurrency_id="device", concurrency_limit=1)
     return demo.queue(max_size=64)
 
 

@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 
 import gradio as gr
-from PIL import Image
 
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparison
 from qsched.ui import fragments
+from qsched.ui.pictures import shown
 
-SHOWN = 512  # pixels; small pictures are enlarged by a whole factor, so that every pixel stays a crisp square
 NAMES = (FULL_PRECISION, NAIVE, QSCHED)
 PAIRS = [(fragments.TITLES[name], name) for name in NAMES]
 
@@ -48,7 +47,7 @@ def build_results() -> Results:
                 gr.HTML(fragments.column_title(name), elem_classes="plain")
                 images.append(
                     gr.Image(
-                        format="png", type="pil", interactive=False, show_label=False, container=False, buttons=["fullscreen"],
+                        format="png", type="filepath", interactive=False, show_label=False, container=False, buttons=["fullscreen"],
                         elem_id=f"image-{fragments.KEYS[name]}", elem_classes="shown", label=fragments.TITLES[name],
                     )
                 )  # fmt: skip
@@ -64,9 +63,19 @@ def build_results() -> Results:
         record_file = gr.DownloadButton("Record as JSON", visible="hidden", elem_id="record-file")
     with gr.Row(elem_classes="q-below"):
         with gr.Column(elem_classes="q-card", min_width=300, scale=8):
-            gr.HTML('<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a cell to go there.</p>', elem_classes="plain")
+            gr.HTML(
+                '<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a cell to go there.</p>',
+                elem_classes="plain",
+            )
             surface = gr.Image(
-                format="png", type="pil", interactive=False, show_label=False, container=False, buttons=[], elem_id="surface", label="Loss surface"
+                format="png",
+                type="filepath",
+                interactive=False,
+                show_label=False,
+                container=False,
+                buttons=[],
+                elem_id="surface",
+                label="Loss surface",
             )
             no_surface = gr.HTML("", elem_id="no-surface", elem_classes="plain", visible=False)
             geometry = gr.HTML("", elem_id="surface-geometry", elem_classes="plain")
@@ -75,23 +84,40 @@ def build_results() -> Results:
             with gr.Row(elem_classes="q-pair"):
                 left = gr.Dropdown(PAIRS, value=NAIVE, label="Left", elem_id="wipe-left", min_width=110)
                 right = gr.Dropdown(PAIRS, value=QSCHED, label="Right", elem_id="wipe-right", min_width=110)
-            wipe = gr.ImageSlider(format="png", type="pil", interactive=False, show_label=False, container=False, buttons=[], elem_id="wipe", label="Wipe")
+            wipe = gr.ImageSlider(
+                format="png",
+                type="filepath",
+                interactive=False,
+                show_label=False,
+                container=False,
+                buttons=[],
+                elem_id="wipe",
+                label="Wipe",
+            )
     return Results(
-        images, captions, notes, scores, definition, surface, geometry, no_surface, left, right, wipe, save_images, save_record, images_file, record_file
+        images,
+        captions,
+        notes,
+        scores,
+        definition,
+        surface,
+        geometry,
+        no_surface,
+        left,
+        right,
+        wipe,
+        save_images,
+        save_record,
+        images_file,
+        record_file,
     )
-
-
-def enlarged(image: Image.Image) -> Image.Image:
-    """A small picture enlarged by a whole factor with hard pixel edges; a large one as it is."""
-    factor = SHOWN // max(image.size)
-    return image if factor < 2 else image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
 def all_columns(results: Results, comparison: Comparison) -> dict:
     """Outputs for all three pictures and everything below them that speaks of them."""
     updates: dict = {results.notes: fragments.notes(comparison.notes), results.scores: fragments.scores(comparison)}
     for image, text, column in zip(results.images, results.captions, comparison.columns, strict=True):
-        updates |= {image: enlarged(column.image), text: fragments.caption(column)}
+        updates |= {image: shown(column.image), text: fragments.caption(column)}
     return updates
 
 
@@ -99,16 +125,16 @@ def third_column(results: Results, comparison: Comparison) -> dict:
     """Outputs for the Q-Sched picture alone."""
     column = comparison.qsched
     return {
-        results.images[2]: enlarged(column.image),
+        results.images[2]: shown(column.image),
         results.captions[2]: fragments.caption(column),
         results.scores: fragments.scores(comparison),
     }
 
 
-def wiped(comparison: Comparison, left: str, right: str) -> tuple[Image.Image, Image.Image]:
-    """The two pictures of the wipe."""
+def wiped(comparison: Comparison, left: str, right: str) -> tuple[str, str]:
+    """The two pictures of the wipe, as files."""
     columns = {column.name: column for column in comparison.columns}
     for name in (left, right):
         if name not in columns:
             raise ValueError(f"There is no picture called {name!r}; choose {', '.join(NAMES)}.")
-    return enlarged(columns[left].image), enlarged(columns[right].image)
+    return shown(columns[left].image), shown(columns[right].image)

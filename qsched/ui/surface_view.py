@@ -8,7 +8,7 @@ import gradio as gr
 from qsched.backbones import Quantization
 from qsched.plots import SurfaceImage, surface_figure
 from qsched.presets import Preset, PresetError
-from qsched.ui import fragments
+from qsched.ui import fragments, pictures
 from qsched.ui.engine import Engine
 from qsched.ui.results import Results
 
@@ -38,7 +38,7 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
         }
     drawn = figure(preset, dark)
     return {
-        results.surface: gr.update(value=drawn.image, visible=True),
+        results.surface: gr.update(value=pictures.drawn(drawn.image), visible=True),
         results.geometry: geometry(preset, drawn),
         results.no_surface: gr.update(value="", visible=False),
         best: gr.update(interactive=True),
@@ -48,9 +48,13 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
 def figure(preset: Preset, dark: bool = False) -> SurfaceImage:
     """The preset's heatmap without a current point."""
     images = preset.surface.images
-    pictures = f"{len(preset.prompts)} prompts" + (f", {images // len(preset.prompts)} seeds" if images > len(preset.prompts) else "")
+    pictures = f"{len(preset.prompts)} prompts" + (
+        f", {images // len(preset.prompts)} seeds" if images > len(preset.prompts) else ""
+    )
     how = {"constant": "constant over the steps", "ramp": "ramp to 1"}[preset.shape]
-    return surface_figure(preset.surface, None, dark=dark, note=f"{preset.bits.upper()}, {preset.steps} steps, {pictures}, {how}")
+    return surface_figure(
+        preset.surface, None, dark=dark, note=f"{preset.bits.upper()}, {preset.steps} steps, {pictures}, {how}"
+    )
 
 
 def geometry(preset: Preset, drawn: SurfaceImage) -> str:

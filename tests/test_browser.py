@@ -173,17 +173,15 @@ def test_shapes_show_their_own_sliders_and_keep_the_path(visit):
     visitor = visit()
     visible = lambda: [s for s in range(1, 9) if visitor.page.locator(f"#c_x{f'-{s}' if s > 1 else ''}").is_visible()]
     assert visible() == [1]
-    for title, shape, shown in (
-        ("Per step", "per-step", [1, 2, 3, 4]),
-        ("Two ends", "ends", [1, 2]),
-        ("Constant", "constant", [1]),
+    straight = np.linspace(BEST[0], 1, STEPS)
+    for title, shown, c_x in (
+        ("Per step", [1, 2, 3, 4], straight),
+        ("Two ends", [1, 2], straight),
+        ("Constant", [1], np.full(STEPS, BEST[0])),
     ):
         visitor.page.get_by_label(title).check(force=True)
         visitor.until(lambda shown=shown: visible() == shown, title)
-        visitor.until(lambda shape=shape: visitor.comparison.coefficients.shape == shape, shape)
-        if shape != "constant":
-            c_x, _ = visitor.comparison.coefficients.expand(STEPS)
-            assert np.allclose(c_x, np.linspace(BEST[0], 1, STEPS), atol=1e-3)
+        visitor.until(lambda c_x=c_x: np.allclose(visitor.comparison.coefficients.expand(STEPS)[0], c_x, atol=1e-3))
     visitor.settle()
 
 

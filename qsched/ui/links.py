@@ -9,6 +9,8 @@ from qsched.ui.engine import Engine, Session
 
 READ_DARK = "(dark, left, right) => [document.body.classList.contains('dark'), left, right]"
 ROLL = "() => Math.floor(Math.random() * 2 ** 31)"
+BUSY = "(...settings) => { document.body.classList.add('busy'); return settings }"
+IDLE = "() => { document.body.classList.remove('busy') }"
 MARK = "(...point) => { window.qsched?.mark(...point) }"
 COPY = "(...settings) => { window.qsched?.share(...settings) }"
 COPY_SNIPPET = "() => { window.qsched?.copy(document.querySelector('#snippet code').textContent, '#copy-snippet') }"
@@ -33,8 +35,8 @@ def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficie
 def _linked(link: values.Link, steps: int) -> Coefficients | None:
     if not link.c_x and not link.c_eps:
         return None
-    shape = link.shape or "constant"
     rows = [list(row or (1.0,)) for row in (link.c_x, link.c_eps)]
+    shape = link.shape or {1: "constant", 2: "ends"}.get(max(map(len, rows)), "per-step")
     return values.coefficients_from(shape, *[row + [row[-1]] * (values.MOST_STEPS - len(row)) for row in rows], steps)
 
 

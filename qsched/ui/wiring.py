@@ -32,7 +32,15 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     ]
     chosen = [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples]
     everything = [*c.settings, c.shape, tab.dark, *pair, *c.sliders]
-    make = {"fn": spoken(tab.generate), "inputs": everything, "outputs": shown + chosen, **QUIET, **DEVICE}
+    make = {
+        "fn": spoken(tab.generate),
+        "inputs": everything,
+        "outputs": shown + chosen,
+        "js": links.BUSY,
+        **QUIET,
+        **DEVICE,
+    }
+    idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
     wipe = {"fn": spoken(tab.wipe), "inputs": pair, "outputs": r.wipe, **QUIET}
 
     demo.load(
@@ -50,11 +58,11 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)],
         api_name="generate",
         **make,
-    )
+    ).then(api_name="idle", **idle)
     c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN).then(api_name="generate_seed", **make)
     c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN).then(
         api_name="generate_example", **make
-    )
+    ).then(api_name="idle_example", **idle)
     moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
     drag = gr.on(
         moves, spoken(tab.adjust), [c.shape, *c.sliders], [*r.qsched, c.hint], api_name="adjust", **QUIET, **DEVICE

@@ -6,7 +6,7 @@ from typing import Any
 
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings, record
-from qsched.ui import links, values
+from qsched.ui import values
 from qsched.ui.engine import Engine
 
 
@@ -38,7 +38,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
             pick = lambda numbers: 1.0 if not numbers else numbers[0] if len(numbers) == 1 else tuple(numbers)
             coefficients = Coefficients(pick(c_x), pick(c_eps))
         else:
-            coefficients = links.best_known(engine, backbone, settings) or Coefficients.identity()
+            coefficients = engine.best_known(backbone, settings) or Coefficients.identity()
         visit = f"api-{uuid.uuid4().hex}"
         try:
             comparison = engine.compare(visit, backbone, settings, coefficients)

@@ -14,7 +14,7 @@ import torch
 from qsched.backbones import SPECS, Backbone, BackboneSpec, Quantization, load_backbone
 from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, rescale
-from qsched.presets import PRESETS, Preset, find_preset
+from qsched.presets import PRESETS, Preset, PresetError, find_preset
 
 LOADED_BACKBONES = 2
 SESSIONS = 256
@@ -84,14 +84,21 @@ class Engine:
         preset = find_preset(backbone, quantization.bits, steps, self._presets)
         return preset if preset and _fits(preset, quantization) else None
 
+    def best_known(self, backbone: str, settings: Settings) -> Coefficients | None:
+        """The coefficients of the shipped preset, None without a readable one."""
+        try:
+            preset = self.preset(backbone, settings.quantization, settings.steps)
+        except PresetError:
+            return None
+        return preset.coefficients if preset else None
+
     def opening(self, backbone: str | None = None) -> tuple[Settings, Coefficients]:
         """What a first visitor of a backbone looks at: its first example with the best known coefficients."""
         spec = self.spec(backbone or self.default)
         settings = Settings(
             spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits)
         )
-        preset = self.preset(spec.id, settings.quantization, settings.steps)
-        return settings, preset.coefficients if preset else Coefficients.identity()
+        return settings, self.best_known(spec.id, settings) or Coefficients.identity()
 
     def warm_up(self) -> None:
         """Load the default backbone and make the first visitor's pictures."""

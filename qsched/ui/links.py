@@ -3,7 +3,6 @@
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
-from qsched.presets import PresetError
 from qsched.ui import values
 from qsched.ui.engine import Engine, Session
 
@@ -28,7 +27,7 @@ def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficie
         link.steps if link.steps in engine.spec(backbone).steps else opening.steps,
         quantization,
     )
-    coefficients = _linked(link, settings.steps) or best_known(engine, backbone, settings) or Coefficients.identity()
+    coefficients = _linked(link, settings.steps) or engine.best_known(backbone, settings) or Coefficients.identity()
     return backbone, settings, coefficients, link.shape if link.c_x and link.shape else coefficients.shape
 
 
@@ -40,15 +39,6 @@ def _linked(link: values.Link, steps: int) -> Coefficients | None:
     return values.coefficients_from(shape, *[row + [row[-1]] * (values.MOST_STEPS - len(row)) for row in rows], steps)
 
 
-def best_known(engine: Engine, backbone: str, settings: Settings) -> Coefficients | None:
-    """The coefficients of the shipped preset, None without a readable one."""
-    try:
-        preset = engine.preset(backbone, settings.quantization, settings.steps)
-    except PresetError:
-        return None
-    return preset.coefficients if preset else None
-
-
 def followed(engine: Engine, held: Session | None, backbone: str, settings: Settings) -> Coefficients | None:
     """The new best known coefficients, for someone who stood at the old ones and changed the bit-width, the steps or the backbone."""
     if held is None:
@@ -56,6 +46,6 @@ def followed(engine: Engine, held: Session | None, backbone: str, settings: Sett
     old = held.comparison.settings
     if (held.backbone, old.quantization, old.steps) == (backbone, settings.quantization, settings.steps):
         return None
-    if best_known(engine, held.backbone, old) != held.comparison.coefficients:
+    if engine.best_known(held.backbone, old) != held.comparison.coefficients:
         return None
-    return best_known(engine, backbone, settings)
+    return engine.best_known(backbone, settings)

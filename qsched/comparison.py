@@ -78,8 +78,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Three columns and what a drag needs to make the third again."""
+    """Three columns and what a drag needs to make the third again.
 
+    backbone: its id and revision, which the pictures belong to.
+    """
+
+    backbone: str
     settings: Settings
     coefficients: Coefficients
     full_precision: Column
@@ -107,28 +111,29 @@ def compare(backbone: Backbone, settings: Settings, coefficients: Coefficients, 
     """
     settings = settings.check(backbone)
     coefficients.expand(settings.steps)
-    same_picture = previous is not None and replace(previous.settings, quantization=settings.quantization) == settings
+    name = f"{backbone.spec.id} {backbone.revision}"
+    same_picture = previous is not None and previous.backbone == name and replace(previous.settings, quantization=settings.quantization) == settings
     if same_picture and previous.settings == settings:
         return rescale(backbone, previous, coefficients)
 
     if same_picture:
         condition, noise, notes, reference, full = previous.condition, previous.noise, previous.notes, previous.reference, previous.full_precision
     else:
-        condition = backbone.encode([settings.prompt])
+        condition = backbone.encode([settings.prompt]).to("cpu")
         noise = draw_noise(backbone.latent_shape, settings.seed, [0])
         notes = ("The prompt is longer than the text encoder reads: its end was ignored.",) if condition.truncated[0] else ()
         begin = time.perf_counter()
-        images = backbone.decode(sample(backbone, condition, noise, settings.steps)).cpu()
+        images = backbone.decode(sample(backbone, condition.to(backbone.device), noise, settings.steps)).cpu()
         latency, reference = _elapsed(backbone, begin), images
         full = _column(backbone, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency)
 
     quantized = backbone.quantized(settings.quantization)
     begin = time.perf_counter()
-    first = first_prediction(backbone, condition, noise, settings.steps, quantized.module)
+    first = first_prediction(backbone, condition.to(backbone.device), noise, settings.steps, quantized.module)
     first_s = _elapsed(backbone, begin)
     images, rest_s = _continue(backbone, condition, noise, settings, None, quantized.module, first)
     naive = _column(backbone, settings, NAIVE, images, reference, quantized.report.bytes_after, first_s + rest_s)
-    comparison = Comparison(settings, Coefficients.identity(), full, naive, replace(naive, name=QSCHED), notes, condition, noise, reference, first.cpu(), first_s)
+    comparison = Comparison(name, settings, Coefficients.identity(), full, naive, replace(naive, name=QSCHED), notes, condition, noise, reference, first.cpu(), first_s)
     return rescale(backbone, comparison, coefficients)
 
 
@@ -187,7 +192,7 @@ def _continue(
     backbone: Backbone, condition: Condition, noise: Noise, settings: Settings, coefficients: Coefficients | None, denoiser: nn.Module, first: Tensor
 ) -> tuple[Tensor, float]:
     begin = time.perf_counter()
-    images = backbone.decode(sample(backbone, condition, noise, settings.steps, coefficients, denoiser, first)).cpu()
+    images = backbone.decode(sample(backbone, condition.to(backbone.device), noise, settings.steps, coefficients, denoiser, first)).cpu()
     return images, _elapsed(backbone, begin)
 
 

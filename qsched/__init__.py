@@ -1,6 +1,15 @@
 """Q-Sched: few-step diffusion models, quantized, and repaired by rescaling the sampling trajectory (arXiv 2509.01624)."""
 
-from qsched.backbones import load_backbone
+from typing import Any
 
 __all__ = ["load_backbone"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for, so that `from qsched.schedulers import ...` needs only diffusers.
+    if name == "load_backbone":
+        from qsched.backbones import load_backbone
+
+        return load_backbone
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

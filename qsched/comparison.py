@@ -103,7 +103,9 @@ class Comparison:
         return self.full_precision, self.naive, self.qsched
 
 
-def compare(backbone: Backbone, settings: Settings, coefficients: Coefficients, previous: Comparison | None = None) -> Comparison:
+def compare(
+    backbone: Backbone, settings: Settings, coefficients: Coefficients, previous: Comparison | None = None
+) -> Comparison:
     """All three columns; what `previous` already holds for the same prompt, seed and steps is reused.
 
     Raises:
@@ -112,16 +114,30 @@ def compare(backbone: Backbone, settings: Settings, coefficients: Coefficients, 
     settings = settings.check(backbone)
     coefficients.expand(settings.steps)
     name = f"{backbone.spec.id} {backbone.revision}"
-    same_picture = previous is not None and previous.backbone == name and replace(previous.settings, quantization=settings.quantization) == settings
+    same_picture = (
+        previous is not None
+        and previous.backbone == name
+        and replace(previous.settings, quantization=settings.quantization) == settings
+    )
     if same_picture and previous.settings == settings:
         return rescale(backbone, previous, coefficients)
 
     if same_picture:
-        condition, noise, notes, reference, full = previous.condition, previous.noise, previous.notes, previous.reference, previous.full_precision
+        condition, noise, notes, reference, full = (
+            previous.condition,
+            previous.noise,
+            previous.notes,
+            previous.reference,
+            previous.full_precision,
+        )
     else:
         condition = backbone.encode([settings.prompt]).to("cpu")
         noise = draw_noise(backbone.latent_shape, settings.seed, [0])
-        notes = ("The prompt is longer than the text encoder reads: its end was ignored.",) if condition.truncated[0] else ()
+        notes = (
+            ("The prompt is longer than the text encoder reads: its end was ignored.",)
+            if condition.truncated[0]
+            else ()
+        )
         begin = time.perf_counter()
         images = backbone.decode(sample(backbone, condition.to(backbone.device), noise, settings.steps)).cpu()
         latency, reference = _elapsed(backbone, begin), images
@@ -133,7 +149,20 @@ def compare(backbone: Backbone, settings: Settings, coefficients: Coefficients, 
     first_s = _elapsed(backbone, begin)
     images, rest_s = _continue(backbone, condition, noise, settings, None, quantized.module, first)
     naive = _column(backbone, settings, NAIVE, images, reference, quantized.report.bytes_after, first_s + rest_s)
-    comparison = Comparison(name, settings, Coefficients.identity(), full, naive, replace(naive, name=QSCHED), notes, condition, noise, reference, first.cpu(), first_s)
+    comparison = Comparison(
+        name,
+        settings,
+        Coefficients.identity(),
+        full,
+        naive,
+        replace(naive, name=QSCHED),
+        notes,
+        condition,
+        noise,
+        reference,
+        first.cpu(),
+        first_s,
+    )
     return rescale(backbone, comparison, coefficients)
 
 
@@ -149,9 +178,23 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
     if column is None:
         quantized = backbone.quantized(settings.quantization)
         images, rest_s = _continue(
-            backbone, comparison.condition, comparison.noise, settings, coefficients, quantized.module, comparison.first.to(backbone.device)
+            backbone,
+            comparison.condition,
+            comparison.noise,
+            settings,
+            coefficients,
+            quantized.module,
+            comparison.first.to(backbone.device),
         )
-        column = _column(backbone, settings, QSCHED, images, comparison.reference, quantized.report.bytes_after, comparison.first_s + rest_s)
+        column = _column(
+            backbone,
+            settings,
+            QSCHED,
+            images,
+            comparison.reference,
+            quantized.report.bytes_after,
+            comparison.first_s + rest_s,
+        )
         if len(comparison.seen) >= REMEMBERED:
             comparison.seen.pop(next(iter(comparison.seen)))
         comparison.seen[coefficients] = column
@@ -164,14 +207,23 @@ def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> 
     return {
         "format": "qsched-comparison",
         "version": 1,
-        "backbone": {"id": backbone.spec.id, "source": backbone.spec.source if backbone.spec.download_bytes else backbone.spec.id, "revision": backbone.revision},
+        "backbone": {
+            "id": backbone.spec.id,
+            "source": backbone.spec.source if backbone.spec.download_bytes else backbone.spec.id,
+            "revision": backbone.revision,
+        },
         "device": str(backbone.device),
         "dtype": str(backbone.dtype).removeprefix("torch."),
         "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         "settings": asdict(comparison.settings),
         "timesteps": _timesteps(backbone, comparison.settings.steps),
         "coefficients": comparison.coefficients.to_dict(),
-        "scorer": {"name": backbone.scorer().name, "definition": backbone.scorer().definition, "jaq": JAQ_DEFINITION, "k": k},
+        "scorer": {
+            "name": backbone.scorer().name,
+            "definition": backbone.scorer().definition,
+            "jaq": JAQ_DEFINITION,
+            "k": k,
+        },
         "size": report.to_dict(),
         "notes": list(comparison.notes),
         "columns": [_numbers(column, k, comparison.full_precision) for column in comparison.columns],
@@ -180,8 +232,14 @@ def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> 
 
 def _numbers(column: Column, k: float, reference: Column) -> dict[str, Any]:
     numbers = {name: value for name, value in vars(column).items() if name not in ("image", "badges")}
-    numbers |= {"jaq": column.jaq(k), "jaq_difference": column.jaq(k) - reference.jaq(k), "badges": [asdict(badge) for badge in column.badges]}
-    return {name: None if isinstance(value, float) and value == float("inf") else value for name, value in numbers.items()}
+    numbers |= {
+        "jaq": column.jaq(k),
+        "jaq_difference": column.jaq(k) - reference.jaq(k),
+        "badges": [asdict(badge) for badge in column.badges],
+    }
+    return {
+        name: None if isinstance(value, float) and value == float("inf") else value for name, value in numbers.items()
+    }
 
 
 def _timesteps(backbone: Backbone, steps: int) -> list[float]:
@@ -189,14 +247,28 @@ def _timesteps(backbone: Backbone, steps: int) -> list[float]:
 
 
 def _continue(
-    backbone: Backbone, condition: Condition, noise: Noise, settings: Settings, coefficients: Coefficients | None, denoiser: nn.Module, first: Tensor
+    backbone: Backbone,
+    condition: Condition,
+    noise: Noise,
+    settings: Settings,
+    coefficients: Coefficients | None,
+    denoiser: nn.Module,
+    first: Tensor,
 ) -> tuple[Tensor, float]:
     begin = time.perf_counter()
     images = backbone.decode(sample(backbone, condition.to(backbone.device), noise, settings.steps, coefficients, denoiser, first)).cpu()
     return images, _elapsed(backbone, begin)
 
 
-def _column(backbone: Backbone, settings: Settings, name: str, images: Tensor, reference: Tensor, stored_bytes: int, latency_s: float) -> Column:
+def _column(
+    backbone: Backbone,
+    settings: Settings,
+    name: str,
+    images: Tensor,
+    reference: Tensor,
+    stored_bytes: int,
+    latency_s: float,
+) -> Column:
     scores = backbone.scorer().score(images, [settings.prompt])
     likeness = similarity(images, reference)
     return Column(

@@ -18,6 +18,7 @@ import numpy as np
 
 from qsched import schedulers
 from qsched.coefficients import Coefficients
+from qsched.quantization import BitWidth
 from qsched.surface import Surface
 
 __all__ = [
@@ -82,8 +83,7 @@ class Preset:
                 raise ValueError(f"{name} must be {_KINDS[kind]}, not {value!r:.60}")
         if not _NAME.fullmatch(self.backbone):
             raise ValueError(f"backbone must be an id such as emoji-lcm, not {self.backbone!r:.60}")
-        if not re.fullmatch(r"w\d+a\d+", self.bits):
-            raise ValueError(f'bits must look like "w4a8", not "{self.bits:.60}"')
+        self.bits = str(BitWidth.parse(self.bits))
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
         if self.shape not in SHAPES:
@@ -253,6 +253,8 @@ def _snippet(preset: Preset, twin: str, folder: str, source: str) -> str:
         for name in ("group_size", "activation_scale", "scope")
         if preset.settings.get(name) is not None
     )
+    if preset.settings.get("keep_high_precision") is False:
+        options += ", keep=()"
     use = f'image = pipe("...", num_inference_steps={preset.steps}).images[0]'
     chosen = ", ".join(f"{name} = {value}" for name, value in preset.coefficients.to_dict().items())
     return f"""# Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps

@@ -22,7 +22,7 @@ The trade-off is in how it runs. There are two ways, equal up to float rounding 
     int4 products in reach of torch. Grouped weights, grouped and depthwise convolutions, 16-bit activations and padding
     with anything but zeros fall back to "fake".
   "auto" times both on a typical layer, once per process, device, dtype and kind of layer, and takes int8 where it is
-    exact and no slower. On a CPU with VNNI int8 needs 60 % of the float32 model's time. Two machines may choose
+    exact and no slower. On a CPU with VNNI int8 takes 55 to 75 % of the float32 model's time. Two machines may choose
     differently; name the execution where bits must repeat: one ulp can flip a rounding and 4 bits make that visible.
 Unpacking at every call can cost more than a small model's arithmetic (a 12 M-parameter U-Net in "fake": +30 % at batch
 1), so small models may keep the unpacked weights, `cache`. That is memory and not storage: it is in no state_dict, copy

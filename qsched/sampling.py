@@ -57,7 +57,9 @@ def draw_noise(shape: tuple[int, int, int], seed: int, prompt_indices: Sequence[
     return Noise(torch.stack(starts), tuple(states))
 
 
-def prepare_scheduler(backbone: Backbone, steps: int, coefficients: Coefficients | Sequence[Coefficients] | None) -> SchedulerMixin:
+def prepare_scheduler(
+    backbone: Backbone, steps: int, coefficients: Coefficients | Sequence[Coefficients] | None
+) -> SchedulerMixin:
     """A fresh scheduler with its timesteps set; a sequence gives one set of coefficients per image of the batch."""
     scheduler = copy.deepcopy(backbone.scheduler)
     if coefficients is not None:
@@ -70,11 +72,15 @@ def prepare_scheduler(backbone: Backbone, steps: int, coefficients: Coefficients
 
 
 @torch.inference_mode()
-def first_prediction(backbone: Backbone, condition: Condition, noise: Noise, steps: int, denoiser: nn.Module | None = None) -> Tensor:
+def first_prediction(
+    backbone: Backbone, condition: Condition, noise: Noise, steps: int, denoiser: nn.Module | None = None
+) -> Tensor:
     """E(x_T, t_0): the one call that all candidates share, (batch, C, H, W)."""
     scheduler = prepare_scheduler(backbone, steps, None)
     latents = _start(backbone, scheduler, noise)
-    return backbone.predict(scheduler.scale_model_input(latents, scheduler.timesteps[0]), scheduler.timesteps[0], condition, denoiser)
+    return backbone.predict(
+        scheduler.scale_model_input(latents, scheduler.timesteps[0]), scheduler.timesteps[0], condition, denoiser
+    )
 
 
 @torch.inference_mode()
@@ -129,6 +135,12 @@ def sample_candidates(
         chunk = pairs[begin : begin + batch_size]
         which, prompts = [c for c, _ in chunk], [p for _, p in chunk]
         latents = sample(
-            backbone, condition.select(prompts), noise.select(prompts), steps, [candidates[c] for c in which], denoiser, first[prompts]
+            backbone,
+            condition.select(prompts),
+            noise.select(prompts),
+            steps,
+            [candidates[c] for c in which],
+            denoiser,
+            first[prompts],
         )
         yield which, prompts, backbone.decode(latents)

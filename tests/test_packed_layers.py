@@ -44,7 +44,7 @@ def on_a_grid(x, bits, dims):
 
 
 def weight_on_a_grid(weight, bits, group_size=None):
-    """Weights (N, C, ...) on their grid in float64, one plain loop over the groups; scales in bfloat16 as documented."""
+    """Weights (N, C, ...) on their grid in float64, one plain loop over the groups; scales in bfloat16."""
     limit, result = 2 ** (bits - 1), weight.detach().clone().double()
     flat = result.view(*weight.shape[:2], -1)  # N, C, taps
     size = group_size or flat.shape[1]

@@ -241,8 +241,10 @@ def test_calibration_lets_the_stated_share_of_good_images_pass():
         assert sum(map(after.fails, values)) / 200 == pytest.approx(0.05, abs=0.01)
         assert after.threshold != before.threshold
         assert "95 % of 200" in after.calibration and "synthetic shapes" in after.calibration
-    assert [b.name for b in failure_badges(blurred(good[0], 1.5), good[0], table)] == ["lost detail"]
-    assert [b.name for b in failure_badges(hue_shifted(good[0]), good[0], table)] == ["colour distortion"]
+    limits = {signature.key: signature for signature in table}
+    lab, blurry, shifted = (to_lab(image) for image in (good[0], blurred(good[0], 3), hue_shifted(good[0])))
+    assert limits["detail_ratio"].fails(detail_ratio(blurry, lab))
+    assert limits["colour_shift"].fails(colour_shift(shifted, lab))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,16 @@ import torch
 from qsched.backbones.base import Backbone, Condition, Quantization, Quantized
 from qsched.backbones.spec import SPECS, BackboneError, BackboneSpec
 
-__all__ = ["SPECS", "Backbone", "BackboneError", "BackboneSpec", "Condition", "Quantization", "Quantized", "load_backbone"]
+__all__ = [
+    "SPECS",
+    "Backbone",
+    "BackboneError",
+    "BackboneSpec",
+    "Condition",
+    "Quantization",
+    "Quantized",
+    "load_backbone",
+]
 
 
 def load_backbone(id: str, device: str = "auto", dtype: str = "auto", source: str | None = None) -> Backbone:
@@ -43,7 +52,7 @@ def load_backbone(id: str, device: str = "auto", dtype: str = "auto", source: st
 
 
 def pick_device(name: str) -> torch.device:
-    """"auto" is cuda when there is one, then cpu; anything else must be a device that this machine has."""
+    """ "auto" is cuda when there is one, then cpu; anything else must be a device that this machine has."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

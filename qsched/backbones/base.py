@@ -100,10 +100,14 @@ class Backbone(ABC):
     def _make_scorer(self) -> Scorer: ...
 
     @torch.inference_mode()
-    def predict(self, latents: Tensor, timestep: Tensor | float, condition: Condition, denoiser: nn.Module | None = None) -> Tensor:
+    def predict(
+        self, latents: Tensor, timestep: Tensor | float, condition: Condition, denoiser: nn.Module | None = None
+    ) -> Tensor:
         """E(x_t, t): the prediction of `denoiser` (None = full precision), same shape as latents."""
         self.calls += len(latents)
-        return self._forward(denoiser or self.denoiser, latents, torch.as_tensor(timestep, device=self.device), condition)
+        return self._forward(
+            denoiser or self.denoiser, latents, torch.as_tensor(timestep, device=self.device), condition
+        )
 
     def quantized(self, quantization: Quantization) -> Quantized:
         """The denoiser quantized as asked; the latest few are kept."""

@@ -50,9 +50,17 @@ def load_emoji(spec: BackboneSpec, source: Path, device: torch.device, dtype: to
     for folder in (source / "unet", source / "scheduler", clip_folder):
         if not folder.is_dir():
             raise BackboneError(f"{spec.id} needs the folder {folder}, which is missing.")
-    unet = UNet2DConditionModel.from_pretrained(source / "unet", torch_dtype=dtype).to(device).eval().requires_grad_(False)
+    unet = (
+        UNet2DConditionModel.from_pretrained(source / "unet", torch_dtype=dtype).to(device).eval().requires_grad_(False)
+    )
     scheduler = LCMScheduler.from_pretrained(source / "scheduler")
     weights = source / "unet" / "diffusion_pytorch_model.safetensors"
     return EmojiBackbone(
-        spec, device, dtype, unet, scheduler, hash_files(weights, clip_folder / "open_clip_model.safetensors"), judge=EmbeddedScorer(clip_folder, device)
+        spec,
+        device,
+        dtype,
+        unet,
+        scheduler,
+        hash_files(weights, clip_folder / "open_clip_model.safetensors"),
+        judge=EmbeddedScorer(clip_folder, device),
     )

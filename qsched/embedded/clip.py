@@ -19,14 +19,20 @@ from qsched.embedded import dataset, degradations, training
 from qsched.embedded.tokenizer import train_tokenizer
 from qsched.scoring.embedded_clip import ANTONYMS
 
-
 CONTEXT_LENGTH = 16
 VOCABULARY = 2048
 CONFIG = {
     "model_cfg": {
         "embed_dim": 256,
         "vision_cfg": {"image_size": dataset.SIZE, "layers": 4, "width": 256, "head_width": 64, "patch_size": 16},
-        "text_cfg": {"context_length": CONTEXT_LENGTH, "vocab_size": VOCABULARY, "hf_tokenizer_name": "tokenizer.json", "width": 256, "heads": 4, "layers": 3},
+        "text_cfg": {
+            "context_length": CONTEXT_LENGTH,
+            "vocab_size": VOCABULARY,
+            "hf_tokenizer_name": "tokenizer.json",
+            "width": 256,
+            "heads": 4,
+            "layers": 3,
+        },
     },
     "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
 }
@@ -36,7 +42,9 @@ def new_clip(folder: Path, emoji: dataset.Emoji) -> tuple[CLIP, open_clip.tokeni
     """A fresh model and its tokenizer; the folder gets config and vocabulary (an existing vocabulary is kept)."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokenizer.json").exists():
-        texts = [f"{name}, {style} style" for name in emoji.concepts for style in emoji.styles] + [" ".join(tags) for tags in emoji.tags]
+        texts = [f"{name}, {style} style" for name in emoji.concepts for style in emoji.styles] + [
+            " ".join(tags) for tags in emoji.tags
+        ]
         train_tokenizer(texts, folder, VOCABULARY, CONTEXT_LENGTH)
     tokenizer = open_clip.tokenizer.HFTokenizer(str(folder), context_length=CONTEXT_LENGTH)
     if len(tokenizer.tokenizer) > VOCABULARY:
@@ -53,7 +61,12 @@ def save_clip(weights: dict[str, Tensor], folder: Path) -> None:
 
 def load_weights(model: CLIP, folder: Path) -> CLIP:
     """Load what `save_clip` wrote."""
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(folder / "open_clip_model.safetensors").items()})
+    model.load_state_dict(
+        {
+            k: v.float() if v.is_floating_point() else v
+            for k, v in load_file(folder / "open_clip_model.safetensors").items()
+        }
+    )
     return model
 
 
@@ -78,7 +91,17 @@ def quality_probability(model: CLIP, image_features: Tensor, antonym_features: T
     return (model.logit_scale.exp() * image_features @ antonym_features.T).softmax(-1)[:, 0]
 
 
-def train_clip(data: Path, folder: Path, work: Path, *, steps: int = 2000, batch: int = 256, learning_rate: float = 1e-3, seed: int = 0, device: str = "auto") -> dict:
+def train_clip(
+    data: Path,
+    folder: Path,
+    work: Path,
+    *,
+    steps: int = 2000,
+    batch: int = 256,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+    device: str = "auto",
+) -> dict:
     """Train, write the averaged weights to `folder` and return the held-out numbers of `measure`."""
     where = training.pick_device(device)
     emoji = dataset.load(data)
@@ -95,7 +118,9 @@ def train_clip(data: Path, folder: Path, work: Path, *, steps: int = 2000, batch
         clean = jitter(emoji.latents(chosen).to(where))
         damaged = torch.rand(len(chosen), device=where) < 0.5
         strength = torch.rand(len(chosen), device=where) * damaged
-        pictures = degradations.degrade(clean, strength, torch.randint(len(degradations.KINDS), (len(chosen),), device=where))
+        pictures = degradations.degrade(
+            clean, strength, torch.randint(len(degradations.KINDS), (len(chosen),), device=where)
+        )
         images = torch.cat([pictures, degradations.noise_and_flat(blank, dataset.SIZE, where)])
         texts = tokenizer(emoji.captions(chosen, rng)).to(where)
         with torch.autocast(where.type, dtype=torch.bfloat16):
@@ -108,7 +133,10 @@ def train_clip(data: Path, folder: Path, work: Path, *, steps: int = 2000, batch
         # A concept's other styles and equal captions are no negatives of one another by chance of the draw; label smoothing keeps them from being torn apart.
         target = torch.arange(len(chosen), device=where)
         weight = 1 - 0.7 * strength
-        match = 0.5 * (F.cross_entropy(logits, target, reduction="none", label_smoothing=0.05) + F.cross_entropy(logits.T, target, reduction="none", label_smoothing=0.05))
+        match = 0.5 * (
+            F.cross_entropy(logits, target, reduction="none", label_smoothing=0.05)
+            + F.cross_entropy(logits.T, target, reduction="none", label_smoothing=0.05)
+        )
         # Pictures of nothing match no caption: push their cosines to zero or below.
         nothing = F.relu(image_features[len(chosen) :] @ captions.T).pow(2).mean()
         good = torch.cat([1 - strength, torch.zeros(blank, device=where)])
@@ -120,7 +148,17 @@ def train_clip(data: Path, folder: Path, work: Path, *, steps: int = 2000, batch
         numbers = measure(model, tokenizer, emoji, where)
         return " ".join(f"{k} {v:.3f}" for k, v in numbers.items())
 
-    average = training.train(model, loss_of, work / "clip.pt", steps=steps, learning_rate=learning_rate, weight_decay=0.1, decay=0.99, save_every=100, report=report)
+    average = training.train(
+        model,
+        loss_of,
+        work / "clip.pt",
+        steps=steps,
+        learning_rate=learning_rate,
+        weight_decay=0.1,
+        decay=0.99,
+        save_every=100,
+        report=report,
+    )
     model.load_state_dict(average.weights)
     save_clip(average.weights, folder)
     return measure(model, tokenizer, emoji, where)
@@ -134,7 +172,9 @@ def measure(model: CLIP, tokenizer, emoji: dataset.Emoji, where: torch.device, s
     indices = emoji.held_out.nonzero().flatten()
     images = emoji.latents(indices).to(where)
     names = [f"{c}, {s} style" for s in emoji.styles for c in emoji.concepts]
-    texts = torch.cat([model.encode_text(tokenizer(names[i : i + 256]).to(where), normalize=True) for i in range(0, len(names), 256)])
+    texts = torch.cat(
+        [model.encode_text(tokenizer(names[i : i + 256]).to(where), normalize=True) for i in range(0, len(names), 256)]
+    )
     features = model.encode_image(normalise(images), normalize=True)
     target = emoji.style[indices] * len(emoji.concepts) + emoji.concept[indices]
     similar = features @ texts.T
@@ -142,10 +182,14 @@ def measure(model: CLIP, tokenizer, emoji: dataset.Emoji, where: torch.device, s
     right = order == emoji.concept[indices].unsqueeze(1)
     pair = model.encode_text(tokenizer(list(ANTONYMS)).to(where), normalize=True)
     kinds = torch.arange(len(degradations.KINDS)).repeat_interleave(len(images)).to(where)
-    bad = degradations.degrade(images.repeat(len(degradations.KINDS), 1, 1, 1), torch.full((len(kinds),), 0.5, device=where), kinds)
+    bad = degradations.degrade(
+        images.repeat(len(degradations.KINDS), 1, 1, 1), torch.full((len(kinds),), 0.5, device=where), kinds
+    )
     good_q = quality_probability(model, features, pair)
     bad_q = quality_probability(model, model.encode_image(normalise(bad), normalize=True), pair)
-    noise_q = quality_probability(model, model.encode_image(normalise(degradations.noise_and_flat(64, dataset.SIZE, where)), normalize=True), pair)
+    noise_q = quality_probability(
+        model, model.encode_image(normalise(degradations.noise_and_flat(64, dataset.SIZE, where)), normalize=True), pair
+    )
     model.train()
     # several captions may share a concept (its styles): the rank of the concept is the rank of its best caption
     first = [len(set(row[: int(hit.float().argmax()) + 1].tolist())) for row, hit in zip(order, right, strict=True)]

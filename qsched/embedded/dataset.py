@@ -19,8 +19,26 @@ from tqdm import tqdm
 
 SIZE = 64
 MARGIN = 2
-GROUPS = ("smileys-emotion", "people-body", "animals-nature", "food-drink", "travel-places", "activities", "objects", "symbols")
-GROUP_NUMBERS = {0: GROUPS[0], 1: GROUPS[1], 3: GROUPS[2], 4: GROUPS[3], 5: GROUPS[4], 6: GROUPS[5], 7: GROUPS[6], 8: GROUPS[7]}
+GROUPS = (
+    "smileys-emotion",
+    "people-body",
+    "animals-nature",
+    "food-drink",
+    "travel-places",
+    "activities",
+    "objects",
+    "symbols",
+)
+GROUP_NUMBERS = {
+    0: GROUPS[0],
+    1: GROUPS[1],
+    3: GROUPS[2],
+    4: GROUPS[3],
+    5: GROUPS[4],
+    6: GROUPS[5],
+    7: GROUPS[6],
+    8: GROUPS[7],
+}
 HELD_OUT_SHARE = 0.05
 SKIPPED = re.compile(
     r"^(man|woman|men|women)\b|^keycap|o.clock|-thirty|^Japanese .* button|^input |^family|^couple with heart|^kiss:|^people holding hands|"
@@ -92,8 +110,15 @@ class Emoji:
 
 
 def slug(label: str) -> str:
-    """"piñata" -> "pinata", "red apple" -> "red-apple": the key of an icon set."""
-    plain = unicodedata.normalize("NFKD", label).encode("ascii", "ignore").decode().lower().replace("’", "").replace("'", "")
+    """ "piñata" -> "pinata", "red apple" -> "red-apple": the key of an icon set."""
+    plain = (
+        unicodedata.normalize("NFKD", label)
+        .encode("ascii", "ignore")
+        .decode()
+        .lower()
+        .replace("’", "")
+        .replace("'", "")
+    )
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
@@ -128,7 +153,12 @@ def render(icon: dict, width: int, height: int) -> np.ndarray:
     return np.asarray(canvas.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
 
 
-def build(node_modules: Path, out: Path, groups: tuple[str, ...] = GROUPS, styles: tuple[str, ...] = tuple(s.word for s in STYLES)) -> dict:
+def build(
+    node_modules: Path,
+    out: Path,
+    groups: tuple[str, ...] = GROUPS,
+    styles: tuple[str, ...] = tuple(s.word for s in STYLES),
+) -> dict:
     """Render the art into one .npz file beside a manifest of counts and licences; returns the manifest.
 
     Raises:
@@ -136,7 +166,9 @@ def build(node_modules: Path, out: Path, groups: tuple[str, ...] = GROUPS, style
     """
     missing = [package for package in PACKAGES if not (node_modules / package).is_dir()]
     if missing:
-        raise FileNotFoundError(f"{node_modules} lacks {', '.join(missing)}. Run: npm install --prefix {node_modules.parent} {' '.join(PACKAGES)}")
+        raise FileNotFoundError(
+            f"{node_modules} lacks {', '.join(missing)}. Run: npm install --prefix {node_modules.parent} {' '.join(PACKAGES)}"
+        )
     entries = concepts_of(json.loads((node_modules / "emojibase-data/en/data.json").read_text()), groups)
     chosen = [style for style in STYLES if style.word in styles]
     art = {style.word: json.loads((node_modules / style.package / "icons.json").read_text()) for style in chosen}
@@ -163,16 +195,32 @@ def build(node_modules: Path, out: Path, groups: tuple[str, ...] = GROUPS, style
         "held_out": int(sum(held_out)),
         "groups": {group: sum(e["group"] == group for e in kept) for group in groups},
         "styles": [
-            {"word": s.word, "package": s.package, "version": json.loads((node_modules / s.package / "package.json").read_text())["version"],
-             "licence": s.licence, "author": s.author, "images": counts[s.word]}
+            {
+                "word": s.word,
+                "package": s.package,
+                "version": json.loads((node_modules / s.package / "package.json").read_text())["version"],
+                "licence": s.licence,
+                "author": s.author,
+                "images": counts[s.word],
+            }
             for s in chosen
         ],
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
-        out, images=np.stack(images), concept=np.array(concept), style=np.array(style_index), held_out=np.array(held_out),
-        meta=json.dumps({"concepts": [e["label"] for e in kept], "groups": [e["group"] for e in kept], "tags": [e["tags"] for e in kept],
-                         "styles": [s.word for s in chosen]}),
+        out,
+        images=np.stack(images),
+        concept=np.array(concept),
+        style=np.array(style_index),
+        held_out=np.array(held_out),
+        meta=json.dumps(
+            {
+                "concepts": [e["label"] for e in kept],
+                "groups": [e["group"] for e in kept],
+                "tags": [e["tags"] for e in kept],
+                "styles": [s.word for s in chosen],
+            }
+        ),
     )
     out.with_suffix(".json").write_text(json.dumps(manifest, indent=1) + "\n")
     return manifest
@@ -182,4 +230,10 @@ def load(path: Path) -> Emoji:
     """Read a file written by `build`."""
     with np.load(path) as data:
         meta = json.loads(str(data["meta"]))
-        return Emoji(torch.from_numpy(data["images"]), torch.from_numpy(data["concept"]), torch.from_numpy(data["style"]), torch.from_numpy(data["held_out"]), **meta)
+        return Emoji(
+            torch.from_numpy(data["images"]),
+            torch.from_numpy(data["concept"]),
+            torch.from_numpy(data["style"]),
+            torch.from_numpy(data["held_out"]),
+            **meta,
+        )

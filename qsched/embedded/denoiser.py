@@ -22,7 +22,13 @@ from qsched.embedded import clip, dataset, training
 
 PATCH = 4
 CHANNELS = 3 * PATCH**2
-SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.0064, "num_train_timesteps": 1000, "prediction_type": "epsilon"}
+SCHEDULE = {
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "beta_end": 0.0064,
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+}
 LAST = SCHEDULE["num_train_timesteps"] - 1
 WIDTHS = (96, 224)
 
@@ -135,7 +141,16 @@ class Batches:
 
 
 def train_denoiser(
-    data: Path, clip_folder: Path, work: Path, *, steps: int, batch: int = 64, learning_rate: float = 1.5e-3, seed: int = 0, device: str = "auto", compiled: bool = True
+    data: Path,
+    clip_folder: Path,
+    work: Path,
+    *,
+    steps: int,
+    batch: int = 64,
+    learning_rate: float = 1.5e-3,
+    seed: int = 0,
+    device: str = "auto",
+    compiled: bool = True,
 ) -> training.Average:
     """Train the teacher; checkpoints in work/denoiser.pt make it resumable. Returns the averaged weights."""
     where = training.pick_device(device)

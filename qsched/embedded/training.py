@@ -36,7 +36,7 @@ def cosine(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """"auto" is CUDA when there is one, else the CPU."""
+    """ "auto" is CUDA when there is one, else the CPU."""
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
 
 
@@ -86,7 +86,15 @@ def train(
         mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
         if (step + 1) % save_every == 0 or step + 1 == steps:
             curve.append((step + 1, round(mean, 5)))
-            save_checkpoint(checkpoint, {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average.weights,
-                                         "step": step + 1, "curve": curve})
+            save_checkpoint(
+                checkpoint,
+                {
+                    "module": module.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "average": average.weights,
+                    "step": step + 1,
+                    "curve": curve,
+                },
+            )
             bar.set_postfix_str(f"loss {mean:.4f} {report(step + 1, mean) if report else ''}")
     return average

@@ -136,8 +136,9 @@ def noise_likeness(lab: Tensor) -> float:
 
 
 _BY_HAND = (
-    "set by hand on synthetic shapes: far from clean shapes, their copies with 5 % noise and those shrunk or moved; "
-    "broken by blur of 3 pixels at 64, hue turned by 90 degrees, constants and uniform noise"
+    "set by hand on 60 drawn emoji at 64 pixels, not on any model's output: none of them breaks a limit when moved by 5 "
+    "pixels or given 5 % noise; all break one when blurred by 1 pixel, faded to 5 % of their contrast or replaced by "
+    "noise; 78 % do when their hue is turned by 90 degrees (grey ones cannot show it)"
 )
 
 SIGNATURES: tuple[Signature, ...] = (
@@ -147,7 +148,7 @@ SIGNATURES: tuple[Signature, ...] = (
         measure=contrast,
         needs_reference=False,
         worse="below",
-        threshold=4.0,
+        threshold=3.0,
         explanation="The image is nearly constant: mode collapse, usual at extreme c_x or c_eps.",
         calibration=_BY_HAND,
     ),

@@ -56,7 +56,7 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     Gaussian window of 11 pixels, sigma 1.5, population covariance, only positions where the window fits: the setting of
     the paper and of scikit-image's `gaussian_weights=True, use_sample_covariance=False`.
     """
-    images, reference = images.double(), reference.double()  # the variances of flat areas are differences of near equals
+    images, reference = images.double(), reference.double()  # the variance of a flat area is a difference of equals
     mean_x, mean_y = _window(images), _window(reference)
     var_x = _window(images * images) - mean_x**2
     var_y = _window(reference * reference) - mean_y**2

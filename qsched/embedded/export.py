@@ -1,0 +1,64 @@
+"""Write trained weights as the folders that the app loads, and a sheet of sample pictures to look at."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from qsched.backbones import Backbone
+from qsched.embedded import denoiser
+from qsched.sampling import draw_noise, sample
+
+SHEET_SEED = 0
+
+
+def export_denoiser(weights: dict[str, Tensor], folder: Path) -> None:
+    """Save the averaged weights as fp16 in diffusers' layout: unet/ and scheduler/."""
+    unet = denoiser.new_unet()
+    unet.load_state_dict(weights)
+    unet.half().save_pretrained(folder / "unet")
+    denoiser.new_scheduler().save_pretrained(folder / "scheduler")
+
+
+def export_checkpoint(checkpoint: Path, folder: Path) -> int:
+    """Export the averaged weights of a training checkpoint; returns the step they were saved at."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    export_denoiser(state["average"], folder)
+    return state["step"]
+
+
+def sheet_prompts(concepts: Sequence[str], styles: Sequence[str], count: int = 48) -> list[str]:
+    """Prompts spread evenly over the concepts, the styles taking turns."""
+    stride = len(concepts) / count
+    return [f"{concepts[int(i * stride)]}, {styles[i % len(styles)]} style" for i in range(count)]
+
+
+@torch.inference_mode()
+def sample_sheet(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    path: Path,
+    *,
+    steps: int = 4,
+    seed: int = SHEET_SEED,
+    columns: int = 8,
+    zoom: int = 2,
+) -> None:
+    """Draw every prompt once and write a captioned contact sheet as PNG."""
+    condition = backbone.encode(prompts)
+    images = backbone.decode(
+        sample(backbone, condition, draw_noise(backbone.latent_shape, seed, range(len(prompts))), steps)
+    )
+    side, caption = backbone.spec.size * zoom, 16
+    sheet = Image.new("RGB", (columns * (side + 4), math.ceil(len(prompts) / columns) * (side + caption + 4)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    for index, (prompt, image) in enumerate(zip(prompts, images.cpu(), strict=True)):
+        x, y = index % columns * (side + 4), index // columns * (side + caption + 4)
+        tile = Image.fromarray((image.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))
+        sheet.paste(tile.resize((side, side), Image.Resampling.BICUBIC), (x + 2, y + 2))
+        draw.text((x + 4, y + side + 3), prompt, fill="black", font=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, optimize=True)

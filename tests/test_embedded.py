@@ -1,0 +1,170 @@
+"""How the embedded model is made: data set, tokenizer, degradations, the denoiser's start, resumable training, export."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from qsched.embedded import clip, dataset, degradations, denoiser, distil, export, training
+from qsched.embedded.tokenizer import train_tokenizer
+
+SVG = '<rect x="4" y="4" width="24" height="24" fill="{}"/>'
+CONCEPTS = {"red apple": 4, "green pear": 4, "fox": 3, "owl": 3, "ant": 3, "bee": 3, "cow": 3, "pig": 3}
+LEFT_OUT = [
+    {"label": "man rowing boat", "group": 1, "tags": []},
+    {"label": "flag: Chad", "group": 9, "tags": []},
+    {"label": "keycap: 1", "group": 8, "tags": []},
+    {"label": "three o’clock", "group": 5, "tags": []},
+    {"label": "regional indicator A", "tags": []},
+]
+
+
+@pytest.fixture(scope="module")
+def npm(tmp_path_factory):
+    """A node_modules folder with the layout of the art's npm packages."""
+    root = tmp_path_factory.mktemp("npm") / "node_modules"
+    for number, style in enumerate(dataset.STYLES):
+        folder = root / style.package
+        folder.mkdir(parents=True)
+        join = "" if style.word == "retro" else "-"
+        icons = {
+            name.replace(" ", join): {"body": SVG.format(f"rgb({30 * i},{40 * number},200)")}
+            for i, name in enumerate([*CONCEPTS, "man rowing boat", "flag chad"])
+        }
+        (folder / "icons.json").write_text(json.dumps({"icons": icons, "width": 32, "height": 32}))
+        (folder / "package.json").write_text(json.dumps({"version": f"1.0.{number}"}))
+    entries = [{"label": name, "group": group, "tags": ["thing", "fruit"]} for name, group in CONCEPTS.items()]
+    (root / "emojibase-data/en").mkdir(parents=True)
+    (root / "emojibase-data/en/data.json").write_text(json.dumps([*entries, *LEFT_OUT]))
+    return root
+
+
+@pytest.fixture(scope="module")
+def data(npm, tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "emoji.npz"
+    dataset.build(npm, path)
+    return path
+
+
+def test_the_builder_keeps_every_picture_and_says_so(npm, data):
+    emoji = dataset.load(data)
+    manifest = json.loads(data.with_suffix(".json").read_text())
+    assert emoji.concepts == list(CONCEPTS)
+    assert len(emoji.images) == manifest["images"] == len(CONCEPTS) * len(dataset.STYLES)
+    assert {s["licence"] for s in manifest["styles"]} == {"Apache-2.0", "MIT", "CC-BY-4.0"}
+    assert emoji.images.shape[1:] == (64, 64, 3)
+    assert (emoji.images[:, 0, 0] == 255).all(), "the corner of every picture is white"
+    index = ((emoji.concept == 1) & (emoji.style == 2)).nonzero().item()
+    assert emoji.caption(index) == "green pear, glossy style"
+    assert emoji.images[index, 32, 32].tolist() == [30, 80, 200]
+
+
+def test_the_builder_is_deterministic_and_its_split_is_fixed(npm, data, tmp_path):
+    dataset.build(npm, tmp_path / "again.npz")
+    first, second = dataset.load(data), dataset.load(tmp_path / "again.npz")
+    assert torch.equal(first.images, second.images) and torch.equal(first.held_out, second.held_out)
+    share = np.mean([dataset.is_held_out(f"concept {i}", "flat") for i in range(4000)])
+    assert abs(share - dataset.HELD_OUT_SHARE) < 0.015
+    assert not set(first.train_indices().tolist()) & set(first.held_out.nonzero().flatten().tolist())
+
+
+def test_groups_and_styles_can_be_chosen(npm, tmp_path):
+    manifest = dataset.build(npm, tmp_path / "few.npz", groups=("food-drink",), styles=("flat", "retro"))
+    assert manifest["concepts"] == 2 and manifest["images"] == 4
+
+
+def test_missing_art_names_the_install_command(tmp_path):
+    with pytest.raises(FileNotFoundError, match="npm install .*@iconify-json/noto"):
+        dataset.build(tmp_path / "node_modules", tmp_path / "x.npz")
+
+
+def test_tokenizer_ends_with_the_highest_id_and_reads_unknown_words(tmp_path):
+    tokenizer = train_tokenizer(["red apple, glossy style", "green pear, flat style"], tmp_path, vocabulary=300)
+    ids = tokenizer(["Red ÁPPLE zebra"])["input_ids"][0]
+    assert ids[0] == tokenizer.bos_token_id and ids[-1] == max(ids) == tokenizer.eos_token_id
+    assert tokenizer.unk_token_id not in tokenizer(["red apple pear"])["input_ids"][0]
+
+
+@pytest.mark.parametrize("kind", degradations.KINDS)
+def test_degradations_grow_with_strength_and_start_at_nothing(kind):
+    torch.manual_seed(0)
+    images = nn.functional.interpolate(torch.rand(4, 3, 8, 8), (64, 64), mode="bicubic").clamp(0, 1)
+    number = torch.full((4,), list(degradations.KINDS).index(kind))
+    change = [
+        (degradations.degrade(images, torch.full((4,), s), number) - images).abs().mean().item() for s in (0, 0.5, 1)
+    ]
+    assert change[0] < (0.03 if kind == "posterise" else 1e-6)
+    assert change[0] < change[1] < change[2]
+
+
+def test_the_denoiser_starts_as_a_copy_of_its_input():
+    torch.manual_seed(0)
+    unet = denoiser.new_unet().eval()
+    noise = torch.randn(2, *(denoiser.CHANNELS, 16, 16))
+    with torch.no_grad():
+        predicted = unet(
+            noise, torch.tensor([999, 259]), torch.randn(2, 16, 256), class_labels=torch.randn(2, 256)
+        ).sample
+    assert (predicted - noise).std() < 0.05
+
+
+def test_latents_and_pictures_are_inverse():
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.allclose(denoiser.to_images(denoiser.to_latents(images)), images, atol=1e-6)
+
+
+def test_true_noise_gives_the_true_picture():
+    clean, noise = torch.rand(2, 48, 16, 16), torch.randn(2, 48, 16, 16)
+    alpha = denoiser.new_scheduler().alphas_cumprod[[999, 259]].sqrt().view(-1, 1, 1, 1)
+    sigma = (1 - alpha**2).sqrt()
+    assert torch.allclose(denoiser.picture(alpha * clean + sigma * noise, noise, alpha, sigma), clean, atol=1e-4)
+
+
+def test_training_resumes_where_it_was_killed(tmp_path):
+    inputs = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+
+    def run(folder, stop=None):
+        torch.manual_seed(0)
+        model = nn.Linear(4, 1)
+
+        def loss_of(step):
+            if step == stop:
+                raise KeyboardInterrupt
+            return (model(inputs) - inputs.sum(1, keepdim=True)).pow(2).mean()
+
+        return training.train(model, loss_of, folder / "x.pt", steps=20, learning_rate=0.1, save_every=5)
+
+    (tmp_path / "whole").mkdir()
+    whole = run(tmp_path / "whole")
+    (tmp_path / "killed").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", stop=12)
+    assert torch.load(tmp_path / "killed/x.pt", weights_only=True)["step"] == 10
+    resumed = run(tmp_path / "killed")
+    for name, value in whole.weights.items():
+        assert torch.allclose(value, resumed.weights[name], atol=1e-6)
+
+
+def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path):
+    """Three steps of everything on eight concepts: clip, denoiser, distil, export, sheet."""
+    folder, work = tmp_path / "emoji-clip", tmp_path / "work"
+    numbers = clip.train_clip(data, folder, work, steps=3, batch=16, device="cpu")
+    assert set(numbers) >= {"top1", "top5", "auc"} and all(np.isfinite(v) for v in numbers.values())
+    with pytest.raises(FileNotFoundError, match="denoiser"):
+        distil.distil(data, folder, work, steps=1, device="cpu")
+    denoiser.train_denoiser(data, folder, work, steps=2, batch=6, device="cpu", compiled=False)
+    distil.distil(data, folder, work, steps=2, batch=6, device="cpu", compiled=False)
+    before = torch.load(work / "denoiser.pt", weights_only=True)["average"]
+    after = torch.load(work / "student.pt", weights_only=True)["average"]
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+    assert export.export_checkpoint(work / "student.pt", tmp_path / "emoji-lcm") == 2
+    from qsched import load_backbone
+
+    backbone = load_backbone("emoji-lcm", device="cpu", source=str(tmp_path / "emoji-lcm"))
+    prompts = export.sheet_prompts(["red apple", "fox"], ["flat", "retro"], 2)
+    assert prompts == ["red apple, flat style", "fox, retro style"]
+    export.sample_sheet(backbone, prompts, tmp_path / "sheet.png", steps=1)
+    assert (tmp_path / "sheet.png").stat().st_size > 1000

@@ -82,7 +82,8 @@ class Evaluation:
         pairs = {"Q-Sched - naive": (QSCHED, NAIVE), f"{CONTROL} - full precision": (CONTROL, FULL_PRECISION),
                  "Q-Sched - full precision": (QSCHED, FULL_PRECISION)}  # fmt: skip
         differences = {
-            label: {metric: self.difference(metric, *pair).to_dict() for metric in METRICS} for label, pair in pairs.items()
+            label: {metric: self.difference(metric, *pair).to_dict() for metric in METRICS}
+            for label, pair in pairs.items()
         }
         return {
             "backbone": self.preset.backbone,
@@ -182,19 +183,25 @@ def quantization_of(preset: Preset) -> Quantization:
     """
     known = set(asdict(Quantization())) - {"bits"}
     if unknown := set(preset.settings) - known:
-        raise ValueError(f"The preset's quantizer settings hold {', '.join(sorted(unknown))}, which this program does not know.")
+        raise ValueError(
+            f"The preset's quantizer settings hold {', '.join(sorted(unknown))}, which this program does not know."
+        )
     return Quantization(preset.bits, **preset.settings)
 
 
 @torch.inference_mode()
-def _columns(backbone: Backbone, preset: Preset, module: torch.nn.Module, condition: Any, seed: int, index: list[int]) -> dict[str, Tensor]:
+def _columns(
+    backbone: Backbone, preset: Preset, module: torch.nn.Module, condition: Any, seed: int, index: list[int]
+) -> dict[str, Tensor]:
     """The four pictures of every prompt from the same noise; each denoiser's first prediction is computed once."""
     noise = draw_noise(backbone.latent_shape, seed, index)
     pictures = {}
     for columns, denoiser in (((FULL_PRECISION, CONTROL), None), ((NAIVE, QSCHED), module)):
         first = first_prediction(backbone, condition, noise, preset.steps, denoiser)
         for column, coefficients in zip(columns, (None, preset.coefficients), strict=True):
-            pictures[column] = backbone.decode(sample(backbone, condition, noise, preset.steps, coefficients, denoiser, first))
+            pictures[column] = backbone.decode(
+                sample(backbone, condition, noise, preset.steps, coefficients, denoiser, first)
+            )
     return pictures
 
 
@@ -208,7 +215,9 @@ def _score(scorer: Any, images: Tensor, reference: Tensor, prompts: list[str]) -
 def _notes(backbone: Backbone, preset: Preset, prompts: list[str], seeds: list[int]) -> list[str]:
     notes = []
     if seen := set(prompts) & set(preset.prompts):
-        notes.append(f"{len(seen)} of the {len(prompts)} prompts were used for the search: the result flatters Q-Sched.")
+        notes.append(
+            f"{len(seen)} of the {len(prompts)} prompts were used for the search: the result flatters Q-Sched."
+        )
     if backbone.revision != preset.revision:
         notes.append("The preset was searched on other weights than the ones evaluated here.")
     if set(seeds) & set(preset.provenance.get("seeds", ())):

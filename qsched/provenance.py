@@ -7,7 +7,7 @@ import qsched
 
 
 def device_name(device: torch.device) -> str:
-    """"cpu", or the GPU's own name."""
+    """ "cpu", or the GPU's own name."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 

@@ -44,7 +44,9 @@ class Job:
         if not self.prompts or not all(self.prompts):
             raise ValueError("A search needs at least one prompt, and none of them empty.")
         if self.steps not in backbone.spec.steps:
-            raise ValueError(f"{backbone.spec.title} runs in {min(backbone.spec.steps)} to {max(backbone.spec.steps)} steps, not {self.steps}.")
+            raise ValueError(
+                f"{backbone.spec.title} runs in {min(backbone.spec.steps)} to {max(backbone.spec.steps)} steps, not {self.steps}."
+            )
         if shape not in SHAPES:
             raise ValueError(f"The shape of the coefficients must be {' or '.join(SHAPES)}, not {shape!r}.")
         if seeds < 1 or seed < 0 or seed + seeds > 2**31:
@@ -104,7 +106,9 @@ class Job:
         condition, noise, first = self._shared(module)
         alignment = torch.full((len(candidates), self.images), torch.nan)
         quality = alignment.clone()
-        batches = sample_candidates(self.backbone, condition, noise, self.steps, candidates, module, first, self.batch_size)
+        batches = sample_candidates(
+            self.backbone, condition, noise, self.steps, candidates, module, first, self.batch_size
+        )
         for which, image, pictures in batches:
             scores = scorer.score(pictures, [self.texts[index] for index in image])
             broken = ~pictures.isfinite().flatten(1).all(dim=1)
@@ -119,7 +123,9 @@ class Job:
             condition = self.backbone.encode(self.prompts).select(list(prompts) * len(self.seeds))
             noise = Noise.join([draw_noise(self.backbone.latent_shape, seed, prompts) for seed in self.seeds])
             chunks = [list(range(self.images))[i : i + self.batch_size] for i in range(0, self.images, self.batch_size)]
-            predict = lambda c: first_prediction(self.backbone, condition.select(c), noise.select(c), self.steps, module)
+            predict = lambda c: first_prediction(
+                self.backbone, condition.select(c), noise.select(c), self.steps, module
+            )
             self._first = condition, noise, torch.cat([predict(chunk) for chunk in chunks])
         return self._first
 

@@ -46,13 +46,17 @@ class Study:
         self.shown = _without_password(storage)
         self._range = dict.fromkeys(("c_x", "c_eps"), optuna.distributions.FloatDistribution(low, high))
         with self._errors():
-            self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, direction="maximize", load_if_exists=True
+            )
             stored = self._study.user_attrs.get("search")
             if stored is None:
                 self._study.set_user_attr("search", identity)
         if stored not in (None, identity):
             other = ", ".join(key for key in identity if stored.get(key) != identity[key])
-            raise StorageError(f"The study {name!r} belongs to another search (it differs in {other}); choose another name.")
+            raise StorageError(
+                f"The study {name!r} belongs to another search (it differs in {other}); choose another name."
+            )
 
     def finished(self) -> dict[tuple[float, float], Scores]:
         """Scores by (c_x, c_eps), failed points included."""
@@ -77,7 +81,9 @@ class Study:
                 self._study.enqueue_trial({"c_x": c_x, "c_eps": c_eps})
             return [self._study.ask(self._range) for _ in points]
 
-    def store(self, trial: optuna.Trial, alignment: Sequence[float], quality: Sequence[float], value: float | None) -> None:
+    def store(
+        self, trial: optuna.Trial, alignment: Sequence[float], quality: Sequence[float], value: float | None
+    ) -> None:
         """Finish a trial with its scores; value None means that an image was not finite."""
         with self._errors():
             if value is None:

@@ -76,7 +76,7 @@ def test_groups_and_styles_can_be_chosen(npm, tmp_path):
 
 
 def test_missing_art_names_the_install_command(tmp_path):
-    with pytest.raises(FileNotFoundError, match="npm install .*@iconify-json/noto"):
+    with pytest.raises(FileNotFoundError, match=r"npm install .*@iconify-json/noto"):
         dataset.build(tmp_path / "node_modules", tmp_path / "x.npz")
 
 

@@ -232,13 +232,10 @@ def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> 
 
 def _numbers(column: Column, k: float, reference: Column) -> dict[str, Any]:
     numbers = {name: value for name, value in vars(column).items() if name not in ("image", "badges")}
-    numbers |= {
+    return numbers | {
         "jaq": column.jaq(k),
         "jaq_difference": column.jaq(k) - reference.jaq(k),
         "badges": [asdict(badge) for badge in column.badges],
-    }
-    return {
-        name: None if isinstance(value, float) and value == float("inf") else value for name, value in numbers.items()
     }
 
 
@@ -256,7 +253,9 @@ def _continue(
     first: Tensor,
 ) -> tuple[Tensor, float]:
     begin = time.perf_counter()
-    images = backbone.decode(sample(backbone, condition.to(backbone.device), noise, settings.steps, coefficients, denoiser, first)).cpu()
+    images = backbone.decode(
+        sample(backbone, condition.to(backbone.device), noise, settings.steps, coefficients, denoiser, first)
+    ).cpu()
     return images, _elapsed(backbone, begin)
 
 
@@ -269,11 +268,12 @@ def _column(
     stored_bytes: int,
     latency_s: float,
 ) -> Column:
+    images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)  # broken: black
     scores = backbone.scorer().score(images, [settings.prompt])
     likeness = similarity(images, reference)
     return Column(
         name=name,
-        image=to_pil_image(images[0].nan_to_num(0.0, 0.0, 0.0)),
+        image=to_pil_image((images[0] * 255).round().to(torch.uint8)),
         stored_bytes=stored_bytes,
         ratio=backbone.full_precision_bytes / stored_bytes,
         latency_s=latency_s,

@@ -27,8 +27,9 @@ def counted(backbone: Backbone):
 
     count, before = Count(), backbone.calls
 
-    def seen(_module, args):
-        count.full += len(args[0])
+    def seen(module, args):
+        if module is backbone.denoiser:  # a quantized copy that is made meanwhile has copied this hook
+            count.full += len(args[0])
 
     hook = backbone.denoiser.register_forward_pre_hook(seen)
     try:

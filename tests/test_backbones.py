@@ -80,7 +80,9 @@ def test_damaged_files_give_one_sentence(copied, damage):
 def test_a_copy_of_the_folders_is_the_same_model(copied):
     backbone = load_backbone("emoji-lcm", device="cpu", source=copied / "emoji-lcm")
     assert backbone.revision == embedded().revision
-    assert all(torch.equal(a, b) for a, b in zip(backbone.denoiser.parameters(), embedded().denoiser.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(backbone.denoiser.parameters(), embedded().denoiser.parameters(), strict=True)
+    )
 
 
 def test_what_is_loaded_fits_its_spec():

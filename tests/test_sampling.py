@@ -43,7 +43,9 @@ def test_a_picture_does_not_depend_on_its_batch(shared, quantized):
     denoiser = module if quantized else None
     together = backbone.decode(sample(backbone, condition, noise, STEPS, CANDIDATES[1], denoiser))
     for i in (2, 0):
-        alone = backbone.decode(sample(backbone, condition.select([i]), noise.select([i]), STEPS, CANDIDATES[1], denoiser))
+        alone = backbone.decode(
+            sample(backbone, condition.select([i]), noise.select([i]), STEPS, CANDIDATES[1], denoiser)
+        )
         # Float sums may differ in the last bit with the batch size, which can move a rounded activation.
         assert jumps(together[i : i + 1], alone) < (0.01 if quantized else 1e-9)
 

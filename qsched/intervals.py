@@ -36,7 +36,7 @@ def over_seeds(values: np.ndarray) -> Estimate:
     if count < 2:
         return Estimate(mean, None, None)
     t = _T_975[count - 2] if count - 2 < len(_T_975) else 1.96 + 2.4 / (count - 1)
-    half = t * float(values.std(ddof=1)) / np.sqrt(count)
+    half = t * float(values.std(ddof=1)) / count**0.5
     return Estimate(mean, mean - half, mean + half)
 
 

@@ -1,0 +1,85 @@
+"""The repository as its users find it: README, licences, sizes, layers, shipped presets."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qsched.embedded.dataset import STYLES
+from qsched.presets import list_presets, load_preset
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_opens_with_a_space_header_that_hugging_face_accepts():
+    header = yaml.safe_load(README.split("---")[1])
+    assert header["sdk"] == "gradio" and (ROOT / header["app_file"]).is_file()
+    assert len(header["short_description"]) <= 60
+    assert tuple(map(int, header["sdk_version"].split("."))) >= (6, 21)
+
+
+def test_readme_commands_do_their_own_setup_and_name_existing_files():
+    commands = re.findall(r"^python3 -m venv .*$", README, re.M)
+    assert len(commands) == 2
+    assert "-r requirements.txt" in commands[0] and commands[0].endswith("app.py")
+    assert "-r requirements-dev.txt" in commands[1] and commands[1].endswith("-m pytest")
+    for name in re.findall(r"requirements\S*\.txt|app\.py", " ".join(commands)):
+        assert (ROOT / name).is_file()
+
+
+def test_links_in_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_assets_stay_small():
+    files = [f for folder in ("assets", "presets") for f in (ROOT / folder).rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) <= 40e6
+    assert max(f.stat().st_size for f in files) < 50e6
+
+
+@pytest.mark.parametrize("style", STYLES, ids=lambda s: s.word)
+def test_every_art_set_has_its_licence_in_the_notice(style):
+    notice = (ROOT / "NOTICE").read_text()
+    line = next(line for line in notice.splitlines() if line.strip().startswith(f"{style.word} style"))
+    number = re.search(r"\d\.\d", style.licence)
+    assert (number.group() if number else style.licence) in line
+
+
+def imports(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+    return names
+
+
+def test_only_the_page_knows_gradio():
+    for path in (ROOT / "qsched").rglob("*.py"):
+        if "ui" not in path.relative_to(ROOT).parts:
+            assert not {n for n in imports(path) if n.split(".")[0] == "gradio"}, path
+
+
+@pytest.mark.parametrize(("name", "allowed"), [("schedulers", {"torch", "diffusers"}), ("packing", {"torch"})])
+def test_what_can_be_lifted_out_needs_little(name, allowed):
+    roots = {n.split(".")[0] for n in imports(ROOT / "qsched" / f"{name}.py")}
+    import sys
+
+    assert roots - set(sys.stdlib_module_names) <= allowed
+
+
+def test_shipped_presets_belong_to_the_shipped_weights():
+    from qsched import load_backbone
+
+    backbone = load_backbone("emoji-lcm", device="cpu")
+    files = [file for file in list_presets() if file.backbone == "emoji-lcm"]
+    assert {(file.bits, file.steps) for file in files} >= {(b, 4) for b in ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")}
+    for file in files:
+        preset = load_preset(file.path)
+        assert preset.revision == backbone.revision, f"{file.path.name} was searched on other weights"
+        assert preset.surface.images == 20 and preset.held_out

@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -37,8 +37,8 @@ class Job:
     def __init__(self, backbone: Backbone, bits: str | Quantization, prompts: Sequence[str], steps: int | None, seed: int,
                  seeds: int, axis: tuple[float, ...], shape: str, k: float):  # fmt: skip
         self.backbone, self.axis, self.shape, self.k = backbone, axis, shape, k
-        self.quantization = bits if isinstance(bits, Quantization) else Quantization(str(bits))
-        BitWidth.parse(self.quantization.bits)
+        quantization = bits if isinstance(bits, Quantization) else Quantization(str(bits))
+        self.quantization = replace(quantization, bits=str(BitWidth.parse(quantization.bits)))
         self.prompts = [" ".join(prompt.split()) for prompt in prompts]
         self.steps = backbone.spec.default_steps if steps is None else steps
         if not self.prompts or not all(self.prompts):

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from qsched import load_backbone
 from qsched.backbones import Backbone
+from qsched.coefficients import Coefficients
+from qsched.presets import Preset
+from qsched.surface import Surface
 
 PROMPTS = ["red apple, glossy style", "fox, flat style", "pizza, classic style"]
 
@@ -37,6 +40,22 @@ def counted(backbone: Backbone):
     finally:
         hook.remove()
         count.calls = backbone.calls - before
+
+
+def make_preset(**changes) -> Preset:
+    """A small preset for the embedded model."""
+    fields = dict(
+        backbone="emoji-lcm",
+        revision=embedded().revision,
+        bits="w4a8",
+        steps=2,
+        shape="ramp",
+        coefficients=Coefficients.ramp(1.1, 0.9),
+        surface=Surface((0.9, 1.1), (0.9, 1.1), [[[20.0], [21.0]], [[22.0], [23.0]]], [[[0.1], [0.2]], [[0.3], [0.4]]]),
+        prompts=["penguin, classic style"],
+        provenance={"seeds": [0]},
+    )
+    return Preset(**(fields | changes))
 
 
 def grey_levels(one: Tensor, other: Tensor) -> Tensor:

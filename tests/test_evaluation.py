@@ -4,35 +4,19 @@ import json
 
 import numpy as np
 import pytest
-from embedded_model import PROMPTS, counted, embedded
+from embedded_model import PROMPTS, counted, embedded, make_preset
 
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare
 from qsched.evaluation import COLUMNS, CONTROL, FIRST_SEED, METRICS, Evaluation, evaluate, quantization_of
 from qsched.intervals import bootstrap, over_seeds
-from qsched.presets import Preset, load_preset, save_preset
+from qsched.presets import load_preset, save_preset
 from qsched.scoring import jaq
-from qsched.surface import Surface
 
 STEPS = 2
 CHOSEN = Coefficients.ramp(1.1, 0.9)
-
-
-def make_preset(**changes) -> Preset:
-    """A small preset for the embedded model."""
-    fields = dict(
-        backbone="emoji-lcm",
-        revision=embedded().revision,
-        bits="w4a8",
-        steps=STEPS,
-        shape="ramp",
-        coefficients=CHOSEN,
-        surface=Surface((0.9, 1.1), (0.9, 1.1), [[[20.0], [21.0]], [[22.0], [23.0]]], [[[0.1], [0.2]], [[0.3], [0.4]]]),
-        prompts=["penguin, classic style"],
-        provenance={"seeds": [0]},
-    )
-    return Preset(**(fields | changes))
+"""As in make_preset."""
 
 
 @pytest.fixture(scope="module")

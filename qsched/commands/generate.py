@@ -2,6 +2,7 @@
 
 import argparse
 import io
+from typing import TYPE_CHECKING
 
 from qsched.commands import Result
 from qsched.commands.options import (
@@ -15,6 +16,9 @@ from qsched.commands.options import (
     whole,
 )
 from qsched.commands.output import megabytes, table, to_json, writable_folder, write_files
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FILES = ("full_precision.png", "naive.png", "qsched.png")
 
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> Result:
     return Result(data, _text(data, args.k))
 
 
-def _png(image) -> bytes:
+def _png(image: "Image.Image") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "png")
     return buffer.getvalue()

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from qsched.coefficients import Coefficients
 
 
-def whole(low: int, high: int = 2**31 - 1) -> "argparse._ActionType":
+def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
 
     def read(text: str) -> int:
@@ -24,7 +25,7 @@ def whole(low: int, high: int = 2**31 - 1) -> "argparse._ActionType":
     return read
 
 
-def number(low: float = -math.inf) -> "argparse._ActionType":
+def number(low: float = -math.inf) -> Callable[[str], float]:
     """An argparse type: a finite number of at least low."""
 
     def read(text: str) -> float:

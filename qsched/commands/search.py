@@ -3,10 +3,15 @@
 import argparse
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qsched.commands import Interrupted, Result
 from qsched.commands.options import add_backbone, add_k, add_quantization, number, open_backbone, quantization, whole
 from qsched.commands.output import writable_folder
+
+if TYPE_CHECKING:
+    from qsched.presets import Preset
+    from qsched.search import Point
 
 DEFAULT_PROMPTS = "20"
 
@@ -80,7 +85,7 @@ def run(args: argparse.Namespace) -> Result:
         return Result({"dry_run": True} | plan, _cost(plan))
     with tqdm(total=args.grid**2, desc=f"search {how.bits}", unit="point", disable=None) as bar:
 
-        def show(point) -> None:
+        def show(point: "Point") -> None:
             bar.n = point.done
             bar.refresh()
 
@@ -115,8 +120,9 @@ def _cost(plan: dict) -> str:
     )
 
 
-def _found(preset, found: dict, out: Path) -> str:
-    best, plain = found["best"], found["plain"]
+def _found(preset: "Preset", found: dict, out: Path) -> str:
+    axis = preset.surface.c_x
+    best, plain = found["best"], found["plain"] if 1.0 in axis else None
     lines = [
         f"Best of {found['cells']} points: c_x = {best['c_x']:g}, c_eps = {best['c_eps']:g} ({preset.shape}), JAQ {best['jaq']:.4f}"
         + (f" (plain scheduler {plain:.4f})." if plain is not None else ".")

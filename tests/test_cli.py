@@ -210,5 +210,8 @@ def test_ctrl_c_during_a_search_loses_nothing(line, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_elsewhere_is_one_line_too(line, tmp_path, monkeypatch):
-    monkeypatch.setattr("qsched.comparison.sample", lambda *_args, **_kwargs: signal.default_int_handler())
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("qsched.comparison.sample", interrupt)
     assert line.run("generate", "--prompt", "fox", "--out", tmp_path) == (130, "", "qsched: Interrupted.\n")

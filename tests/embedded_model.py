@@ -63,6 +63,12 @@ def grey_levels(one: Tensor, other: Tensor) -> Tensor:
     return ((one * 255).round() - (other * 255).round()).abs()
 
 
+def drift(one: Tensor, other: Tensor) -> float:
+    """Mean difference in grey levels. Quantized runs of other batch sizes drift by about one: a float sum that differs
+    in its last bit can move a rounded activation by a whole step."""
+    return float((one - other).abs().mean()) * 255
+
+
 def jumps(one: Tensor, other: Tensor) -> float:
     """Share of the channel values that differ by more than one grey level."""
     return float((grey_levels(one, other) > 1).float().mean())

@@ -74,9 +74,11 @@ def test_every_cell_is_what_single_runs_give(found, shape):
             noise = draw_noise(backbone.latent_shape, seed, [prompt])
             latents = sample(backbone, backbone.encode([PROMPTS[prompt]]), noise, STEPS, coefficients, module)
             score = backbone.scorer().score(backbone.decode(latents), [PROMPTS[prompt]])
-            # Pictures of other batch sizes may differ in single roundings; other cells differ by far more.
-            assert surface.alignment[i, j, image] == pytest.approx(float(score.alignment), abs=0.2)
-            assert surface.quality[i, j, image] == pytest.approx(float(score.quality), abs=0.01)
+            # Pictures of other batch sizes differ in single roundings, the other cells by far more.
+            single = np.array([float(score.alignment), 100 * float(score.quality)])
+            stored = np.stack([surface.alignment[:, :, image], 100 * surface.quality[:, :, image]], axis=-1)
+            distance = np.abs(stored - single).sum(axis=-1)
+            assert distance[i, j] < 3 and distance[i, j] < 0.5 * np.median(distance)
 
 
 def test_the_first_prediction_is_computed_once_per_image(found):

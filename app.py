@@ -1,0 +1,80 @@
+"""Start the page: python app.py [--backbone ID] [--host HOST] [--port PORT] [--share] [--talk] [--offline] [--source PATH_OR_ID]
+
+Also the entry of a Hugging Face Space, which runs this file without arguments.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import time
+
+BEGIN = time.perf_counter()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, load, serve until Ctrl+C. Returns the exit status: 0, or 2 after one line about what is wrong."""
+    options = parser().parse_args(argv)
+    prepare(options.offline)
+    if os.environ.get("SPACES_ZERO_GPU"):
+        import spaces  # noqa: F401 - it has to see torch before anyone touches CUDA
+    from qsched.backbones import BackboneError
+    from qsched.ui import build_app
+
+    try:
+        demo = build_app(options.backbone, source=options.source, device=options.device, talk=options.talk)
+        demo.engine.warm_up()
+        _, url, public = demo.launch(
+            server_name=options.host,
+            server_port=options.port,
+            share=options.share,
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except (ValueError, OSError, BackboneError) as error:
+        print(f"app.py: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        return 2
+    print(
+        f"Q-Sched is ready on {public or url} after {time.perf_counter() - BEGIN:.1f} s. Ctrl+C stops it.", flush=True
+    )
+    demo.block_thread()
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(prog="app.py", description="See, understand and use Q-Sched in the browser.")
+    options.add_argument(
+        "--backbone",
+        default="emoji-lcm",
+        metavar="ID",
+        help="what a first visitor sees (default: emoji-lcm, which ships with the app)",
+    )
+    options.add_argument(
+        "--source", metavar="PATH_OR_ID", help="a local diffusers folder or another repository for that backbone"
+    )
+    options.add_argument("--device", default="auto", help="auto (cuda, then cpu), cpu or cuda")
+    options.add_argument(
+        "--host",
+        default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
+        help="address to listen on; 0.0.0.0 is every network",
+    )
+    options.add_argument("--port", type=int, default=None, help="default: the first free one from 7860 on")
+    options.add_argument("--share", action="store_true", help="also make a public link (needs a network)")
+    options.add_argument("--talk", action="store_true", help="large type, for a lecture hall")
+    options.add_argument("--offline", action="store_true", help="never ask the hub for anything")
+    return options
+
+
+def prepare(offline: bool) -> None:
+    """Environment and loggers, set before the large libraries are imported."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    if offline:
+        os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
+    # diffusers imports bitsandbytes where it is installed, which then warns about kernels that nothing here uses
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""The About tab: what this is, what its numbers mean, and how to take the result away."""
+
+from html import escape
+
+import gradio as gr
+
+from qsched.ui import links
+from qsched.ui.engine import Engine
+from qsched.ui.errors import spoken
+
+TEXT = """
+## What Q-Sched is
+
+Few-step diffusion models draw a picture with one to eight calls of a denoiser. Quantizing that denoiser to a few bits makes it small, and bends the path
+from noise to picture. Q-Sched leaves the quantized weights alone and bends the path back with two numbers per step:
+"""
+
+EQUATION = (
+    '<p class="equation"><i>x</i><sub>i+1</sub> = Φ<sub>i</sub>( <b class="mark">c<sub>x</sub></b>[i] · <i>x</i><sub>i</sub> , '
+    '<b class="mark">c<sub>ε</sub></b>[i] · <i>E</i><sub>Q</sub>(<i>x</i><sub>i</sub>, t<sub>i</sub>) )</p>'
+)
+
+MORE = """
+Φ is the scheduler's own step, unchanged; *E*<sub>Q</sub> is the quantized denoiser. With c_x = c_ε = 1 it is the plain scheduler, bit for bit. The first
+denoiser call does not depend on the coefficients, so moving a slider costs all steps but one, and one computed surface serves everybody.
+
+Paper: [Q-Sched: Pushing the Boundaries of Few-Step Diffusion Models with Quantization-Aware Scheduling](https://arxiv.org/abs/2509.01624) ·
+[the authors' code](https://github.com/enyac-group/q-sched)
+
+## What is measured, and what is simulated
+
+| | |
+|---|---|
+| **Stored size** | Measured: the denoiser's packed weights, scales and what stays in high precision, in bytes. The ratio is to the same weights at fp16. |
+| **Latency** | Measured on this device: all denoiser calls and the decode. Q-Sched's number includes the shared first call, so it can be compared with the others. |
+| **Quantized weights** | Real: 2, 3, 4 or 8 bits per weight, packed into bytes. |
+| **Quantized arithmetic** | Where the device multiplies integers exactly and no slower, real int8; elsewhere simulated in floating point with the same rounding. The line under the controls says which. |
+| **CLIPScore, CLIP-IQA, JAQ** | Measured on the picture by the scorer named beside the table. JAQ depends on the scorer: compare it only with itself. |
+| **SSIM, PSNR** | Measured against the full-precision picture of the same prompt, seed and noise. A picture can score well and still be another picture: look at both. |
+| **Surface** | Computed once for the preset's prompts, on the machine that its file names. |
+
+## Use it in your own pipeline
+
+The scheduler is a drop-in for diffusers; these lines hold the coefficients that the Compare tab shows now.
+"""
+
+
+def build_about(engine: Engine, tab: gr.Tab) -> None:
+    """Fill the tab; the code is brought up to date whenever the tab is opened."""
+    with gr.Column(elem_classes=["q-card", "about"]):
+        gr.Markdown(TEXT)
+        gr.HTML(EQUATION, elem_classes="plain")
+        gr.Markdown(MORE)
+        code = gr.HTML("", elem_id="snippet", elem_classes="plain")
+        copy = gr.Button("Copy", elem_id="copy-snippet", size="sm")
+
+    def show(request: gr.Request) -> str:
+        """Five lines that put the current coefficients into a diffusers pipeline."""
+        return f"<pre><code>{escape(snippet(engine, request.session_hash))}</code></pre>"
+
+    tab.select(spoken(show), None, code, api_name="snippet", api_visibility="private", show_progress="hidden")
+    copy.click(None, None, None, js=links.COPY_SNIPPET, api_name="copy_snippet", api_visibility="private")
+
+
+def snippet(engine: Engine, session: str) -> str:
+    """The drop-in scheduler with a session's coefficients."""
+    held = engine.session(session)
+    coefficients = held.comparison.coefficients if held else engine.opening()[1]
+    scheduler = f"QSched{type(engine.backbone(held.backbone if held else engine.default).scheduler).__name__}"
+    numbers = ", ".join(f"{name}={value}" for name, value in coefficients.to_dict().items())
+    steps = held.comparison.settings.steps if held else engine.opening()[0].steps
+    return (
+        f"from qsched.schedulers import {scheduler}\n\n"
+        f"pipe.scheduler = {scheduler}.from_config(\n    pipe.scheduler.config, {numbers}\n)\n"
+        f'image = pipe("your prompt", num_inference_steps={steps}).images[0]\n'
+    )

@@ -1,0 +1,182 @@
+"""The Compare tab: its widgets and handlers, which only translate between widgets and the engine."""
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from qsched.coefficients import Coefficients
+from qsched.comparison import Settings
+from qsched.ui import fragments, links, surface_view, values
+from qsched.ui.controls import Controls, build_controls, slider_updates
+from qsched.ui.engine import Engine, Session, describe
+from qsched.ui.errors import spoken, toast
+from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
+
+
+class CompareTab:
+    """Widgets and events of one page; the engine is shared by all sessions.
+
+    Args:
+        dark: a hidden checkbox that the browser keeps at the page's colour scheme.
+    """
+
+    def __init__(self, engine: Engine, dark: gr.Checkbox):
+        self.engine, self.dark = engine, dark
+        settings, coefficients = engine.opening()
+        with gr.Row(elem_classes="q-columns"):
+            with gr.Column(elem_classes="q-side", min_width=280, scale=0):
+                self.controls: Controls = build_controls(settings, coefficients, engine.default)
+            with gr.Column(elem_classes="q-main", min_width=320, scale=1):
+                self.results: Results = build_results()
+
+    # --- what an event shows -------------------------------------------------------------------------------------
+
+    def everything(self, held: Session, dark: bool, left: str, right: str, shape: str | None = None) -> dict:
+        """Outputs for the whole tab."""
+        c, r, comparison = self.controls, self.results, held.comparison
+        settings, backbone = comparison.settings, self.engine.backbone(held.backbone)
+        place = surface_view.Place(held.backbone, settings.quantization, settings.steps)
+        return (
+            slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
+            | all_columns(r, comparison)
+            | surface_view.draw(r, self.engine, place, dark, c.best)
+            | {
+                c.device: fragments.device_note(*describe(backbone, settings.quantization)),
+                r.definition: fragments.definition(backbone.scorer()),
+                r.wipe: wiped(comparison, left, right),
+            }
+        )
+
+    def held(self, request: gr.Request) -> Session:
+        """The session behind a request; a toast if the server does not know it any more."""
+        held = self.engine.session(request.session_hash)
+        return held or toast("The server no longer knows this page, perhaps it was restarted: press Generate.")
+
+    def coefficients(self, shape: str, sliders: tuple, steps: int) -> Coefficients:
+        """The sliders' values as coefficients."""
+        return values.coefficients_from(shape, sliders[: values.MOST_STEPS], sliders[values.MOST_STEPS :], steps)
+
+    def moved(self, held: Session, coefficients: Coefficients, request: gr.Request, shape: str | None = None) -> dict:
+        """Set coefficients from the server: sliders and the third picture."""
+        comparison = self.engine.rescale(request.session_hash, coefficients)
+        shown = slider_updates(self.controls, coefficients, shape or coefficients.shape, held.comparison.settings.steps)
+        return shown | third_column(self.results, comparison)
+
+    # --- handlers ------------------------------------------------------------------------------------------------
+
+    def open(self, request: gr.Request, dark: bool, left: str, right: str):
+        """The first pictures of a visit, from the link's settings or the opening ones."""
+        link = values.read_link(request.query_params)
+        backbone, settings, coefficients, shape = links.resolve(self.engine, link)
+        comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
+        updates = self.everything(Session(backbone, comparison), dark, left, right, shape)
+        updates[self.results.notes] = fragments.notes(link.notes + comparison.notes)
+        return updates | self._settings_shown(backbone, settings) | {self.dark: dark}
+
+    def generate(
+        self,
+        request: gr.Request,
+        backbone,
+        prompt,
+        seed,
+        steps,
+        bits,
+        group,
+        scale,
+        scope,
+        keep,
+        shape,
+        dark,
+        left,
+        right,
+        *sliders,
+    ):
+        """Make the three pictures for these settings; whoever stood at the best known coefficients stays at the best known ones."""
+        spec, held = self.engine.spec(backbone), self.engine.session(request.session_hash)
+        if held and held.backbone != backbone and steps not in spec.steps:
+            steps = spec.default_steps
+        settings = Settings(prompt or "", seed, steps, values.quantization_from(bits, group, scale, scope, keep))
+        coefficients = links.followed(self.engine, held, backbone, settings)
+        if coefficients is None:
+            coefficients = self.coefficients(shape, sliders, steps)
+        else:
+            shape = coefficients.shape
+        comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
+        updates = self.everything(Session(backbone, comparison), dark, left, right, shape)
+        if held and held.backbone != backbone:
+            updates |= self._settings_shown(backbone, settings)
+        return updates
+
+    def adjust(self, request: gr.Request, shape: str, *sliders):
+        """Move the coefficients: only the Q-Sched picture is made again, with steps - 1 denoiser calls."""
+        held = self.held(request)
+        if any(value != value for value in sliders):  # NaN stands for a number that is still being typed
+            return {self.controls.hint: fragments.hint(values.LOW, values.HIGH)}
+        steps = held.comparison.settings.steps
+        comparison = self.engine.rescale(request.session_hash, self.coefficients(shape, sliders, steps))
+        return third_column(self.results, comparison) | {self.controls.hint: ""}
+
+    def reshape(self, request: gr.Request, shape: str):
+        """Another shape over the steps, starting from the current coefficients."""
+        held = self.held(request)
+        steps = held.comparison.settings.steps
+        rows = values.sliders_from(held.comparison.coefficients, steps, shape)
+        return self.moved(held, values.coefficients_from(shape, *rows, steps), request, shape)
+
+    def best(self, request: gr.Request):
+        """The best known coefficients of the shipped preset."""
+        held = self.held(request)
+        settings = held.comparison.settings
+        preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
+        if preset is None:
+            toast(
+                f"No best known coefficients for {settings.quantization.bits.upper()} at {settings.steps} steps yet: a search makes them."
+            )
+        return self.moved(held, preset.coefficients, request)
+
+    def reset(self, request: gr.Request, shape: str):
+        """c_x = c_eps = 1: the plain scheduler, which needs no denoiser call."""
+        return self.moved(self.held(request), Coefficients.identity(), request, shape)
+
+    def select(self, request: gr.Request, event: gr.SelectData):
+        """Go to the clicked cell of the surface, in the preset's shape."""
+        held = self.held(request)
+        settings = held.comparison.settings
+        preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
+        point = preset and surface_view.point_at(preset, *event.index)
+        return self.moved(held, preset.at(*point), request, preset.shape) if point else {self.controls.hint: ""}
+
+    def redraw(self, request: gr.Request, dark: bool):
+        """The surface in the page's colours."""
+        held = self.held(request)
+        settings = held.comparison.settings
+        place = surface_view.Place(held.backbone, settings.quantization, settings.steps)
+        return surface_view.draw(self.results, self.engine, place, dark, self.controls.best)
+
+    def wipe(self, request: gr.Request, left: str, right: str):
+        """The two chosen pictures on top of each other."""
+        return wiped(self.held(request).comparison, left, right)
+
+    def _settings_shown(self, backbone: str, settings: Settings) -> dict:
+        c, spec, q = self.controls, self.engine.spec(backbone), settings.quantization
+        return {
+            c.backbone: backbone,
+            c.bits: q.bits,
+            c.steps: gr.update(choices=values.steps_choices(spec), value=settings.steps),
+            c.prompt: settings.prompt,
+            c.seed: settings.seed,
+            c.examples: gr.update(samples=[[text] for text in spec.examples]),
+        }
+
+    def saver(self, write: Callable, name: str) -> Callable:
+        """A handler that writes a download of the session."""
+
+        def save(request: gr.Request):
+            return write(self.engine, self.held(request))
+
+        save.__name__, save.__doc__ = name, write.__doc__
+        return spoken(save)
+
+    def forget(self, request: gr.Request) -> None:
+        """Free what a closed tab held."""
+        self.engine.forget(request.session_hash)

@@ -1,0 +1,173 @@
+"""What stands behind the page: loaded backbones, one lock for the device, and what each browser session is looking at.
+
+No gradio here. A session is known by its hash; it holds one Comparison, which is plain CPU data.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from qsched.backbones import SPECS, Backbone, BackboneSpec, Quantization, load_backbone
+from qsched.coefficients import Coefficients
+from qsched.comparison import Comparison, Settings, compare, rescale
+from qsched.presets import PRESETS, Preset, find_preset
+
+LOADED_BACKBONES = 2
+SESSIONS = 256
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one browser tab looks at."""
+
+    backbone: str
+    comparison: Comparison
+
+
+class Engine:
+    """Computes comparisons for many sessions on one device, one at a time.
+
+    Args:
+        backbone: id that a first visitor sees. source: a folder or Hub id for that backbone. device: "auto" or a torch device.
+        load: as load_backbone. presets: folder of the presets.
+        on_device: wraps the two functions that need the device, such as spaces.GPU, which runs them in another process: they take and return plain data.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "emoji-lcm",
+        source: str | None = None,
+        device: str = "auto",
+        *,
+        load: Callable[..., Backbone] = load_backbone,
+        presets: Path = PRESETS,
+        on_device: Callable[[Callable], Callable] = lambda function: function,
+    ):
+        if backbone not in SPECS:
+            raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
+        self.default, self.source, self.device = backbone, source, device
+        self._load, self._presets = load, presets
+        self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
+        self._lock = threading.RLock()
+        self._backbones: OrderedDict[str, Backbone] = OrderedDict()
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._opening: dict[tuple, Comparison] = {}
+
+    def spec(self, backbone: str) -> BackboneSpec:
+        """The facts about a backbone, without loading it."""
+        if backbone not in SPECS:
+            raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
+        return SPECS[backbone]
+
+    def backbone(self, backbone: str) -> Backbone:
+        """The loaded backbone; the latest two stay in memory."""
+        self.spec(backbone)
+        with self._lock:
+            if backbone not in self._backbones:
+                source = self.source if backbone == self.default else None
+                self._backbones[backbone] = self._load(backbone, device=self.device, source=source)
+                while len(self._backbones) > LOADED_BACKBONES:
+                    self._backbones.popitem(last=False)
+            self._backbones.move_to_end(backbone)
+            return self._backbones[backbone]
+
+    def preset(self, backbone: str, quantization: Quantization, steps: int) -> Preset | None:
+        """The shipped preset, unless it was made for another way of quantizing.
+
+        Raises:
+            PresetError: if there is one and it is broken.
+        """
+        preset = find_preset(backbone, quantization.bits, steps, self._presets)
+        return preset if preset and _fits(preset, quantization) else None
+
+    def opening(self, backbone: str | None = None) -> tuple[Settings, Coefficients]:
+        """What a first visitor of a backbone looks at: its first example with the best known coefficients."""
+        spec = self.spec(backbone or self.default)
+        settings = Settings(
+            spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits)
+        )
+        preset = self.preset(spec.id, settings.quantization, settings.steps)
+        return settings, preset.coefficients if preset else Coefficients.identity()
+
+    def warm_up(self) -> None:
+        """Load the default backbone and make the first visitor's pictures."""
+        self.compare("", self.default, *self.opening())
+        self.forget("")
+
+    def compare(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
+        """All three columns for a session, reusing what it already has; the opening pictures are made once for everyone."""
+        with self._lock:
+            key = (backbone, settings, coefficients)
+            opening = self._opening.get(key)
+            if opening is not None:
+                comparison = replace(opening, seen=dict(opening.seen))
+            else:
+                held = self._sessions.get(session)
+                previous = held.comparison if held and held.backbone == backbone else None
+                comparison = self._compare(backbone, settings, coefficients, previous)
+                if key[1:] == self.opening(backbone):
+                    self._opening[key] = comparison
+            self._keep(session, Session(backbone, comparison))
+            return comparison
+
+    def rescale(self, session: str, coefficients: Coefficients) -> Comparison | None:
+        """The session's comparison with other coefficients: steps - 1 denoiser calls, none if seen before; None if the session is unknown."""
+        with self._lock:
+            held = self._sessions.get(session)
+            if held is None:
+                return None
+            comparison = self._rescale(held.backbone, held.comparison, coefficients)
+            self._keep(session, Session(held.backbone, comparison))
+            return comparison
+
+    def session(self, session: str) -> Session | None:
+        """What a session looks at, None if nothing yet."""
+        return self._sessions.get(session)
+
+    def forget(self, session: str) -> None:
+        """Free what a closed tab held."""
+        with self._lock:
+            self._sessions.pop(session, None)
+
+    def _compare_here(
+        self, backbone: str, settings: Settings, coefficients: Coefficients, previous: Comparison | None
+    ) -> Comparison:
+        return compare(self.backbone(backbone), settings, coefficients, previous)
+
+    def _rescale_here(self, backbone: str, comparison: Comparison, coefficients: Coefficients) -> Comparison:
+        return rescale(self.backbone(backbone), comparison, coefficients)
+
+    def _keep(self, session: str, held: Session) -> None:
+        self._sessions[session] = held
+        self._sessions.move_to_end(session)
+        while len(self._sessions) > SESSIONS:
+            self._sessions.popitem(last=False)
+
+
+def describe(backbone: Backbone, quantization: Quantization) -> tuple[str, str]:
+    """What the device is, and whether the quantized layers' arithmetic is real or simulated there: two short sentences."""
+    if backbone.device.type == "cuda":
+        device = f"{torch.cuda.get_device_name(backbone.device)}, {str(backbone.dtype).removeprefix('torch.')}"
+    else:
+        threads = torch.get_num_threads()
+        device = f"CPU, {threads} thread{'s' * (threads > 1)}, {str(backbone.dtype).removeprefix('torch.')}"
+    modes = backbone.quantized(quantization).report.execution
+    real, simulated = modes.get("int8", 0), modes.get("fake", 0)
+    if real and simulated:
+        return device, f"{real} quantized layers multiply real integers, {simulated} simulate it in floating point"
+    return (
+        device,
+        "quantized layers multiply real integers (int8)"
+        if real
+        else "packed weights are real, their arithmetic is simulated in floating point",
+    )
+
+
+def _fits(preset: Preset, quantization: Quantization) -> bool:
+    return all(
+        preset.settings.get(name, value) == value for name, value in vars(quantization).items() if name != "bits"
+    )

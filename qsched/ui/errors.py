@@ -1,0 +1,49 @@
+"""Whatever goes wrong becomes one clear sentence in a toast; the page keeps what it shows."""
+
+import errno
+import functools
+import logging
+from collections.abc import Callable
+from html import escape
+from typing import Any, NoReturn
+
+import gradio as gr
+import torch
+
+from qsched.backbones import BackboneError
+from qsched.presets import PresetError
+
+log = logging.getLogger("qsched.ui")
+
+
+def toast(sentence: str) -> NoReturn:
+    """Stop this event with a sentence; nothing on the page changes."""
+    raise gr.Error(escape(sentence), print_exception=False, duration=8)
+
+
+def sentence_for(error: BaseException) -> str:
+    """One sentence for the person at the page."""
+    if isinstance(error, ValueError | TypeError | BackboneError | PresetError):
+        return str(error).strip().splitlines()[0] if str(error).strip() else "This input cannot be used."
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return "The device ran out of memory: choose fewer steps or a smaller backbone, then try again."
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "The disk is full: nothing could be written, and the pictures on the page are still the last good ones."
+    return "Something went wrong on the server: the pictures on the page are still the last good ones."
+
+
+def spoken(function: Callable) -> Callable:
+    """An event handler whose exceptions become toasts. Those nobody foresaw are logged with their traceback."""
+
+    @functools.wraps(function)
+    def handler(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception as error:
+            if not isinstance(error, ValueError | BackboneError | PresetError):
+                log.exception("%s failed", function.__name__)
+            toast(sentence_for(error))
+
+    return handler

@@ -1,0 +1,121 @@
+"""Small pieces of HTML: captions, the score table, badges, sentences. Text from outside is always escaped."""
+
+import math
+from html import escape
+
+from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
+from qsched.scoring import JAQ_DEFINITION, K_DEFAULT, Scorer
+from qsched.scoring.signatures import Badge
+
+KEYS = {FULL_PRECISION: "full-precision", NAIVE: "naive", QSCHED: "qsched"}
+TITLES = {FULL_PRECISION: "Full precision", NAIVE: "Naive", QSCHED: "Q-Sched"}
+SUBTITLES = {
+    FULL_PRECISION: "the model as trained",
+    NAIVE: "quantized, plain scheduler",
+    QSCHED: "quantized, rescaled trajectory",
+}
+METRICS = (
+    ("CLIPScore", "Alignment of picture and prompt, 0 to 100; higher is better."),
+    ("CLIP-IQA", "Quality of the picture by itself, 0 to 1; higher is better."),
+    ("JAQ", "Both joined; higher is better. The coefficients are searched for this number."),
+    ("Δ JAQ", "Difference of JAQ to full precision; 0 is no loss."),
+    ("SSIM", "Structural similarity to full precision; 1 is the same picture."),
+    ("PSNR", "Pixel similarity to full precision in decibels; higher is closer."),
+    ("Failures", "Signatures of a broken picture, each with its measured value."),
+)
+ABOUT_SCORES = "These judge one picture. The surface below judges its preset's prompts together."
+
+
+def column_title(name: str) -> str:
+    """The heading above a picture."""
+    return f'<div class="column-title {KEYS[name]}"><i></i><b>{TITLES[name]}</b><span>{SUBTITLES[name]}</span></div>'
+
+
+def caption(column: Column) -> str:
+    """Stored size, ratio and latency under a picture."""
+    ratio = "fp16 size" if column.name == FULL_PRECISION else f"{column.ratio:.1f}× smaller"
+    return (
+        f'<div class="caption"><b title="The denoiser\'s weights as stored">{column.stored_bytes / 2**20:.1f} MiB</b>'
+        f'<span>{ratio}</span><span class="latency" title="All steps and the decode, measured on this device">{latency(column.latency_s)}</span></div>'
+    )
+
+
+def latency(seconds: float) -> str:
+    """Seconds as a short text with a unit."""
+    return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
+
+
+def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
+    """The score table: a row per picture on a wide page, a column per picture on a phone."""
+    head = "".join(f'<span role="columnheader" title="{escape(why)}">{name}</span>' for name, why in METRICS)
+    rows = "".join(_row(column, comparison.full_precision, k) for column in comparison.columns)
+    return f'<div class="scores" role="table" aria-label="Scores"><div role="row" class="head"><span role="columnheader"></span>{head}</div>{rows}</div>'
+
+
+def _row(column: Column, reference: Column, k: float) -> str:
+    same = column.name == FULL_PRECISION
+    difference = column.jaq(k) - reference.jaq(k)
+    psnr = "∞" if math.isinf(column.psnr) or column.psnr >= 99.5 else f"{column.psnr:.1f} dB"
+    none = '<em aria-label="none">–</em>'
+    cells = (
+        f"{column.alignment:.2f}",
+        f"{column.quality:.3f}",
+        f"<b>{column.jaq(k):.3f}</b>",
+        none if same else f'<b class="{_tone(difference)}">{signed(difference)}</b>',
+        none if same else f"{column.ssim:.3f}",
+        none if same else psnr,
+        "".join(map(badge, column.badges)) or '<em class="clean">none seen</em>',
+    )
+    name = f'<span role="rowheader" class="name {KEYS[column.name]}"><i></i>{TITLES[column.name]}</span>'
+    return (
+        f'<div role="row" data-column="{KEYS[column.name]}">{name}'
+        + "".join(f'<span role="cell">{cell}</span>' for cell in cells)
+        + "</div>"
+    )
+
+
+def signed(value: float) -> str:
+    """A number with its sign, three decimals and a true minus."""
+    text = f"{value:+.3f}"
+    return "0.000" if float(text) == 0 else text.replace("-", "−")
+
+
+def _tone(difference: float) -> str:
+    return "good" if difference >= -0.02 else "bad" if difference < -0.1 else "fair"
+
+
+def badge(found: Badge) -> str:
+    """A coloured chip; its explanation shows on hover and on keyboard focus."""
+    why = f"{found.explanation} Measured {found.value:.3g}, limit {found.threshold:.3g}."
+    return f'<span class="chip" tabindex="0" data-why="{escape(why)}" aria-label="{escape(f"{found.name}: {why}")}">{escape(found.name)}</span>'
+
+
+def definition(scorer: Scorer, k: float = K_DEFAULT) -> str:
+    """What JAQ is and who scored, to stand beside the numbers."""
+    formula = escape(JAQ_DEFINITION.replace(" * ", " · "))
+    return f'<p class="fine"><b>{formula}</b> with k = {k:g}, scored by <b>{escape(scorer.name)}</b>: {escape(scorer.definition)}. {ABOUT_SCORES}</p>'
+
+
+def device_note(device: str, arithmetic: str) -> str:
+    """What the device is, and what is real or simulated on it."""
+    return f'<p class="fine device"><b>{escape(device)}</b><br>{escape(arithmetic[:1].upper() + arithmetic[1:])}.</p>'
+
+
+def notes(lines: tuple[str, ...]) -> str:
+    """Remarks about the pictures, such as a prompt that was cut."""
+    return "".join(f'<p class="note" role="status">{escape(line)}</p>' for line in lines)
+
+
+def no_surface(backbone: str, bits: str, steps: int, reason: str = "") -> str:
+    """How to make the preset that is missing."""
+    command = f"python -m qsched search --backbone {backbone} --bits {bits} --steps {steps} --out presets/{backbone}/{bits}-{steps}steps.json"
+    why = (
+        reason
+        or f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} with these settings yet, so no surface and no best known coefficients."
+    )
+    return f'<div class="no-surface"><p>{escape(why)}</p><p>Make one with</p><code>{escape(command)}</code></div>'
+
+
+def hint(low: float, high: float) -> str:
+    """What a number box expects, while a number is being typed."""
+    return f'<p class="note" role="status">A coefficient is a number from {low} to {high}.</p>'

@@ -1,0 +1,61 @@
+"""Deep links: settings out of the address, settings into it; and the page's few lines of JavaScript."""
+
+from qsched.backbones import Quantization
+from qsched.coefficients import Coefficients
+from qsched.comparison import Settings
+from qsched.presets import PresetError
+from qsched.ui import values
+from qsched.ui.engine import Engine, Session
+
+READ_DARK = "(dark, left, right) => [document.body.classList.contains('dark'), left, right]"
+ROLL = "() => Math.floor(Math.random() * 2 ** 31)"
+BUSY = "(...settings) => { document.body.classList.add('busy'); return settings }"
+IDLE = "() => { document.body.classList.remove('busy') }"
+MARK = "(...point) => { window.qsched?.mark(...point) }"
+COPY = "(...settings) => { window.qsched?.share(...settings) }"
+COPY_SNIPPET = "() => { window.qsched?.copy(document.querySelector('#snippet code').textContent, '#copy-snippet') }"
+TOGGLE_DARK = "() => window.qsched.toggleDark()"
+
+
+def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficients, str]:
+    """(backbone, settings, coefficients, shape) of a link; what it leaves open is what a first visitor sees, or the best known."""
+    backbone = link.backbone or engine.default
+    opening, _ = engine.opening(backbone)
+    quantization = Quantization(link.bits or opening.quantization.bits)
+    settings = Settings(
+        link.prompt if link.prompt and link.prompt.strip() else opening.prompt,
+        opening.seed if link.seed is None else link.seed,
+        link.steps if link.steps in engine.spec(backbone).steps else opening.steps,
+        quantization,
+    )
+    coefficients = _linked(link, settings.steps) or best_known(engine, backbone, settings) or Coefficients.identity()
+    return backbone, settings, coefficients, link.shape if link.c_x and link.shape else coefficients.shape
+
+
+def _linked(link: values.Link, steps: int) -> Coefficients | None:
+    if not link.c_x and not link.c_eps:
+        return None
+    rows = [list(row or (1.0,)) for row in (link.c_x, link.c_eps)]
+    shape = link.shape or {1: "constant", 2: "ends"}.get(max(map(len, rows)), "per-step")
+    return values.coefficients_from(shape, *[row + [row[-1]] * (values.MOST_STEPS - len(row)) for row in rows], steps)
+
+
+def best_known(engine: Engine, backbone: str, settings: Settings) -> Coefficients | None:
+    """The coefficients of the shipped preset, None without a readable one."""
+    try:
+        preset = engine.preset(backbone, settings.quantization, settings.steps)
+    except PresetError:
+        return None
+    return preset.coefficients if preset else None
+
+
+def followed(engine: Engine, held: Session | None, backbone: str, settings: Settings) -> Coefficients | None:
+    """The new best known coefficients, for someone who stood at the old ones and changed the bit-width, the steps or the backbone."""
+    if held is None:
+        return None
+    old = held.comparison.settings
+    if (held.backbone, old.quantization, old.steps) == (backbone, settings.quantization, settings.steps):
+        return None
+    if best_known(engine, held.backbone, old) != held.comparison.coefficients:
+        return None
+    return best_known(engine, backbone, settings)

@@ -1,0 +1,109 @@
+"""The whole page: header, tabs, and how it is launched."""
+
+import os
+from typing import Any
+
+os.environ.setdefault(
+    "GRADIO_ANALYTICS_ENABLED", "False"
+)  # gradio reads it when imported; with it no other host is looked up
+
+import gradio as gr
+
+from qsched.ui import theme, values
+from qsched.ui.about_tab import build_about
+from qsched.ui.api import public_compare
+from qsched.ui.compare_tab import CompareTab
+from qsched.ui.engine import Engine
+from qsched.ui.errors import spoken, toast
+from qsched.ui.wiring import wire
+
+TITLE = "Q-Sched"
+HEADER = (
+    "<header><h1>Q-Sched</h1><p>Quantized few-step diffusion, repaired by rescaling its path. "
+    "Drag <b>c<sub>x</sub></b> and <b>c<sub>ε</sub></b> and watch the picture recover.</p></header>"
+)
+
+
+class Page(gr.Blocks):
+    """Blocks that know how they want to be launched, and that answer a bad number with a sentence."""
+
+    engine: Engine
+    talk: bool = False
+
+    def launch(self, **options: Any) -> Any:
+        """gradio's launch with this page's theme, style and script; any of its options can be given."""
+        for name in (
+            "NO_PROXY",
+            "no_proxy",
+        ):  # gradio asks its own address whether it is up, which a proxy would not reach
+            known = os.environ.get(name, "")
+            os.environ[name] = (
+                ",".join(filter(None, [known, "127.0.0.1", "localhost"])) if "127.0.0.1" not in known else known
+            )
+        defaults = dict(
+            theme=theme.theme(),
+            css=theme.css(self.talk),
+            head=theme.head(),
+            ssr_mode=False,
+            run_history=False,
+            footer_links=["api"],
+        )
+        return super().launch(**(defaults | options))
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """As gradio's, but a number box that is empty or out of range gives one sentence; one that is still being typed is NaN."""
+        checked = [_checked(block, value) for block, value in zip(block_fn.inputs, inputs, strict=False)]
+        return await super().preprocess_data(block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs)
+
+
+def build_app(
+    backbone: str = "emoji-lcm",
+    *,
+    source: str | None = None,
+    device: str = "auto",
+    talk: bool = False,
+    engine: Engine | None = None,
+) -> Page:
+    """The app, ready for launch().
+
+    Args:
+        backbone: id that a first visitor sees. source: a folder or Hub id in place of that backbone's own. device: "auto" or a torch device.
+        talk: type for the last row of a lecture hall.
+        engine: what computes; None makes one.
+
+    Raises:
+        ValueError: unknown backbone.
+    """
+    engine = engine or Engine(backbone, source, device, on_device=_on_device())
+    with Page(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
+        demo.engine, demo.talk = engine, talk
+        dark = gr.Checkbox(False, visible="hidden", elem_id="dark", label="Dark")
+        with gr.Row(elem_classes="q-top"):
+            gr.HTML(HEADER, elem_classes="plain")
+            toggle = gr.Button("Dark or light", elem_id="theme-toggle", size="sm", scale=0, min_width=110)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Compare", id="compare"):
+                compare = CompareTab(engine, dark)
+            with gr.Tab("About", id="about") as about:
+                build_about(engine, about)
+        wire(compare, demo, toggle)
+        gr.api(spoken(public_compare(engine)), api_name="compare", concurrency_id="device", concurrency_limit=1)
+    return demo.queue(max_size=64)
+
+
+def _on_device() -> Any:
+    if not os.environ.get("SPACES_ZERO_GPU"):
+        return lambda function: function
+    import spaces  # only there: it patches torch
+
+    return spaces.GPU
+
+
+def _checked(block: Any, value: Any) -> Any:
+    if not isinstance(block, gr.Slider):
+        return value
+    if value is None or (isinstance(value, int | float) and 0 <= value < block.minimum):
+        return float("nan")  # "", "0" and "0." are on the way to "0.95"
+    if not isinstance(value, int | float) or not value <= values.HIGH or value < 0:
+        toast(f"{block.label} must be a number from {block.minimum} to {block.maximum}, not {value}.")
+    return value

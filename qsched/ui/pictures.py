@@ -1,0 +1,50 @@
+"""Pictures as files for the browser: enlarged by a whole factor, and written whole or not at all.
+
+gradio writes a picture straight to a path named by its content. When two events show the same picture, the second would empty the file that the first
+browser request is still reading; here it is written beside and renamed, once.
+"""
+
+import io
+import os
+import uuid
+from pathlib import Path
+
+from gradio.processing_utils import hash_bytes
+from gradio.utils import get_upload_folder
+from PIL import Image
+
+SHOWN = 512  # pixels; small pictures are enlarged by a whole factor, so that every pixel stays a crisp square
+
+
+def shown(image: Image.Image) -> str:
+    """Path of a PNG of the picture as the page shows it."""
+    data = io.BytesIO()
+    enlarged(image).save(data, "PNG", compress_level=1)
+    return stored(data.getvalue(), "picture.png")
+
+
+def drawn(image: Image.Image) -> str:
+    """Path of a PNG of a drawing, as it is."""
+    data = io.BytesIO()
+    image.save(data, "PNG", compress_level=1)
+    return stored(data.getvalue(), "drawing.png")
+
+
+def enlarged(image: Image.Image) -> Image.Image:
+    """A small picture enlarged by a whole factor with hard pixel edges; a large one as it is."""
+    factor = SHOWN // max(image.size)
+    if factor < 2:
+        return image
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def stored(data: bytes, name: str) -> str:
+    """Path of a file with this content where gradio itself would put it, so that gradio serves it and cleans it away later."""
+    folder = Path(get_upload_folder()) / hash_bytes(data)
+    path = folder / name
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / f".{uuid.uuid4().hex}"
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    return str(path.resolve())

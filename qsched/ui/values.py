@@ -1,0 +1,139 @@
+"""Between the page's widgets and the maths: shapes, sliders, links."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from qsched.backbones import SPECS, BackboneSpec, Quantization
+from qsched.coefficients import Coefficients
+from qsched.quantization import BitWidth
+
+LOW, HIGH, STEP = 0.5, 1.5, 0.005
+MOST_STEPS = max(max(spec.steps) for spec in SPECS.values())
+SHAPES = {"constant": "Constant", "ramp": "Ramp to 1", "ends": "Two ends", "per-step": "Per step"}
+MAIN_BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
+OTHER_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (16, 8, 4) if f"w{w}a{a}" not in MAIN_BITS)
+
+
+def bits_choices() -> list[tuple[str, str]]:
+    """(label, value) of every bit-width, the common ones first."""
+    return [(bits.upper(), bits) for bits in MAIN_BITS + OTHER_BITS]
+
+
+def steps_choices(spec: BackboneSpec) -> list[tuple[str, int]]:
+    """(label, value) of every step count the backbone supports."""
+    return [("1 step" if n == 1 else f"{n} steps", n) for n in spec.steps]
+
+
+def coefficients_from(shape: str, c_x: Sequence[float], c_eps: Sequence[float], steps: int) -> Coefficients:
+    """Sliders to coefficients. c_x, c_eps: at least `steps` values each, of which the shape uses the first, two or all.
+
+    Raises:
+        ValueError: unknown shape, or a value out of range.
+    """
+    if shape not in SHAPES:
+        raise ValueError(f"The shape must be {', '.join(SHAPES)}, not {shape!r}.")
+    used = {"constant": 1, "ramp": 1, "ends": 2, "per-step": steps}[shape]
+    for name, values in (("c_x", c_x), ("c_eps", c_eps)):
+        for value in values[:used]:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not LOW <= value <= HIGH:
+                raise ValueError(f"{name} must be a number from {LOW} to {HIGH}.")
+    if shape == "constant" or (shape == "per-step" and steps == 1):
+        return Coefficients.constant(c_x[0], c_eps[0])
+    if shape == "ramp":
+        return Coefficients.ramp(c_x[0], c_eps[0])
+    if shape == "ends":
+        return Coefficients.ends(c_x[:2], c_eps[:2])
+    return Coefficients.per_step(c_x[:steps], c_eps[:steps])
+
+
+def sliders_from(coefficients: Coefficients, steps: int, shape: str) -> tuple[list[float], list[float]]:
+    """Coefficients to the MOST_STEPS sliders of c_x and c_eps that stand for them in this shape (the nearest, if they do not fit it)."""
+    rows = []
+    for name, row in zip(("c_x", "c_eps"), coefficients.expand(steps), strict=True):
+        values, ends = [round(float(value), 4) for value in row], getattr(coefficients, name)
+        if shape == "ends":
+            values = [values[0], round(ends[-1], 4) if isinstance(ends, tuple) else values[-1]]
+        rows.append([min(max(v, LOW), HIGH) for v in values] + [1.0] * (MOST_STEPS - len(values)))
+    return rows[0], rows[1]
+
+
+def visible_sliders(shape: str, steps: int) -> list[bool]:
+    """Which of the MOST_STEPS sliders per coefficient a shape shows."""
+    used = {"constant": 1, "ramp": 1, "ends": 2, "per-step": max(steps, 1)}[shape]
+    return [index < used for index in range(MOST_STEPS)]
+
+
+def slider_label(symbol: str, index: int, shape: str) -> str:
+    """What a slider is called in a shape, such as "c_x, last step"."""
+    if shape == "ramp":
+        return f"{symbol}, first step"
+    if shape == "ends":
+        return f"{symbol}, {'first' if index == 0 else 'last'} step"
+    return f"{symbol}, step {index + 1}" if shape == "per-step" else symbol
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a deep link asks for; None where it says nothing."""
+
+    backbone: str | None = None
+    bits: str | None = None
+    prompt: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    shape: str | None = None
+    c_x: tuple[float, ...] | None = None
+    c_eps: tuple[float, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_link(query: Mapping[str, str]) -> Link:
+    """Query parameters to a Link; whatever is not understood is left out and named in `notes`."""
+    found, notes = {}, []
+    for name, read in _READERS.items():
+        if not query.get(name):
+            continue
+        try:
+            found[name] = read(query[name])
+        except (ValueError, KeyError):
+            notes.append(f"The link's {name} was not understood and is ignored.")
+    spec = SPECS.get(found.get("backbone", ""), next(iter(SPECS.values())))
+    if "steps" in found and found["steps"] not in spec.steps:
+        notes.append(f"{spec.title} does not run in {found.pop('steps')} steps: the link's step count is ignored.")
+    return Link(**found, notes=tuple(notes))
+
+
+def _known(value: str, choices: Sequence[str]) -> str:
+    if value not in choices:
+        raise ValueError(value)
+    return value
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    values = tuple(float(part) for part in text.split(","))
+    if not all(LOW <= value <= HIGH for value in values) or len(values) > MOST_STEPS:
+        raise ValueError(text)
+    return values
+
+
+def _seed(text: str) -> int:
+    if not 0 <= int(text) < 2**31:
+        raise ValueError(text)
+    return int(text)
+
+
+_READERS = {
+    "backbone": lambda text: _known(text, list(SPECS)),
+    "bits": lambda text: str(BitWidth.parse(text)),
+    "prompt": lambda text: text[:2000],
+    "seed": _seed,
+    "steps": int,
+    "shape": lambda text: _known(text, list(SHAPES)),
+    "c_x": _numbers,
+    "c_eps": _numbers,
+}
+
+
+def quantization_from(bits: str, group_size: int | None, activation_scale: str, scope: str, keep: bool) -> Quantization:
+    """The advanced settings as one value; group size 0 or None is one scale per output channel."""
+    return Quantization(bits, int(group_size) if group_size else None, activation_scale, scope, bool(keep))

@@ -1,0 +1,107 @@
+"""Which event of the Compare tab calls which handler, and what may run at once."""
+
+import gradio as gr
+
+from qsched.ui import downloads, links
+from qsched.ui.compare_tab import CompareTab
+from qsched.ui.errors import spoken
+
+HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
+QUIET = HIDDEN | {"trigger_mode": "always_last"}
+DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
+RECORD_LINK = "() => { document.querySelector('#{0}')?.querySelector('a,button')?.click() ?? document.querySelector('#{0}')?.click() }"
+
+
+def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
+    """Connect every widget; `toggle` switches between dark and light."""
+    c, r = tab.controls, tab.results
+    pair = [r.left, r.right]
+    third = [*r.qsched, c.shape, c.hint, *c.sliders]
+    shown = [
+        *third,
+        *r.images[:2],
+        *r.captions[:2],
+        r.notes,
+        r.definition,
+        r.wipe,
+        c.device,
+        r.surface,
+        r.geometry,
+        r.no_surface,
+        c.best,
+    ]
+    chosen = [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples]
+    everything = [*c.settings, c.shape, tab.dark, *pair, *c.sliders]
+    make = {
+        "fn": spoken(tab.generate),
+        "inputs": everything,
+        "outputs": shown + chosen,
+        "js": links.BUSY,
+        **QUIET,
+        **DEVICE,
+    }
+    idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
+    wipe = {"fn": spoken(tab.wipe), "inputs": pair, "outputs": r.wipe, **QUIET}
+
+    demo.load(
+        spoken(tab.open),
+        [tab.dark, *pair],
+        [*shown, *chosen, tab.dark],
+        api_name="open",
+        js=links.READ_DARK,
+        **HIDDEN,
+        **DEVICE,
+    )
+    demo.unload(tab.forget)
+    settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep]
+    gr.on(
+        [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)],
+        api_name="generate",
+        **make,
+    ).then(api_name="idle", **idle)
+    c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN).then(api_name="generate_seed", **make)
+    c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN).then(
+        api_name="generate_example", **make
+    ).then(api_name="idle_example", **idle)
+    moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
+    drag = gr.on(
+        moves, spoken(tab.adjust), [c.shape, *c.sliders], [*r.qsched, c.hint], api_name="adjust", **QUIET, **DEVICE
+    )
+    jumps = [
+        drag,
+        c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE),
+        c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE),
+        c.reset.click(spoken(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE),
+        r.surface.select(spoken(tab.select), None, third, api_name="select", **QUIET, **DEVICE),
+    ]
+    for number, event in enumerate(jumps):
+        event.success(api_name=f"wipe_{number}", **wipe)
+    gr.on([r.left.input, r.right.input], api_name="wipe", **wipe)
+    recolour = {
+        "fn": spoken(tab.redraw),
+        "inputs": tab.dark,
+        "outputs": [r.surface, r.geometry, r.no_surface, c.best],
+    }
+    toggle.click(None, None, tab.dark, js=links.TOGGLE_DARK, api_name="toggle_dark", **HIDDEN).then(
+        api_name="redraw", **recolour, **QUIET
+    )
+
+    point = [c.shape, c.c_x[0], c.c_eps[0]]
+    gr.on(
+        [c.c_x[0].change, c.c_eps[0].change, c.shape.change, r.geometry.change],
+        None,
+        point,
+        None,
+        js=links.MARK,
+        api_name="mark",
+        **HIDDEN,
+    )
+    linked = [c.backbone, c.bits, c.prompt, c.seed, c.steps, c.shape, *c.sliders]
+    c.share.click(None, linked, None, js=links.COPY, api_name="share", **HIDDEN)
+    for button, file, write, name in (
+        (r.save_images, r.images_file, downloads.images_file, "download_images"),
+        (r.save_record, r.record_file, downloads.record_file, "download_record"),
+    ):
+        button.click(tab.saver(write, name), None, file, api_name=name, **HIDDEN).success(
+            None, None, None, js=RECORD_LINK.replace("{0}", file.elem_id), api_name=f"{name}_start", **HIDDEN
+        )

@@ -1,0 +1,243 @@
+"""The page without a browser: values, links, fragments, the engine's sessions, the endpoint, app.py."""
+
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from browser_app import BEST, serving, tiny_backbone, write_preset
+from gradio_client import Client
+
+from qsched.backbones import SPECS, BackboneError, Quantization
+from qsched.coefficients import Coefficients
+from qsched.comparison import Settings
+from qsched.scoring.signatures import Badge
+from qsched.ui import fragments, links, values
+from qsched.ui.about_tab import snippet
+from qsched.ui.engine import Engine, describe
+from qsched.ui.errors import sentence_for, spoken
+
+ROOT = Path(__file__).resolve().parents[1]
+NUMBERS = [1.1, 0.9, 1.2, 0.8, 1, 1, 1, 1]
+
+
+@pytest.fixture
+def engine(tmp_path):
+    write_preset(tmp_path)
+    return Engine(load=tiny_backbone, presets=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "expected"),
+    [
+        ("constant", 4, Coefficients.constant(1.1, 1.1)),
+        ("ramp", 4, Coefficients.ramp(1.1, 1.1)),
+        ("ends", 4, Coefficients.ends((1.1, 0.9), (1.1, 0.9))),
+        ("per-step", 4, Coefficients.per_step(NUMBERS[:4], NUMBERS[:4])),
+        ("per-step", 1, Coefficients.constant(1.1, 1.1)),
+    ],
+)
+def test_sliders_become_coefficients_and_back(shape, steps, expected):
+    assert values.coefficients_from(shape, NUMBERS, NUMBERS, steps) == expected
+    c_x, c_eps = values.sliders_from(expected, steps, shape)
+    used = sum(values.visible_sliders(shape, steps))
+    assert c_x[:used] == c_eps[:used] == NUMBERS[:used]
+    assert len(c_x) == values.MOST_STEPS
+
+
+def test_every_shape_survives_every_other_one():
+    for coefficients in (
+        Coefficients.constant(1.2, 0.9),
+        Coefficients.ramp(1.3, 0.8),
+        Coefficients.per_step([1.1, 1, 0.9], [1, 1.1, 1.2]),
+    ):
+        for shape in values.SHAPES:
+            rows = values.sliders_from(coefficients, 3, shape)
+            values.coefficients_from(shape, *rows, 3).expand(3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, 0, -1, 7, None, "1", True])
+def test_bad_coefficients_are_one_sentence(bad):
+    with pytest.raises(ValueError, match=r"^c_eps must be a number from 0\.5 to 1\.5\.$"):
+        values.coefficients_from("constant", [1.0], [bad], 4)
+
+
+def test_an_unknown_shape_is_named():
+    with pytest.raises(ValueError, match="shape must be constant"):
+        values.coefficients_from("spiral", [1.0], [1.0], 4)
+
+
+def test_links_are_read_and_what_is_wrong_is_said():
+    link = values.read_link({"bits": "W3A8", "seed": "5", "steps": "2", "shape": "ramp", "c_x": "1.05", "c_eps": "0.9"})
+    assert (link.bits, link.seed, link.steps, link.c_x, link.notes) == ("w3a8", 5, 2, (1.05,), ())
+    broken = {"bits": "w5a5", "seed": "-1", "steps": "99", "shape": "o", "c_x": "nan", "c_eps": "9", "backbone": "x"}
+    link = values.read_link(broken)
+    assert len(link.notes) == len(broken) and link == values.Link(notes=link.notes)
+
+
+def test_a_link_with_the_wrong_number_of_steps_still_opens(engine):
+    link = values.read_link({"shape": "per-step", "c_x": "1.1,1.2", "c_eps": "0.9", "steps": "4"})
+    _, settings, coefficients, shape = links.resolve(engine, link)
+    assert shape == "per-step" and coefficients.expand(settings.steps)[0].tolist() == pytest.approx(
+        [1.1, 1.2, 1.2, 1.2]
+    )
+
+
+def test_text_from_outside_is_escaped():
+    chip = fragments.badge(Badge('<b>"x"', 1.0, 2.0, "<script>"))
+    assert "<script>" not in chip and "<b>" not in chip
+    assert "<i>" not in fragments.notes(("<i>",))
+    assert "<i>" not in fragments.no_surface("<i>", "w4a8", 4)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.1234, "+0.123"), (-0.1236, "\u22120.124"), (-0.0001, "0.000")])
+def test_differences_have_a_sign(value, text):
+    assert fragments.signed(value) == text
+
+
+def test_the_score_table_says_everything_about_three_pictures(engine):
+    comparison = engine.compare("a", "emoji-lcm", *engine.opening())
+    badge = Badge("colour distortion", 20.0, 12.0, "Colours left full precision.")
+    table = fragments.scores(replace(comparison, naive=replace(comparison.naive, badges=(badge,))))
+    for word in (
+        "CLIPScore",
+        "CLIP-IQA",
+        "JAQ",
+        "SSIM",
+        "PSNR",
+        "Full precision",
+        "Naive",
+        "Q-Sched",
+        badge.explanation,
+    ):
+        assert word in table
+    assert f"{comparison.naive.jaq():.3f}" in table and f"{comparison.naive.psnr:.1f} dB" in table
+
+
+def test_a_move_costs_the_remaining_steps_and_leaves_the_other_columns(engine):
+    first = engine.compare("a", "emoji-lcm", *engine.opening())
+    backbone = engine.backbone("emoji-lcm")
+    before = backbone.calls
+    moved = engine.rescale("a", Coefficients.constant(1.03, 0.97))
+    assert backbone.calls - before == first.settings.steps - 1
+    assert moved.full_precision is first.full_precision and moved.naive is first.naive
+    engine.rescale("a", Coefficients.constant(1.03, 0.97))
+    engine.rescale("a", Coefficients.identity())
+    assert backbone.calls - before == first.settings.steps - 1
+
+
+def test_sessions_are_apart_share_the_opening_and_are_forgotten(engine):
+    engine.compare("a", "emoji-lcm", *engine.opening())
+    calls = engine.backbone("emoji-lcm").calls
+    engine.compare("b", "emoji-lcm", *engine.opening())
+    assert engine.backbone("emoji-lcm").calls == calls, "the opening pictures are made once"
+    engine.rescale("a", Coefficients.constant(1.2, 1.2))
+    assert engine.session("b").comparison.coefficients == Coefficients.ramp(*BEST)
+    assert engine.session("b").comparison.seen is not engine.session("a").comparison.seen
+    engine.forget("a")
+    assert engine.session("a") is None and engine.rescale("a", Coefficients.identity()) is None
+
+
+def test_a_preset_counts_only_for_the_way_of_quantizing_it_was_made_for(engine):
+    assert engine.preset("emoji-lcm", Quantization("w4a8"), 4) is not None
+    assert engine.preset("emoji-lcm", Quantization("w4a8"), 3) is None
+    write_preset(engine._presets, "w2a8")
+    path = engine._presets / "emoji-lcm" / "w2a8-4steps.json"
+    path.write_text(path.read_text().replace('"settings":{}', '"settings":{"group_size":64}'))
+    assert engine.preset("emoji-lcm", Quantization("w2a8"), 4) is None
+    assert engine.preset("emoji-lcm", Quantization("w2a8", 64), 4) is not None
+
+
+def test_a_corrupt_preset_does_not_keep_the_page_from_opening(engine):
+    (engine._presets / "emoji-lcm" / "w4a8-4steps.json").write_text("{")
+    assert engine.opening()[1] == Coefficients.identity()
+
+
+def test_the_snippet_runs_as_written(engine):
+    engine.compare("a", "emoji-lcm", *engine.opening())
+    engine.rescale("a", Coefficients.ends((1.1, 0.9), (0.9, 1.1)))
+    code = snippet(engine, "a")
+    pipe = type("Pipe", (), {"scheduler": engine.backbone("emoji-lcm").scheduler})()
+    exec(code[: code.index("image =")], {"pipe": pipe})
+    assert type(pipe.scheduler).__name__ == "QSchedLCMScheduler"
+    assert pipe.scheduler.config.c_x == [1.1, 0.9] and pipe.scheduler.config.c_eps == [0.9, 1.1]
+
+
+def test_the_device_line_says_what_is_simulated(engine):
+    device, arithmetic = describe(engine.backbone("emoji-lcm"), Quantization())
+    assert "CPU" in device and ("real" in arithmetic or "simulated" in arithmetic)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("One thing. "), "One thing."),
+        (BackboneError("The hub cannot be reached."), "The hub cannot be reached."),
+        (MemoryError(), "out of memory"),
+        (OSError(28, "No space left on device"), "disk is full"),
+        (ZeroDivisionError("x"), "Something went wrong"),
+    ],
+)
+def test_every_failure_is_one_sentence(error, says):
+    assert says in sentence_for(error)
+
+    def fails():
+        raise error
+
+    with pytest.raises(gr.Error, match=says):
+        spoken(fails)()
+
+
+def test_the_endpoint_answers_with_a_record(tmp_path):
+    write_preset(tmp_path)
+    with serving(tmp_path) as (url, engine):
+        client = Client(url, verbose=False)
+        record = client.predict("fox, flat style", "w4a8", 3, 4, [], [], "emoji-lcm", api_name="/compare")
+        assert record["settings"]["seed"] == 3 and record["coefficients"]["c_x"] == [BEST[0], 1.0]
+        plain = client.predict("fox", "w4a8", 3, 2, [1.0], [1.0], "emoji-lcm", api_name="/compare")
+        assert plain["columns"][1]["jaq"] == plain["columns"][2]["jaq"]
+        with pytest.raises(Exception, match="type a prompt"):
+            client.predict("", "w4a8", 0, 4, [], [], "emoji-lcm", api_name="/compare")
+        assert all("api-" not in session for session in engine._sessions)
+
+
+def test_settings_of_every_backbone_open(engine):
+    for spec in SPECS.values():
+        settings, coefficients = engine.opening(spec.id)
+        assert isinstance(settings, Settings) and settings.steps in spec.steps
+        coefficients.expand(settings.steps)
+
+
+def start_app(*arguments):
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONWARNINGS": "default::UserWarning"}
+    return subprocess.Popen(
+        [sys.executable, "app.py", *arguments],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_app_py_serves_the_embedded_model_in_silence():
+    app = start_app("--offline")
+    line = app.stdout.readline()
+    app.terminate()
+    _, errors = app.communicate(timeout=60)
+    assert "ready on http://127.0.0.1:" in line
+    assert errors == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [(["--backbone", "nothing"], "known are emoji-lcm"), (["--source", "/no/such/folder"], "/no/such/folder")],
+)
+def test_app_py_answers_bad_input_with_one_line_and_exit_2(arguments, says):
+    app = start_app(*arguments)
+    _, errors = app.communicate(timeout=300)
+    assert app.returncode == 2 and says in errors and len(errors.strip().splitlines()) == 1

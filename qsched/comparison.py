@@ -78,8 +78,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Three columns and what a drag needs to make the third again."""
+    """Three columns and what a drag needs to make the third again.
 
+    backbone: its id and revision, which the pictures belong to.
+    """
+
+    backbone: str
     settings: Settings
     coefficients: Coefficients
     full_precision: Column
@@ -109,7 +113,12 @@ def compare(
     """
     settings = settings.check(backbone)
     coefficients.expand(settings.steps)
-    same_picture = previous is not None and replace(previous.settings, quantization=settings.quantization) == settings
+    name = f"{backbone.spec.id} {backbone.revision}"
+    same_picture = (
+        previous is not None
+        and previous.backbone == name
+        and replace(previous.settings, quantization=settings.quantization) == settings
+    )
     if same_picture and previous.settings == settings:
         return rescale(backbone, previous, coefficients)
 
@@ -122,7 +131,7 @@ def compare(
             previous.full_precision,
         )
     else:
-        condition = backbone.encode([settings.prompt])
+        condition = backbone.encode([settings.prompt]).to("cpu")
         noise = draw_noise(backbone.latent_shape, settings.seed, [0])
         notes = (
             ("The prompt is longer than the text encoder reads: its end was ignored.",)
@@ -130,17 +139,18 @@ def compare(
             else ()
         )
         begin = time.perf_counter()
-        images = backbone.decode(sample(backbone, condition, noise, settings.steps)).cpu()
+        images = backbone.decode(sample(backbone, condition.to(backbone.device), noise, settings.steps)).cpu()
         latency, reference = _elapsed(backbone, begin), images
         full = _column(backbone, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency)
 
     quantized = backbone.quantized(settings.quantization)
     begin = time.perf_counter()
-    first = first_prediction(backbone, condition, noise, settings.steps, quantized.module)
+    first = first_prediction(backbone, condition.to(backbone.device), noise, settings.steps, quantized.module)
     first_s = _elapsed(backbone, begin)
     images, rest_s = _continue(backbone, condition, noise, settings, None, quantized.module, first)
     naive = _column(backbone, settings, NAIVE, images, reference, quantized.report.bytes_after, first_s + rest_s)
     comparison = Comparison(
+        name,
         settings,
         Coefficients.identity(),
         full,
@@ -222,13 +232,10 @@ def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> 
 
 def _numbers(column: Column, k: float, reference: Column) -> dict[str, Any]:
     numbers = {name: value for name, value in vars(column).items() if name not in ("image", "badges")}
-    numbers |= {
+    return numbers | {
         "jaq": column.jaq(k),
         "jaq_difference": column.jaq(k) - reference.jaq(k),
         "badges": [asdict(badge) for badge in column.badges],
-    }
-    return {
-        name: None if isinstance(value, float) and value == float("inf") else value for name, value in numbers.items()
     }
 
 
@@ -246,7 +253,9 @@ def _continue(
     first: Tensor,
 ) -> tuple[Tensor, float]:
     begin = time.perf_counter()
-    images = backbone.decode(sample(backbone, condition, noise, settings.steps, coefficients, denoiser, first)).cpu()
+    images = backbone.decode(
+        sample(backbone, condition.to(backbone.device), noise, settings.steps, coefficients, denoiser, first)
+    ).cpu()
     return images, _elapsed(backbone, begin)
 
 
@@ -259,11 +268,12 @@ def _column(
     stored_bytes: int,
     latency_s: float,
 ) -> Column:
+    images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)  # broken: black
     scores = backbone.scorer().score(images, [settings.prompt])
     likeness = similarity(images, reference)
     return Column(
         name=name,
-        image=to_pil_image(images[0].nan_to_num(0.0, 0.0, 0.0)),
+        image=to_pil_image((images[0] * 255).round().to(torch.uint8)),
         stored_bytes=stored_bytes,
         ratio=backbone.full_precision_bytes / stored_bytes,
         latency_s=latency_s,

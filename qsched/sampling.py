@@ -32,6 +32,11 @@ class Noise:
         """The noise of these images, in this order, repeats allowed."""
         return Noise(self.start[list(indices)], tuple(self.states[i] for i in indices))
 
+    @classmethod
+    def join(cls, noises: Sequence["Noise"]) -> "Noise":
+        """Several batches as one."""
+        return cls(torch.cat([noise.start for noise in noises]), tuple(state for noise in noises for state in noise.states))
+
     def generators(self) -> list[torch.Generator]:
         """Fresh generators, one per image: the same step noise is replayed each time they are asked for."""
         out = []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from qsched.embedded import clip, dataset, degradations, denoiser, distil, export, training
+from qsched.embedded import clip, dataset, degradations, denoiser, distil, export, report, training
 from qsched.embedded.tokenizer import train_tokenizer
 
 SVG = '<rect x="4" y="4" width="24" height="24" fill="{}"/>'
@@ -168,3 +168,5 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path):
     assert prompts == ["red apple, flat style", "fox, retro style"]
     export.sample_sheet(backbone, prompts, tmp_path / "sheet.png", steps=1)
     assert (tmp_path / "sheet.png").stat().st_size > 1000
+    rows = report.evaluate(data, tmp_path / "emoji-lcm", "cpu")["rows"]
+    assert len(rows) == 10 and all(r["top1"] <= r["top5"] <= 1 and r["clip_score"] >= 0 for r in rows)

@@ -36,7 +36,7 @@ def load_backbone(id: str, device: str = "auto", dtype: str = "auto", source: st
     spec = SPECS[id] if source is None else replace(SPECS[id], source=str(source))
     where = pick_device(device)
     kind = torch.float32 if dtype == "auto" else getattr(torch, dtype, None)
-    if not isinstance(kind, torch.dtype):
+    if not isinstance(kind, torch.dtype) or kind not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"Unknown dtype {dtype!r}; try float32, float16 or bfloat16.")
     from qsched.backbones.emoji import load_emoji
 
@@ -45,10 +45,11 @@ def load_backbone(id: str, device: str = "auto", dtype: str = "auto", source: st
         raise BackboneError(f"{spec.id} is looked for in {folder}, which is no folder.")
     try:
         return load_emoji(spec, folder, where, kind)
-    except (OSError, RuntimeError, ValueError) as error:
-        if isinstance(error, BackboneError):
-            raise
-        raise BackboneError(f"{spec.id} cannot be loaded from {folder}: {str(error).splitlines()[0]}") from error
+    except BackboneError:
+        raise
+    except Exception as error:  # damaged files make the loaders of four libraries raise anything
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise BackboneError(f"{spec.id} cannot be loaded from {folder}: {reason}") from error
 
 
 def pick_device(name: str) -> torch.device:

@@ -38,6 +38,10 @@ class Condition:
         index = torch.as_tensor(indices, device=self.embeds.device)
         return Condition(self.embeds[index], self.pooled[index], tuple(self.truncated[i] for i in indices))
 
+    def to(self, device: torch.device | str) -> "Condition":
+        """The same on another device."""
+        return Condition(self.embeds.to(device), self.pooled.to(device), self.truncated)
+
 
 @dataclass(frozen=True)
 class Quantization:

@@ -28,7 +28,7 @@ class EmojiBackbone(Backbone):
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Condition:
         tokens = self.judge.tokenizer(list(prompts)).to(self.device)
-        lengths = [len(ids) for ids in self.judge.tokenizer.tokenizer(list(prompts))["input_ids"]]
+        lengths = [len(ids) for ids in self.judge.tokenizer.tokenizer(list(prompts), verbose=False)["input_ids"]]
         states, pooled = text_condition(self.judge.model, tokens)
         truncated = tuple(length > tokens.shape[1] for length in lengths)
         return Condition(states.to(self.dtype), pooled.to(self.dtype), truncated)

@@ -1,4 +1,4 @@
-"""python -m qsched.embedded dataset|clip|denoiser|distil|export|sheet: make the embedded model from nothing."""
+"""python -m qsched.embedded dataset|clip|denoiser|distil|export|sheet|evaluate: make the embedded model from nothing."""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from qsched.backbones.spec import ASSETS
-from qsched.embedded import clip, dataset, denoiser, distil, export
+from qsched.embedded import clip, dataset, denoiser, distil, export, report
 
 WORK = Path("work")
 
@@ -57,6 +57,8 @@ def parser() -> argparse.ArgumentParser:
     sheet = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
     sheet.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.png")
     sheet.add_argument("--steps", type=int, default=4)
+    judge = commands.add_parser("evaluate", help="CLIPScore, CLIP-IQA and recognition of seen and held-out pairs")
+    judge.add_argument("--json", action="store_true")
     return top
 
 
@@ -89,6 +91,9 @@ def run(args: argparse.Namespace) -> None:
     elif args.command == "export":
         step = export.export_checkpoint(args.work / f"{args.checkpoint}.pt", args.model)
         print(f"{args.model}: {args.checkpoint} at step {step}")
+    elif args.command == "evaluate":
+        result = report.evaluate(data, args.model, args.device)
+        print(json.dumps(result, indent=1) if args.json else report.markdown(result))
     else:
         from qsched.backbones import load_backbone
 

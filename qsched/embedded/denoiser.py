@@ -4,9 +4,11 @@ Two choices make a noise-predicting U-Net trainable in hours instead of days:
 
 - The noise schedule ends at alpha = 0.2 instead of 0.07, so an error in the noise becomes at most five times as large in the picture; the last timestep is
   trained on pure noise, which is where sampling starts.
-- The network starts as the identity on its input. `start_as_copy` routes x_t through the last skip connection as a pair of channels (+x, -x); because
+- The network starts as the identity on its input. `start_as_copy` routes x_t through the last skip connection as pairs of channels (+x, -x); because
   silu(a) - silu(-a) = a, norm, SiLU and conv_out pass it on unchanged. What remains to be learnt is the picture that has to be subtracted from x_t, and the
-  last group norm supplies the gain 1 / sigma_t. The loss is measured on the picture (x0), so all timesteps weigh alike.
+  last group norm supplies the gain 1 / sigma_t. A pair lies in one group of that norm, so that the group's mean is zero: a norm that took x_t's mean colour
+  away would leave an error that no later step can mend, since x0 inherits the mean of x_t. The loss is measured on the picture (x0), so all timesteps weigh
+  alike.
 """
 
 import math
@@ -31,6 +33,7 @@ SCHEDULE = {
 }
 LAST = SCHEDULE["num_train_timesteps"] - 1
 WIDTHS = (96, 224)
+NORM_GROUPS = 8
 
 
 def new_scheduler() -> LCMScheduler:
@@ -50,7 +53,7 @@ def new_unet(text_width: int = 256) -> UNet2DConditionModel:
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=text_width,
         attention_head_dim=WIDTHS[-1] // 32,
-        norm_num_groups=8,
+        norm_num_groups=NORM_GROUPS,
         resnet_time_scale_shift="scale_shift",
         class_embed_type="projection",
         projection_class_embeddings_input_dim=text_width,
@@ -69,14 +72,17 @@ def start_as_copy(unet: UNet2DConditionModel) -> None:
     last = unet.up_blocks[-1].resnets[-1]
     last.conv2.weight.zero_()
     last.conv2.bias.zero_()
+    pairs = width // NORM_GROUPS // 2
+    source = torch.arange(CHANNELS)
+    plus = source // pairs * 2 * pairs + source % pairs
     shortcut = last.conv_shortcut.weight[:, :, 0, 0]
     shortcut.zero_()
-    shortcut[:CHANNELS, width : width + CHANNELS] = eye
-    shortcut[CHANNELS:, width : width + CHANNELS] = -eye
+    shortcut[plus, width : width + CHANNELS] = eye
+    shortcut[plus + pairs, width : width + CHANNELS] = -eye
     last.conv_shortcut.bias.zero_()
     unet.conv_out.weight.zero_()
-    unet.conv_out.weight[:, :CHANNELS, 1, 1] = eye
-    unet.conv_out.weight[:, CHANNELS:, 1, 1] = -eye
+    unet.conv_out.weight[:, plus, 1, 1] = eye
+    unet.conv_out.weight[:, plus + pairs, 1, 1] = -eye
     unet.conv_out.bias.zero_()
 
 
@@ -172,4 +178,6 @@ def train_denoiser(
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
         return pseudo_huber(picture(noisy, predicted.float(), alpha, sigma) - clean).mean()
 
-    return training.train(unet, loss_of, work / "denoiser.pt", steps=steps, learning_rate=learning_rate, save_every=200)
+    return training.train(
+        unet, loss_of, work / "denoiser.pt", steps=steps, learning_rate=learning_rate, decay=0.997, save_every=200
+    )

@@ -1,0 +1,66 @@
+"""`bench`: what this machine does."""
+
+import argparse
+
+from qsched.commands import Result
+from qsched.commands.options import add_backbone, add_granularity, open_backbone, quantization, whole
+from qsched.commands.output import megabytes, table
+
+WIDTHS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to measure, and how often."""
+    parser.add_argument(
+        "--bits", nargs="+", default=WIDTHS, metavar="WnAm", help=f"bit-widths (default: {' '.join(WIDTHS)})"
+    )
+    parser.add_argument("--steps", type=whole(1), help="denoiser calls (default: the backbone's own)")
+    parser.add_argument(
+        "--batches",
+        type=whole(1, 4096),
+        nargs="+",
+        default=(1, 4, 16),
+        metavar="N",
+        help="batch sizes (default: 1 4 16)",
+    )
+    parser.add_argument(
+        "--repeats", type=whole(1, 1000), default=5, metavar="N", help="measurements per number (default: %(default)s)"
+    )
+    add_backbone(parser)
+    add_granularity(parser)
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Measure and tabulate."""
+    from tqdm import tqdm
+
+    from qsched.benchmark import WARM_UP, benchmark
+
+    widths = [quantization(args, bits) for bits in args.bits]
+    backbone = open_backbone(args)
+    steps = args.steps or backbone.spec.default_steps
+    if steps not in backbone.spec.steps:
+        raise ValueError(
+            f"{backbone.spec.title} runs in {min(backbone.spec.steps)} to {max(backbone.spec.steps)} steps, not {steps}."
+        )
+    batches = sorted({1, *args.batches})
+    with tqdm(total=len(widths), desc="bench", unit="width", disable=None) as bar:
+        data = benchmark(backbone, widths, steps=steps, batches=batches, repeats=args.repeats, on_width=bar.update)
+    milliseconds = lambda seconds: "-" if seconds is None else f"{1000 * seconds:.0f} ms"
+    rows = [["", "image", "drag", *(f"batch {n}" for n in batches), "stored", "in memory", "runs as"]]
+    for c in data["columns"]:
+        throughput = [f"{c['images_per_second'][str(n)]:.1f}/s" for n in batches]
+        sizes = megabytes(c["stored_bytes"]), megabytes(c["held_bytes"])
+        rows.append(
+            [
+                c["name"],
+                milliseconds(c["image_s"]),
+                milliseconds(c["drag_s"]),
+                *throughput,
+                *sizes,
+                "+".join(c["execution"] or ["float"]),
+            ]
+        )
+    peak = data["peak_memory_bytes"]
+    about = f"{data['backbone']}, {steps} steps, {data['device']}, {data['threads']} threads, medians of {args.repeats} after {WARM_UP} warm-up runs"
+    return Result(data, "\n".join([table(rows), "", about + (f"; peak memory {megabytes(peak)}." if peak else ".")]))

@@ -1,0 +1,96 @@
+"""`generate`: one prompt, three pictures, their numbers."""
+
+import argparse
+import io
+from typing import TYPE_CHECKING
+
+from qsched.commands import Result
+from qsched.commands.options import (
+    add_backbone,
+    add_coefficients,
+    add_k,
+    add_quantization,
+    coefficients,
+    open_backbone,
+    quantization,
+    whole,
+)
+from qsched.commands.output import megabytes, table, to_json, writable_folder, write_files
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FILES = ("full_precision.png", "naive.png", "qsched.png")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What to draw, how, and where to put it."""
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to draw")
+    parser.add_argument("--out", required=True, metavar="DIR", help=f"folder for {', '.join(FILES)} and result.json")
+    parser.add_argument("--seed", type=whole(0), default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--steps", type=whole(1), help="denoiser calls (default: the backbone's own)")
+    parser.add_argument("--preset", metavar="FILE", help="take the coefficients from this preset")
+    add_backbone(parser)
+    add_quantization(parser)
+    add_coefficients(parser)
+    add_k(parser)
+
+
+def run(args: argparse.Namespace) -> Result:
+    """Compare full precision, naive quantization and Q-Sched. Coefficients: as given, else the best known ones."""
+    from qsched.backbones import SPECS
+    from qsched.coefficients import Coefficients
+    from qsched.comparison import Settings, compare, record
+    from qsched.presets import find_preset, load_preset
+
+    chosen, how = coefficients(args), quantization(args)
+    if chosen is not None and args.preset is not None:
+        raise ValueError("Give either --preset or --c-x and --c-eps, not both.")
+    preset = load_preset(args.preset) if args.preset else None
+    steps = args.steps or (SPECS[args.backbone].default_steps if args.backbone in SPECS else 1)
+    settings = Settings(args.prompt, args.seed, steps, how)
+    backbone = open_backbone(args)
+    settings = settings.check(backbone)
+    folder = writable_folder(args.out)
+    if chosen is None:
+        preset = preset or find_preset(backbone.spec.id, how.bits, steps)
+        chosen = preset.coefficients if preset else Coefficients.identity()
+    chosen.expand(steps)
+    compare(backbone, Settings("warm-up", 0, min(backbone.spec.steps), how), Coefficients.identity())
+    comparison = compare(backbone, settings, chosen)
+    data = record(backbone, comparison, args.k)
+    if preset is not None and (preset.backbone, preset.bits, preset.steps) != (backbone.spec.id, how.bits, steps):
+        data["notes"].append(f"The preset was made for {preset.backbone}, {preset.bits}, {preset.steps} steps.")
+    if preset is None and chosen.is_identity:
+        data["notes"].append("No coefficients were given and no preset is known, so Q-Sched equals naive here.")
+    images = {name: _png(column.image) for name, column in zip(FILES, comparison.columns, strict=True)}
+    data["files"] = list(images)
+    write_files(folder, images | {"result.json": (to_json(data, indent=1) + "\n").encode()})
+    data["folder"] = str(folder)
+    return Result(data, _text(data, args.k))
+
+
+def _png(image: "Image.Image") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _text(data: dict, k: float) -> str:
+    rows = [["", "stored", "latency", "CLIPScore", "CLIP-IQA", f"JAQ (k={k:g})", "SSIM", "found"]]
+    for column in data["columns"]:
+        rows.append([
+            column["name"], megabytes(column["stored_bytes"]), f"{1000 * column['latency_s']:.0f} ms",
+            f"{column['alignment']:.2f}", f"{column['quality']:.3f}", f"{column['jaq']:.3f}", _ssim(column["ssim"]),
+            ", ".join(badge["name"] for badge in column["badges"]) or "-",
+        ])  # fmt: skip
+    chosen = ", ".join(f"{name} = {value}" for name, value in data["coefficients"].items())
+    scorer = data["scorer"]
+    return "\n".join([
+        table(rows), "", f"Q-Sched with {chosen}. {scorer['jaq']}; scores by {scorer['name']}: {scorer['definition']}.",
+        *data["notes"], f"Pictures and result.json are in {data['folder']}.",
+    ])  # fmt: skip
+
+
+def _ssim(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

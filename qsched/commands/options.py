@@ -1,0 +1,121 @@
+"""Arguments that several commands share, and what they mean."""
+
+import argparse
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qsched.backbones import Backbone, Quantization
+    from qsched.coefficients import Coefficients
+
+
+def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """An argparse type: a whole number from low to high."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is no whole number from {low} to {high}")
+        return value
+
+    return read
+
+
+def number(low: float = -math.inf) -> Callable[[str], float]:
+    """An argparse type: a finite number of at least low."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < low:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no finite number" + (f" of at least {low:g}" if math.isfinite(low) else "")
+            )
+        return value
+
+    return read
+
+
+def add_backbone(parser: argparse.ArgumentParser, choose: bool = True) -> None:
+    """--backbone (unless something else decides it), --source, --device, --dtype."""
+    if choose:
+        parser.add_argument("--backbone", default="emoji-lcm", metavar="ID", help="which model (default: %(default)s)")
+    parser.add_argument("--source", metavar="PATH", help="load this family from another folder")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16 (default: %(default)s)")
+
+
+def open_backbone(args: argparse.Namespace, id: str | None = None) -> "Backbone":
+    """Load what the arguments ask for."""
+    from qsched.backbones import load_backbone
+
+    return load_backbone(id or args.backbone, args.device, args.dtype, args.source)
+
+
+def add_quantization(parser: argparse.ArgumentParser) -> None:
+    """--bits and the quantizer's options."""
+    parser.add_argument(
+        "--bits", default="w4a8", help="bit-width, such as w8a8, w4a8, w4a4, w3a8, w2a8 (default: %(default)s)"
+    )
+    add_granularity(parser)
+
+
+def add_granularity(parser: argparse.ArgumentParser) -> None:
+    """The quantizer's options besides the bit-width."""
+    parser.add_argument(
+        "--group-size", type=whole(1), metavar="N", help="weights per scale (default: one scale per channel)"
+    )
+    parser.add_argument(
+        "--activation-scale", default="token", choices=("token", "tensor"), help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--scope", default="all", choices=("all", "linear"), help="layers to quantize (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--quantize-all", action="store_true", help="also the layers kept in high precision by convention"
+    )
+
+
+def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantization":
+    """The quantization that the arguments describe.
+
+    Raises:
+        ValueError: an unknown bit-width; the message lists the known ones.
+    """
+    from qsched.backbones import Quantization
+    from qsched.quantization import BitWidth
+
+    name = str(BitWidth.parse(bits or args.bits))
+    return Quantization(name, args.group_size, args.activation_scale, args.scope, not args.quantize_all)
+
+
+def add_coefficients(parser: argparse.ArgumentParser) -> None:
+    """--c-x and --c-eps."""
+    meaning = "one number (every step), two (first and last step) or one per step"
+    parser.add_argument("--c-x", type=number(), nargs="+", metavar="C", help=f"factor of the noisy sample: {meaning}")
+    parser.add_argument("--c-eps", type=number(), nargs="+", metavar="C", help="factor of the prediction, likewise")
+
+
+def coefficients(args: argparse.Namespace) -> "Coefficients | None":
+    """The coefficients that the arguments give, None if they give none; one that is missing is 1.
+
+    Raises:
+        ValueError: unless all numbers are finite and positive.
+    """
+    from qsched.coefficients import Coefficients
+
+    if args.c_x is None and args.c_eps is None:
+        return None
+    one_or_more = lambda values: 1.0 if values is None else values[0] if len(values) == 1 else tuple(values)
+    return Coefficients(one_or_more(args.c_x), one_or_more(args.c_eps))
+
+
+def add_k(parser: argparse.ArgumentParser) -> None:
+    """--k."""
+    parser.add_argument("--k", type=number(0), default=2.0, help="weight of CLIP-IQA in JAQ (default: %(default)g)")

@@ -1,0 +1,58 @@
+"""95 % intervals of scores that were measured on several prompts with several seeds, as arrays (seeds, prompts)."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+RESAMPLES = 2000
+BOOTSTRAP = f"2.5 to 97.5 % of {RESAMPLES} bootstrap resamples of prompts and seeds"
+OVER_SEEDS = "Student's t over the seeds"
+
+_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+          2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval; low and high are None where there are too few measurements for one."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """{"mean", "low", "high"}."""
+        return asdict(self)
+
+
+def over_seeds(values: np.ndarray) -> Estimate:
+    """Mean of one number per seed, shape (seeds,), with Student's t interval: what new noise would change.
+
+    One seed gives no interval.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    mean, count = float(values.mean()), len(values)
+    if count < 2:
+        return Estimate(mean, None, None)
+    t = _T_975[count - 2] if count - 2 < len(_T_975) else 1.96 + 2.4 / (count - 1)
+    half = t * float(values.std(ddof=1)) / count**0.5
+    return Estimate(mean, mean - half, mean + half)
+
+
+def bootstrap(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], seeds: int, prompts: int) -> Estimate:
+    """A statistic with its percentile interval over resampled prompts and seeds: what new prompts and noise would change.
+
+    Whatever the statistic reads is resampled together, so a difference of two columns is a paired difference. The
+    resamples are drawn from a fixed seed: the same scores give the same interval.
+
+    Args:
+        statistic: (seed weights (resamples, seeds), prompt weights (resamples, prompts)) -> (resamples,); each row of
+            the weights sums to 1.
+    """
+    rng = np.random.default_rng(0)
+    weights = lambda n: rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n
+    even = lambda n: np.full((1, n), 1 / n)
+    low, high = np.quantile(statistic(weights(seeds), weights(prompts)), [0.025, 0.975])
+    mean = float(statistic(even(seeds), even(prompts))[0])
+    return Estimate(mean, None, None) if seeds * prompts == 1 else Estimate(mean, float(low), float(high))

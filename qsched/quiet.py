@@ -1,0 +1,29 @@
+"""Keep other people's start-up chatter off stderr: what appears there should be about this program.
+
+Call `quiet()` before diffusers is imported; the command line and app.py do it first of all.
+"""
+
+import logging
+import os
+
+SETTINGS = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",  # else tokenizers warns whenever a process forks after encoding a prompt
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+def quiet(offline: bool = False) -> None:
+    """Silence import-time messages of diffusers' dependencies; what the user has set in the environment wins.
+
+    diffusers imports bitsandbytes wherever it is installed, and bitsandbytes warns about a kernel for CPUs that nothing
+    here uses.
+
+    Args:
+        offline: also keep the Hugging Face libraries from asking the hub for anything.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for name, value in (SETTINGS | (OFFLINE if offline else {})).items():
+        os.environ.setdefault(name, value)

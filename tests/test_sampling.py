@@ -1,0 +1,129 @@
+"""The few-step loop: equal to a stock pipeline at c = 1, independent of the batch, sharing what can be shared."""
+
+import pytest
+import torch
+from embedded_model import PROMPTS, counted, drift, embedded, grey_levels, jumps, stock_picture
+
+from qsched.backbones import Quantization
+from qsched.coefficients import Coefficients
+from qsched.sampling import Noise, draw_noise, first_prediction, prepare_scheduler, sample, sample_candidates
+
+STEPS = 2
+CANDIDATES = [Coefficients.identity(), Coefficients.ramp(1.1, 0.9), Coefficients.constant(0.85, 1.15)]
+
+
+@pytest.fixture(scope="module")
+def shared():
+    """Backbone, quantized denoiser, condition, noise and first predictions of three prompts."""
+    backbone = embedded()
+    module = backbone.quantized(Quantization("w4a8")).module
+    condition, noise = backbone.encode(PROMPTS), draw_noise(backbone.latent_shape, 3, range(len(PROMPTS)))
+    return backbone, module, condition, noise, first_prediction(backbone, condition, noise, STEPS, module)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("coefficients", [None, Coefficients.identity(), Coefficients.ramp(1.0, 1.0)], ids=str)
+def test_at_one_the_picture_is_the_stock_pipelines(steps, coefficients):
+    backbone = embedded()
+    condition, noise = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 17, [0])
+    picture = backbone.decode(sample(backbone, condition, noise, steps, coefficients))
+    assert grey_levels(picture, stock_picture(backbone, PROMPTS[0], steps, seed=17)).max() <= 1
+
+
+def test_other_coefficients_give_another_picture(shared):
+    backbone, module, condition, noise, _ = shared
+    plain = backbone.decode(sample(backbone, condition, noise, STEPS, None, module))
+    scaled = backbone.decode(sample(backbone, condition, noise, STEPS, Coefficients.ramp(1.1, 0.9), module))
+    assert all(jumps(plain[i], scaled[i]) > 0.1 for i in range(len(PROMPTS)))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_picture_does_not_depend_on_its_batch(shared, quantized):
+    backbone, module, condition, noise, _ = shared
+    denoiser = module if quantized else None
+    together = backbone.decode(sample(backbone, condition, noise, STEPS, CANDIDATES[1], denoiser))
+    for i in (2, 0):
+        alone = backbone.decode(
+            sample(backbone, condition.select([i]), noise.select([i]), STEPS, CANDIDATES[1], denoiser)
+        )
+        if quantized:
+            assert drift(together[i : i + 1], alone) < 2 < drift(together[i : i + 1], together[1:2])
+        else:
+            assert jumps(together[i : i + 1], alone) == 0
+
+
+def test_the_shared_first_prediction_changes_nothing_and_saves_a_call(shared):
+    backbone, module, condition, noise, first = shared
+    with counted(backbone) as whole:
+        fresh = sample(backbone, condition, noise, STEPS, CANDIDATES[1], module)
+    with counted(backbone) as rest:
+        reused = sample(backbone, condition, noise, STEPS, CANDIDATES[1], module, first)
+    assert torch.equal(fresh, reused)
+    assert (whole.calls, rest.calls) == (STEPS * len(PROMPTS), (STEPS - 1) * len(PROMPTS))
+
+
+def test_candidates_in_one_batch_equal_single_runs(shared):
+    backbone, module, condition, noise, first = shared
+    pictures = {}
+    with counted(backbone) as count:
+        for which, prompts, images in sample_candidates(
+            backbone, condition, noise, STEPS, CANDIDATES, module, first, batch_size=4
+        ):
+            assert len(which) == len(prompts) == len(images) <= 4
+            pictures |= dict(zip(zip(which, prompts, strict=True), images, strict=True))
+    assert set(pictures) == {(c, p) for c in range(len(CANDIDATES)) for p in range(len(PROMPTS))}
+    assert (count.calls, count.full) == (len(pictures) * (STEPS - 1), 0)
+    for c, candidate in enumerate(CANDIDATES):
+        single = backbone.decode(sample(backbone, condition, noise, STEPS, candidate, module))
+        for p in range(len(PROMPTS)):
+            assert drift(pictures[c, p], single[p]) < 2, (c, p)
+            assert all(drift(pictures[other, p], single[p]) > 4 for other in range(len(CANDIDATES)) if other != c)
+
+
+def test_one_step_candidates_cost_no_call(shared):
+    backbone, module, condition, noise, _ = shared
+    first = first_prediction(backbone, condition, noise, 1, module)
+    with counted(backbone) as count:
+        batches = list(sample_candidates(backbone, condition, noise, 1, CANDIDATES, module, first))
+    assert count.calls == 0 and sum(len(images) for _, _, images in batches) == 9
+
+
+def test_noise_belongs_to_seed_and_prompt_index():
+    noise = draw_noise((4, 8, 8), 5, [0, 1, 2])
+    assert torch.equal(noise.start[0], torch.randn(4, 8, 8, generator=torch.Generator().manual_seed(5)))
+    assert torch.equal(draw_noise((4, 8, 8), 5, [2]).start[0], noise.start[2])
+    assert not torch.equal(noise.start[0], noise.start[1])
+    assert not torch.equal(draw_noise((4, 8, 8), 6, [0]).start[0], noise.start[0])
+
+
+def test_noise_is_replayed_selected_and_joined():
+    noise = draw_noise((1, 2, 2), 5, [0, 1])
+    steps = lambda noise: [torch.randn(3, generator=generator) for generator in noise.generators()]
+    assert all(torch.equal(a, b) for a, b in zip(steps(noise), steps(noise), strict=True))
+    swapped = noise.select([1, 0, 1])
+    assert len(swapped) == 3 and torch.equal(swapped.start[0], noise.start[1])
+    assert torch.equal(steps(swapped)[2], steps(noise)[1])
+    joined = Noise.join([noise, swapped])
+    assert torch.equal(joined.start, torch.cat([noise.start, swapped.start]))
+    assert torch.equal(steps(joined)[3], steps(noise)[0])
+
+
+def test_step_noise_continues_after_the_start_noise():
+    generator = torch.Generator().manual_seed(9)
+    torch.randn(1, 2, 2, generator=generator)
+    expected = torch.randn(4, generator=generator)
+    assert torch.equal(torch.randn(4, generator=draw_noise((1, 2, 2), 9, [0]).generators()[0]), expected)
+
+
+def test_the_backbones_scheduler_is_only_a_template():
+    backbone = embedded()
+    before = (dict(backbone.scheduler.config), backbone.scheduler.num_inference_steps, type(backbone.scheduler))
+    prepare_scheduler(backbone, 3, Coefficients.constant(1.1, 0.9))
+    sample(backbone, backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0]), 1, CANDIDATES[1])
+    assert (dict(backbone.scheduler.config), backbone.scheduler.num_inference_steps, type(backbone.scheduler)) == before
+
+
+def test_coefficients_that_do_not_fit_the_steps_are_refused(shared):
+    backbone, module, condition, noise, _ = shared
+    with pytest.raises(ValueError, match="3 values, but the schedule has 2 steps"):
+        sample(backbone, condition, noise, STEPS, Coefficients.per_step([1, 1.1, 1], [1, 1, 1]), module)

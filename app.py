@@ -4,10 +4,11 @@ Also the entry of a Hugging Face Space, which runs this file without arguments.
 """
 
 import argparse
-import logging
 import os
 import sys
 import time
+
+from qsched.quiet import quiet
 
 BEGIN = time.perf_counter()
 
@@ -15,7 +16,8 @@ BEGIN = time.perf_counter()
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, serve until Ctrl+C. Returns the exit status: 0, or 2 after one line about what is wrong."""
     options = parser().parse_args(argv)
-    prepare(options.offline)
+    quiet(options.offline)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # with it no other host is even looked up
     if os.environ.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401 - it has to see torch before anyone touches CUDA
     from qsched.backbones import BackboneError
@@ -64,16 +66,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--talk", action="store_true", help="large type, for a lecture hall")
     options.add_argument("--offline", action="store_true", help="never ask the hub for anything")
     return options
-
-
-def prepare(offline: bool) -> None:
-    """Environment and loggers, set before the large libraries are imported."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    if offline:
-        os.environ.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", HF_DATASETS_OFFLINE="1")
-    # diffusers imports bitsandbytes where it is installed, which then warns about kernels that nothing here uses
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).res
 
 from browser_app import CHROMIUM, FLAGS  # noqa: E402
 
-from app import prepare  # noqa: E402
+from qsched.quiet import quiet  # noqa: E402
 
 WATCH = """() => {
   const times = (window.times = { input: [], picture: [] });
@@ -36,7 +36,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=4)
     options.add_argument("--json", action="store_true")
     options = options.parse_args()
-    prepare(offline=True)
+    quiet(offline=True)
 
     import torch
     from playwright.sync_api import sync_playwright

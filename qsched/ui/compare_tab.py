@@ -165,9 +165,12 @@ class CompareTab:
         place = surface_view.Place(held.backbone, settings.quantization, settings.steps)
         return surface_view.draw(self.results, self.engine, place, dark, self.controls.best)
 
-    def wipe(self, request: gr.Request, left: str, right: str, *sliders):
-        """The two chosen pictures on top of each other. After a drag the sliders come along: a number out of range ends as a toast."""
+    def wipe(self, request: gr.Request, left: str, right: str):
+        """The two chosen pictures on top of each other; later changes of a picture the browser copies by itself."""
         return wiped(self.held(request).comparison, left, right)
+
+    def complain(self, *sliders) -> None:
+        """Called when the hint changes: a number out of range ends as a toast before this line is reached."""
 
     def _settings_shown(self, backbone: str, settings: Settings) -> dict:
         c, spec, q = self.controls, self.engine.spec(backbone), settings.quantization

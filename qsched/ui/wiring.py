@@ -43,7 +43,6 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **DEVICE,
     }
     idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
-    wipe = {"fn": spoken(tab.wipe), "inputs": pair, "outputs": r.wipe, **QUIET}
 
     demo.load(
         spoken(tab.open),
@@ -68,7 +67,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         api_name="generate_example", **make
     ).then(api_name="idle_example", **idle)
     moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
-    drag = gr.on(
+    gr.on(
         moves,
         tab.adjust,
         [c.shape, *c.sliders],
@@ -78,16 +77,12 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **QUIET,
         **DEVICE,
     )
-    drag.then(api_name="wipe_drag", **wipe | {"inputs": [*pair, *c.sliders]})
-    jumps = [
-        c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE),
-        c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE),
-        c.reset.click(spoken(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE),
-        r.surface.select(spoken(tab.select), None, third, api_name="select", **QUIET, **DEVICE),
-    ]
-    for number, event in enumerate(jumps):
-        event.success(api_name=f"wipe_{number}", **wipe)
-    gr.on([r.left.input, r.right.input], api_name="wipe", **wipe)
+    c.hint.change(tab.complain, c.sliders, None, api_name="complain", **QUIET)
+    c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE)
+    c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE)
+    c.reset.click(spoken(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE)
+    r.surface.select(spoken(tab.select), None, third, api_name="select", **QUIET, **DEVICE)
+    gr.on([r.left.input, r.right.input], spoken(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
     recolour = {
         "fn": spoken(tab.redraw),
         "inputs": tab.dark,

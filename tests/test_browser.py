@@ -212,6 +212,7 @@ def test_examples_dice_and_keyboard(visit):
     seed = visitor.comparison.settings.seed
     visitor.page.click("#dice")
     visitor.until(lambda: visitor.comparison.settings.seed != seed)
+    visitor.until(lambda: visitor.page.locator("body.busy").count() == 0, "the page still says that it is busy")
     visitor.page.locator("#examples button").nth(1).click()
     visitor.until(lambda: visitor.comparison.settings.prompt == "fox, flat style")
     prompt = visitor.page.locator("#prompt textarea")
@@ -219,6 +220,7 @@ def test_examples_dice_and_keyboard(visit):
     prompt.press("Enter")
     visitor.until(lambda: visitor.comparison.settings.prompt.startswith("penguin"))
     visitor.settle()
+    visitor.until(lambda: visitor.page.locator("body.busy").count() == 0, "the page still says that it is busy")
     visitor.page.locator("#reset").focus()
     visitor.page.keyboard.press("Enter")
     visitor.stands_at(1, 1)

@@ -9,8 +9,10 @@ from qsched.comparison import Settings
 from qsched.ui import fragments, links, surface_view, values
 from qsched.ui.controls import Controls, build_controls, slider_updates
 from qsched.ui.engine import Engine, Session, describe
-from qsched.ui.errors import spoken, toast
+from qsched.ui.errors import explained, spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
+
+UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
 
 
 class CompareTab:
@@ -50,7 +52,7 @@ class CompareTab:
     def held(self, request: gr.Request) -> Session:
         """The session behind a request; a toast if the server does not know it any more."""
         held = self.engine.session(request.session_hash)
-        return held or toast("The server no longer knows this page, perhaps it was restarted: press Generate.")
+        return held or toast(UNKNOWN)
 
     def coefficients(self, shape: str, sliders: tuple, steps: int) -> Coefficients:
         """The sliders' values as coefficients."""
@@ -97,23 +99,33 @@ class CompareTab:
             steps = spec.default_steps
         settings = Settings(prompt or "", seed, steps, values.quantization_from(bits, group, scale, scope, keep))
         coefficients = links.followed(self.engine, held, backbone, settings)
-        if coefficients is None:
-            coefficients = self.coefficients(shape, sliders, steps)
-        else:
+        followed = coefficients is not None
+        if followed:
             shape = coefficients.shape
+        else:
+            coefficients = self.coefficients(shape, sliders, steps)
         comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
         updates = self.everything(Session(backbone, comparison), dark, left, right, shape)
         if held and held.backbone != backbone:
             updates |= self._settings_shown(backbone, settings)
+        if held and not followed and held.comparison.settings.steps == steps:
+            for slider in self.controls.sliders:  # they may have moved on meanwhile
+                updates.pop(slider)
         return updates
 
     def adjust(self, request: gr.Request, shape: str, *sliders):
-        """Move the coefficients: only the Q-Sched picture is made again, with steps - 1 denoiser calls."""
-        held = self.held(request)
-        if any(value != value for value in sliders):  # NaN stands for a number that is still being typed
-            return {self.controls.hint: fragments.hint(values.LOW, values.HIGH)}
-        steps = held.comparison.settings.steps
-        comparison = self.engine.rescale(request.session_hash, self.coefficients(shape, sliders, steps))
+        """Move the coefficients: only the Q-Sched picture is made again, with steps - 1 denoiser calls.
+
+        Runs outside the queue, which halves the way to the page but knows no toasts: what goes wrong is said under the sliders.
+        """
+        held = self.engine.session(request.session_hash)
+        if held is None:
+            return {self.controls.hint: fragments.notes((UNKNOWN,))}
+        try:
+            coefficients = self.coefficients(shape, sliders, held.comparison.settings.steps)
+            comparison = self.engine.rescale(request.session_hash, coefficients)
+        except Exception as error:
+            return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
         return third_column(self.results, comparison) | {self.controls.hint: ""}
 
     def reshape(self, request: gr.Request, shape: str):
@@ -154,8 +166,11 @@ class CompareTab:
         return surface_view.draw(self.results, self.engine, place, dark, self.controls.best)
 
     def wipe(self, request: gr.Request, left: str, right: str):
-        """The two chosen pictures on top of each other."""
+        """The two chosen pictures on top of each other; later changes of a picture the browser copies by itself."""
         return wiped(self.held(request).comparison, left, right)
+
+    def complain(self, *sliders) -> None:
+        """Called when the hint changes: a number out of range ends as a toast before this line is reached."""
 
     def _settings_shown(self, backbone: str, settings: Settings) -> dict:
         c, spec, q = self.controls, self.engine.spec(backbone), settings.quantization

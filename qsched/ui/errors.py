@@ -32,8 +32,15 @@ def sentence_for(error: BaseException) -> str:
     return "Something went wrong on the server: the pictures on the page are still the last good ones."
 
 
+def explained(error: Exception, where: str) -> str:
+    """The sentence for an error; one that nobody foresaw is logged with its traceback."""
+    if not isinstance(error, ValueError | BackboneError | PresetError):
+        log.error("%s failed", where, exc_info=error)
+    return sentence_for(error)
+
+
 def spoken(function: Callable) -> Callable:
-    """An event handler whose exceptions become toasts. Those nobody foresaw are logged with their traceback."""
+    """An event handler whose exceptions become toasts."""
 
     @functools.wraps(function)
     def handler(*args: Any, **kwargs: Any) -> Any:
@@ -42,8 +49,6 @@ def spoken(function: Callable) -> Callable:
         except gr.Error:
             raise
         except Exception as error:
-            if not isinstance(error, ValueError | BackboneError | PresetError):
-                log.exception("%s failed", function.__name__)
-            toast(sentence_for(error))
+            toast(explained(error, function.__name__))
 
     return handler

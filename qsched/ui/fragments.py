@@ -114,8 +114,3 @@ def no_surface(backbone: str, bits: str, steps: int, reason: str = "") -> str:
         or f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} with these settings yet, so no surface and no best known coefficients."
     )
     return f'<div class="no-surface"><p>{escape(why)}</p><p>Make one with</p><code>{escape(command)}</code></div>'
-
-
-def hint(low: float, high: float) -> str:
-    """What a number box expects, while a number is being typed."""
-    return f'<p class="note" role="status">A coefficient is a number from {low} to {high}.</p>'

@@ -36,11 +36,24 @@ window.qsched = (() => {
     ring.title = point.shape === shape ? "" : "The surface was computed for another shape.";
   };
 
+  // The wipe shows the pictures above it: when one of them changes, so does its side, without asking the server.
+  const names = { "Full precision": "full-precision", Naive: "naive", "Q-Sched": "qsched" };
+  const sync = () => {
+    const sides = document.querySelectorAll("#wipe img");
+    ["left", "right"].forEach((side, index) => {
+      const name = names[document.querySelector(`#wipe-${side} input`)?.value];
+      const source = name && document.querySelector(`#image-${name} img`)?.src;
+      if (source && sides[index] && sides[index].src !== source) sides[index].src = source;
+    });
+  };
+  const pictures = new MutationObserver(sync);
+
   const watch = new ResizeObserver(draw);
   const mark = (shape, c_x, c_eps) => {
     point = { shape, c_x: Number(c_x), c_eps: Number(c_eps) };
     const holder = document.querySelector("#surface");
     if (holder) watch.observe(holder);
+    pictures.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
     requestAnimationFrame(draw);
     for (const delay of [120, 400, 1200]) setTimeout(draw, delay); // the picture may still be on its way
   };

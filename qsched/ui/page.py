@@ -9,7 +9,7 @@ os.environ.setdefault(
 
 import gradio as gr
 
-from qsched.ui import theme, values
+from qsched.ui import theme
 from qsched.ui.about_tab import build_about
 from qsched.ui.api import public_compare
 from qsched.ui.compare_tab import CompareTab
@@ -52,7 +52,8 @@ class Page(gr.Blocks):
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """As gradio's, but a number box that is empty or out of range gives one sentence; one that is still being typed is NaN."""
-        checked = [_checked(block, value) for block, value in zip(block_fn.inputs, inputs, strict=False)]
+        strict = block_fn.api_name != "adjust"
+        checked = [_checked(block, value, strict) for block, value in zip(block_fn.inputs, inputs, strict=False)]
         return await super().preprocess_data(block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs)
 
 
@@ -99,11 +100,16 @@ def _on_device() -> Any:
     return spaces.GPU
 
 
-def _checked(block: Any, value: Any) -> Any:
-    if not isinstance(block, gr.Slider):
+def _checked(block: Any, value: Any, strict: bool) -> Any:
+    if not isinstance(block, gr.Slider) or (_is_number(value) and block.minimum <= value <= block.maximum):
         return value
-    if value is None or (isinstance(value, int | float) and 0 <= value < block.minimum):
-        return float("nan")  # "", "0" and "0." are on the way to "0.95"
-    if not isinstance(value, int | float) or not value <= values.HIGH or value < 0:
+    typing = value is None or (
+        _is_number(value) and 0 <= value < block.minimum
+    )  # "", "0" and "0." on the way to "0.95"
+    if strict and not typing:
         toast(f"{block.label} must be a number from {block.minimum} to {block.maximum}, not {value}.")
-    return value
+    return float("nan")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,5 +1,7 @@
 """Which event of the Compare tab calls which handler, and what may run at once."""
 
+import os
+
 import gradio as gr
 
 from qsched.ui import downloads, links
@@ -41,7 +43,6 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **DEVICE,
     }
     idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
-    wipe = {"fn": spoken(tab.wipe), "inputs": pair, "outputs": r.wipe, **QUIET}
 
     demo.load(
         spoken(tab.open),
@@ -59,24 +60,29 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         api_name="generate",
         **make,
     ).then(api_name="idle", **idle)
-    c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN).then(api_name="generate_seed", **make)
+    c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN).then(
+        api_name="generate_seed", **make
+    ).then(api_name="idle_seed", **idle)
     c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN).then(
         api_name="generate_example", **make
     ).then(api_name="idle_example", **idle)
     moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
-    drag = gr.on(
-        moves, spoken(tab.adjust), [c.shape, *c.sliders], [*r.qsched, c.hint], api_name="adjust", **QUIET, **DEVICE
+    gr.on(
+        moves,
+        tab.adjust,
+        [c.shape, *c.sliders],
+        [*r.qsched, c.hint],
+        api_name="adjust",
+        queue=bool(os.environ.get("SPACES_ZERO_GPU")),  # there a device is lent through the queue alone
+        **QUIET,
+        **DEVICE,
     )
-    jumps = [
-        drag,
-        c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE),
-        c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE),
-        c.reset.click(spoken(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE),
-        r.surface.select(spoken(tab.select), None, third, api_name="select", **QUIET, **DEVICE),
-    ]
-    for number, event in enumerate(jumps):
-        event.success(api_name=f"wipe_{number}", **wipe)
-    gr.on([r.left.input, r.right.input], api_name="wipe", **wipe)
+    c.hint.change(tab.complain, c.sliders, None, api_name="complain", **QUIET)
+    c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE)
+    c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE)
+    c.reset.click(spoken(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE)
+    r.surface.select(spoken(tab.select), None, third, api_name="select", **QUIET, **DEVICE)
+    gr.on([r.left.input, r.right.input], spoken(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
     recolour = {
         "fn": spoken(tab.redraw),
         "inputs": tab.dark,

@@ -93,12 +93,14 @@ def test_each_image_is_computed_once_and_prefixes_are_shared(evaluated):
 def test_the_columns_are_what_the_comparison_shows(evaluated):
     result, _ = evaluated
     assert result.seeds == [FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2] and list(result.scores) == list(COLUMNS)
+    # One prompt, as the comparison has it: in a larger batch a quantized picture drifts by a rounding.
+    alone = evaluate(embedded(), make_preset(), PROMPTS[:1], [FIRST_SEED + 1])
     one = compare(embedded(), Settings(PROMPTS[0], FIRST_SEED + 1, STEPS, Quantization("w4a8")), CHOSEN)
     for column in one.columns:
-        scores = {metric: values[1, 0] for metric, values in result.scores[column.name].items()}
-        assert scores["alignment"] == pytest.approx(column.alignment, abs=0.2)
-        assert scores["quality"] == pytest.approx(column.quality, abs=0.01)
-        assert scores["ssim"] == pytest.approx(column.ssim, abs=0.01)
+        scores = {metric: values[0, 0] for metric, values in alone.scores[column.name].items()}
+        assert scores["alignment"] == pytest.approx(column.alignment, abs=1e-3)
+        assert scores["quality"] == pytest.approx(column.quality, abs=1e-4)
+        assert scores["ssim"] == pytest.approx(column.ssim, abs=1e-4)
     assert result.scores[FULL_PRECISION]["psnr"] == pytest.approx(np.full((3, 3), 100.0))
     assert (result.scores[CONTROL]["ssim"] < 0.999).all()
 

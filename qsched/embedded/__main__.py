@@ -5,8 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from qsched.backbones.spec import ASSETS
-from qsched.embedded import clip, dataset, denoiser, distil, export, report
+from qsched.quiet import quiet
+
+quiet()
+
+from qsched.backbones.spec import ASSETS  # noqa: E402
+from qsched.embedded import clip, dataset, denoiser, distil, export, report  # noqa: E402
 
 WORK = Path("work")
 
@@ -42,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
     for name, words, steps, batch in (
         ("clip", "train the tiny CLIP", 500, 256),
-        ("denoiser", "train the noise-predicting teacher", 4200, 64),
+        ("denoiser", "train the noise-predicting teacher", 3900, 64),
         ("distil", "distil the few-step student from it", 400, 64),
     ):
         command = commands.add_parser(name, help=words)

@@ -52,7 +52,7 @@ def report(backbone: Backbone, emoji: dataset.Emoji, seed: int = 0) -> dict[str,
                 {
                     "pairs": name,
                     "count": len(prompts),
-                    "pictures": "real art" if steps is None else f"{steps} steps",
+                    "pictures": "real art" if steps is None else f"{steps} step{'s' * (steps > 1)}",
                     "clip_score": round(float(scores.alignment.mean()), 2),
                     "clip_iqa": round(float(scores.quality.mean()), 3),
                     "top1": round(float((rank < 1).float().mean()), 3),

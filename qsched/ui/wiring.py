@@ -42,6 +42,12 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **QUIET,
         **DEVICE,
     }
+
+    # `then` does not run a browser-only step after an error, so an error needs its own.
+    def settle(event: gr.events.Dependency, name: str) -> None:
+        event.success(api_name=f"idle{name}", **idle)
+        event.failure(api_name=f"idle{name}_error", **idle)
+
     idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
 
     demo.load(
@@ -55,17 +61,12 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     )
     demo.unload(tab.forget)
     settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep]
-    gr.on(
-        [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)],
-        api_name="generate",
-        **make,
-    ).then(api_name="idle", **idle)
-    c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN).then(
-        api_name="generate_seed", **make
-    ).then(api_name="idle_seed", **idle)
-    c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN).then(
-        api_name="generate_example", **make
-    ).then(api_name="idle_example", **idle)
+    asked = [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)]
+    settle(gr.on(asked, api_name="generate", **make), "")
+    rolled = c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN)
+    settle(rolled.then(api_name="generate_seed", **make), "_seed")
+    chosen_example = c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN)
+    settle(chosen_example.then(api_name="generate_example", **make), "_example")
     moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
     gr.on(
         moves,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from qsched.embedded import dataset, degradations, training
 from qsched.embedded.tokenizer import train_tokenizer
-from qsched.scoring.embedded_clip import ANTONYMS
+from qsched.scoring.embedded_clip import ANTONYMS, quality_probability
 
 CONTEXT_LENGTH = 16
 VOCABULARY = 2048
@@ -86,11 +86,6 @@ def jitter(images: Tensor) -> Tensor:
     return 1 - F.grid_sample(1 - images, grid, align_corners=False)
 
 
-def quality_probability(model: CLIP, image_features: Tensor, antonym_features: Tensor) -> Tensor:
-    """CLIP-IQA (Wang et al. 2023): softmax over the antonym pair, probability of the good one, shape (batch,)."""
-    return (model.logit_scale.exp() * image_features @ antonym_features.T).softmax(-1)[:, 0]
-
-
 def train_clip(
     data: Path,
     folder: Path,
@@ -115,7 +110,7 @@ def train_clip(
 
     def loss_of(step: int) -> Tensor:
         chosen = usable[torch.from_numpy(rng.permutation(len(usable))[: batch - blank])]
-        clean = jitter(emoji.latents(chosen).to(where))
+        clean = jitter(emoji.pictures(chosen).to(where))
         damaged = torch.rand(len(chosen), device=where) < 0.5
         strength = torch.rand(len(chosen), device=where) * damaged
         pictures = degradations.degrade(
@@ -170,7 +165,7 @@ def measure(model: CLIP, tokenizer, emoji: dataset.Emoji, where: torch.device, s
     model.eval()
     torch.manual_seed(seed)
     indices = emoji.held_out.nonzero().flatten()
-    images = emoji.latents(indices).to(where)
+    images = emoji.pictures(indices).to(where)
     names = [f"{c}, {s} style" for s in emoji.styles for c in emoji.concepts]
     texts = torch.cat(
         [model.encode_text(tokenizer(names[i : i + 256]).to(where), normalize=True) for i in range(0, len(names), 256)]

@@ -104,7 +104,7 @@ class Emoji:
         """Indices of the pictures that training may use."""
         return (~self.held_out).nonzero().flatten()
 
-    def latents(self, indices: torch.Tensor) -> torch.Tensor:
+    def pictures(self, indices: torch.Tensor) -> torch.Tensor:
         """Pictures as float32 (count, 3, 64, 64) in [0, 1]."""
         return self.images[indices].permute(0, 3, 1, 2).float() / 255
 

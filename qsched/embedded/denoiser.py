@@ -123,7 +123,7 @@ class Batches:
         model, tokenizer = clip.new_clip(clip_folder, self.emoji)
         clip.load_weights(model, clip_folder).eval()
         self.usable = self.emoji.train_indices()
-        self.clean = to_latents(self.emoji.latents(torch.arange(len(self.emoji.images)))).to(where)
+        self.clean = to_latents(self.emoji.pictures(torch.arange(len(self.emoji.images)))).to(where)
         variants = [self.emoji.captions(torch.arange(len(self.clean)), self.rng) for _ in range(16)]
         with torch.no_grad():
             encoded = [text_condition(model, tokenizer(texts)) for texts in variants]
@@ -144,6 +144,16 @@ class Batches:
     def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t as (count, 1, 1, 1)."""
         return self.alphas[timesteps].view(-1, 1, 1, 1), self.sigmas[timesteps].view(-1, 1, 1, 1)
+
+    def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t, alpha_t and sigma_t; the first third becomes pure noise at the last timestep, where sampling starts.
+
+        timesteps is changed in place for that third.
+        """
+        pure = torch.arange(len(clean), device=clean.device) < len(clean) // 3
+        timesteps[pure] = LAST
+        alpha, sigma = self.levels(timesteps)
+        return torch.where(pure.view(-1, 1, 1, 1), noise, alpha * clean + sigma * noise), alpha, sigma
 
 
 def train_denoiser(
@@ -168,12 +178,8 @@ def train_denoiser(
     def loss_of(step: int) -> Tensor:
         clean, states, pooled = batches.draw(batch)
         noise = torch.randn_like(clean)
-        # A third starts from pure noise at the last timestep (where sampling starts), the rest is spread over the schedule.
         timesteps = torch.randint(1, LAST + 1, (batch,), device=where)
-        pure = torch.arange(batch, device=where) < batch // 3
-        timesteps[pure] = LAST
-        alpha, sigma = batches.levels(timesteps)
-        noisy = torch.where(pure.view(-1, 1, 1, 1), noise, alpha * clean + sigma * noise)
+        noisy, alpha, sigma = batches.noised(clean, noise, timesteps)
         with torch.autocast(where.type, dtype=torch.bfloat16):
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
         return pseudo_huber(picture(noisy, predicted.float(), alpha, sigma) - clean).mean()

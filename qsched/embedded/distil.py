@@ -46,7 +46,6 @@ def distil(
         unet.load_state_dict(weights)
         unet.to(where, memory_format=torch.channels_last)
     student, average_student, teacher = unets
-    # One compiled graph serves the two frozen networks' weights in turn less well than one each.
     forward, target_forward, teacher_forward = (torch.compile(unet) if compiled else unet for unet in unets)
     for unet in (average_student, teacher):
         unet.requires_grad_(False)
@@ -55,11 +54,8 @@ def distil(
         clean, states, pooled = batches.draw(batch)
         noise = torch.randn_like(clean)
         timesteps = SKIP * torch.randint(2, LAST // SKIP + 2, (batch,), device=where) - 1
-        pure = torch.arange(batch, device=where) < batch // 3
-        timesteps[pure] = LAST
+        noisy, alpha, sigma = batches.noised(clean, noise, timesteps)
         earlier = timesteps - SKIP
-        alpha, sigma = batches.levels(timesteps)
-        noisy = torch.where(pure.view(-1, 1, 1, 1), noise, alpha * clean + sigma * noise)
         with torch.autocast(where.type, dtype=torch.bfloat16):
             with torch.no_grad():
                 epsilon = teacher_forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0].float()

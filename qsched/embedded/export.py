@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qsched.backbones import Backbone
 from qsched.embedded import denoiser
-from qsched.sampling import draw_noise, sample
+from qsched.embedded.report import draw
 
 SHEET_SEED = 0
 
@@ -36,7 +36,6 @@ def sheet_prompts(concepts: Sequence[str], styles: Sequence[str], count: int = 4
     return [f"{concepts[int(i * stride)]}, {styles[i % len(styles)]} style" for i in range(count)]
 
 
-@torch.inference_mode()
 def sample_sheet(
     backbone: Backbone,
     prompts: Sequence[str],
@@ -48,17 +47,14 @@ def sample_sheet(
     zoom: int = 2,
 ) -> None:
     """Draw every prompt once and write a captioned contact sheet as PNG."""
-    condition = backbone.encode(prompts)
-    images = backbone.decode(
-        sample(backbone, condition, draw_noise(backbone.latent_shape, seed, range(len(prompts))), steps)
-    )
+    images = draw(backbone, prompts, steps, seed)
     side, caption = backbone.spec.size * zoom, 16
     sheet = Image.new("RGB", (columns * (side + 4), math.ceil(len(prompts) / columns) * (side + caption + 4)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
-    for index, (prompt, image) in enumerate(zip(prompts, images.cpu(), strict=True)):
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
+    for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
         x, y = index % columns * (side + 4), index // columns * (side + caption + 4)
         tile = Image.fromarray((image.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))
         sheet.paste(tile.resize((side, side), Image.Resampling.BICUBIC), (x + 2, y + 2))
-        draw.text((x + 4, y + side + 3), prompt, fill="black", font=font)
+        pen.text((x + 4, y + side + 3), prompt, fill="black", font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, optimize=True)

@@ -45,7 +45,7 @@ def report(backbone: Backbone, emoji: dataset.Emoji, seed: int = 0) -> dict[str,
     for name, indices in (("seen", emoji.train_indices()), ("held out", emoji.held_out.nonzero().flatten())):
         prompts = [emoji.caption(int(i)) for i in indices]
         for steps in (None, 1, 2, 4, 8):
-            images = emoji.latents(indices) if steps is None else draw(backbone, prompts, steps, seed)
+            images = emoji.pictures(indices) if steps is None else draw(backbone, prompts, steps, seed)
             scores = backbone.scorer().score(images, prompts)
             rank = recognised(backbone, emoji, images, emoji.concept[indices], emoji.style[indices])
             out["rows"].append(

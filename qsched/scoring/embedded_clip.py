@@ -13,6 +13,11 @@ from qsched.scoring import ImageScores
 ANTONYMS = ("good quality picture", "bad quality picture")
 
 
+def quality_probability(model: open_clip.CLIP, image_features: Tensor, antonym_features: Tensor) -> Tensor:
+    """CLIP-IQA (Wang et al. 2023): softmax over the antonym pair, probability of the good one, shape (batch,)."""
+    return (model.logit_scale.exp() * image_features @ antonym_features.T).softmax(-1)[:, 0]
+
+
 class EmbeddedScorer:
     """CLIPScore = 100 * max(cos, 0) (Hessel et al. 2021 without its 2.5) and CLIP-IQA = softmax over one antonym pair (Wang et al. 2023).
 
@@ -68,4 +73,4 @@ class EmbeddedScorer:
         return torch.stack([self._known[prompt] for prompt in prompts])
 
     def _quality(self, features: Tensor) -> Tensor:
-        return (self.model.logit_scale.exp() * features @ self._pair.T).softmax(-1)[:, 0]
+        return quality_probability(self.model, features, self._pair)

@@ -42,13 +42,12 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **QUIET,
         **DEVICE,
     }
+    idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
 
     # `then` does not run a browser-only step after an error, so an error needs its own.
     def settle(event: gr.events.Dependency, name: str) -> None:
         event.success(api_name=f"idle{name}", **idle)
         event.failure(api_name=f"idle{name}_error", **idle)
-
-    idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
 
     demo.load(
         spoken(tab.open),

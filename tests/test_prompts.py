@@ -8,7 +8,7 @@ from qsched.prompts import builtin_prompts, choose_prompts, read_prompts
 def test_built_in_prompts_are_many_and_share_no_concept():
     calibration, held_out = builtin_prompts("emoji", "calibration"), builtin_prompts("emoji", "held-out")
     concepts = lambda prompts: {prompt.split(",")[0] for prompt in prompts}
-    assert len(calibration) >= 20 and len(held_out) >= 60
+    assert len(calibration) >= 25 and len(held_out) >= 100
     assert len(concepts(calibration)) == len(calibration) and not concepts(calibration) & concepts(held_out)
     assert all(p.endswith(("classic style", "flat style", "glossy style")) for p in calibration + held_out)
     assert (
@@ -40,7 +40,7 @@ def test_bad_prompt_files_are_refused(tmp_path, content, message):
 
 @pytest.mark.parametrize(
     ("choice", "message"),
-    [("0", "1 to 24"), ("999", "not 999"), ("nowhere.txt", "no prompt file"), (".", "cannot be read")],
+    [("0", "1 to 25"), ("999", "not 999"), ("nowhere.txt", "no prompt file"), (".", "cannot be read")],
 )
 def test_bad_choices_of_prompts_are_refused(choice, message):
     with pytest.raises(ValueError, match=message):

@@ -6,7 +6,7 @@ so that a picture depends neither on the device nor on the batch it was computed
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +35,9 @@ class Noise:
     @classmethod
     def join(cls, noises: Sequence["Noise"]) -> "Noise":
         """Several batches as one."""
-        return cls(torch.cat([noise.start for noise in noises]), tuple(state for noise in noises for state in noise.states))
+        return cls(
+            torch.cat([noise.start for noise in noises]), tuple(state for noise in noises for state in noise.states)
+        )
 
     def generators(self) -> list[torch.Generator]:
         """Fresh generators, one per image: the same step noise is replayed each time they are asked for."""
@@ -102,45 +104,37 @@ def sample(
         first: the prediction at the first step, if it is known; saves one call.
     """
     scheduler = prepare_scheduler(backbone, steps, coefficients)
-    latents, generators = _start(backbone, scheduler, noise), noise.generators()
-    for index, timestep in enumerate(scheduler.timesteps):
-        if index == 0 and first is not None:
-            prediction = first
-        else:
-            prediction = backbone.predict(scheduler.scale_model_input(latents, timestep), timestep, condition, denoiser)
+    return denoise(
+        backbone, condition, scheduler, _start(backbone, scheduler, noise), noise.generators(), denoiser, first
+    )
+
+
+@torch.inference_mode()
+def denoise(
+    backbone: Backbone,
+    condition: Condition,
+    scheduler: SchedulerMixin,
+    latents: Tensor,
+    generators: list[torch.Generator],
+    denoiser: nn.Module | None = None,
+    prediction: Tensor | None = None,
+    begin: int = 0,
+    end: int | None = None,
+) -> Tensor:
+    """The steps begin to end (None = the last one) of a prepared scheduler: x_begin to x_end, both (batch, C, H, W).
+
+    prediction: E(x_begin, t_begin), if it is known; saves one call.
+    """
+    if begin:
+        scheduler.set_begin_index(begin)
+    for timestep in scheduler.timesteps[begin:end]:
+        scaled = scheduler.scale_model_input(latents, timestep)
+        if prediction is None:
+            prediction = backbone.predict(scaled, timestep, condition, denoiser)
         latents = scheduler.step(prediction, timestep, latents, generator=generators, return_dict=False)[0]
+        prediction = None
     return latents
 
 
 def _start(backbone: Backbone, scheduler: SchedulerMixin, noise: Noise) -> Tensor:
     return (noise.start * float(scheduler.init_noise_sigma)).to(backbone.device, backbone.dtype)
-
-
-def sample_candidates(
-    backbone: Backbone,
-    condition: Condition,
-    noise: Noise,
-    steps: int,
-    candidates: Sequence[Coefficients],
-    denoiser: nn.Module | None,
-    first: Tensor,
-    batch_size: int = 64,
-) -> Iterator[tuple[list[int], list[int], Tensor]]:
-    """Every candidate on every prompt, in batches; yields (candidate index per image, prompt index per image, pictures (batch, 3, H, W)).
-
-    first: the shared first predictions, one per prompt.
-    """
-    pairs = [(c, p) for c in range(len(candidates)) for p in range(len(condition))]
-    for begin in range(0, len(pairs), batch_size):
-        chunk = pairs[begin : begin + batch_size]
-        which, prompts = [c for c, _ in chunk], [p for _, p in chunk]
-        latents = sample(
-            backbone,
-            condition.select(prompts),
-            noise.select(prompts),
-            steps,
-            [candidates[c] for c in which],
-            denoiser,
-            first[prompts],
-        )
-        yield which, prompts, backbone.decode(latents)

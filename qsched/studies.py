@@ -1,22 +1,32 @@
-"""Search points in an Optuna study: one trial per point, in memory, in SQLite, or in a database that machines share.
+"""Search points in an Optuna study: one trial per candidate, in memory, in SQLite, or in a database that machines share.
 
-A trial has the parameters c_x and c_eps, JAQ as its value, and the scores of every image as user attributes, so any
-Optuna tool can read a search, and another k re-ranks it without an image. Points that are stored are never repeated.
+A trial has the coefficients as parameters (c_x and c_eps, or one per step: c_x_0, c_x_1, ...), JAQ as its value, and the
+scores of every image as user attributes, so any Optuna tool can read a search, and another k re-ranks it without an
+image.
+
+No point is computed twice: a process claims a candidate by storing a running trial for it. Optuna numbers trials in the
+order they are stored, so of two processes that claim the same candidate both see the lower number, which wins. Claims of
+processes that died are taken up again (see `qsched.workers`).
 """
 
+import sqlite3
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from qsched.surface import Surface
+from qsched.search_options import Candidate
+from qsched.workers import Pulse, Watch, this_worker
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 NOT_FINITE = "an image was not finite"
+SQLITE_WAIT = 60
+"""Seconds that a process waits for another one's write."""
 
 
 class StorageError(RuntimeError):
@@ -24,114 +34,196 @@ class StorageError(RuntimeError):
 
 
 class Scores(NamedTuple):
-    """Alignment and quality of the images of one point; empty for a point that failed."""
+    """Alignment and quality of the images of one candidate; empty for one that failed."""
 
     alignment: list[float]
     quality: list[float]
 
 
+class Claim(NamedTuple):
+    """A candidate that this process computes, and the trial that says so."""
+
+    candidate: Candidate
+    trial: FrozenTrial
+
+
 class Study:
-    """The points of one search.
+    """The candidates of one search.
 
     Args:
         storage: an Optuna storage URL such as "sqlite:///search.sqlite3", or None for memory.
         name: tells searches in one storage apart; whoever uses the same name continues the same search.
         identity: everything that the scores depend on (JSON friendly); stored with the study and compared on resuming.
-        low, high: range of both coefficients.
+        c_range: of all coefficients.
+        about: more to keep with it: what a preset needs to know besides the scores. The latest process's stays.
     Raises:
         StorageError: if the storage cannot be opened. Later calls raise it too when the storage fails.
     """
 
-    def __init__(self, storage: str | None, name: str, identity: dict[str, Any], low: float, high: float):
-        self.shown = _without_password(storage)
-        self._range = dict.fromkeys(("c_x", "c_eps"), optuna.distributions.FloatDistribution(low, high))
-        with self._errors():
+    def __init__(
+        self,
+        storage: str | None,
+        name: str,
+        identity: dict[str, Any],
+        c_range: tuple[float, float],
+        about: dict[str, Any],
+    ):
+        self.shown, self.name, self.about = _without_password(storage), name, about
+        self._distribution = optuna.distributions.FloatDistribution(*c_range)
+        self._worker, self._watch = this_worker(), Watch()
+        with storage_errors(self.shown):
             self._study = optuna.create_study(
-                storage=storage, study_name=name, direction="maximize", load_if_exists=True
+                storage=open_storage(storage), study_name=name, direction="maximize", load_if_exists=True
             )
             stored = self._study.user_attrs.get("search")
             if stored is None:
                 self._study.set_user_attr("search", identity)
+            if stored in (None, identity):
+                self._study.set_user_attr("about", about)
         if stored not in (None, identity):
             other = ", ".join(key for key in identity if stored.get(key) != identity[key])
             raise StorageError(
                 f"The study {name!r} belongs to another search (it differs in {other}); choose another name."
             )
 
-    def finished(self) -> dict[tuple[float, float], Scores]:
-        """Scores by (c_x, c_eps), failed points included."""
-        with self._errors():
-            trials = self._study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL))
-        done = {}
-        for trial in trials:
-            scores = Scores(trial.user_attrs.get("alignment", []), trial.user_attrs.get("quality", []))
-            if trial.state is TrialState.COMPLETE or "failed" in trial.user_attrs:
-                done[_point(trial.params)] = scores
-        return done
+    def at_work(self) -> Pulse:
+        """A block in which other processes know this one to be alive; claims belong inside."""
+        with storage_errors(self.shown):
+            return Pulse(self._worker, self._study.set_user_attr)
 
-    def running(self) -> set[tuple[float, float]]:
-        """Points that another process is working on, or was when it was killed."""
-        with self._errors():
-            return {_point(t.params) for t in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    def finished(self) -> dict[Candidate, Scores]:
+        """Scores by candidate, failed ones included."""
+        with storage_errors(self.shown):
+            return finished(self._study)
 
-    def claim(self, points: Sequence[tuple[float, float]]) -> list[optuna.Trial]:
-        """Start a trial for each (c_x, c_eps)."""
-        with self._errors():
-            for c_x, c_eps in points:
-                self._study.enqueue_trial({"c_x": c_x, "c_eps": c_eps})
-            return [self._study.ask(self._range) for _ in points]
+    def busy(self) -> set[Candidate]:
+        """Candidates that other living processes are working on. What dead ones left behind is given up first."""
+        return {_candidate(trial) for trial in self._running() if trial.user_attrs.get("worker") != self._worker}
 
-    def store(
-        self, trial: optuna.Trial, alignment: Sequence[float], quality: Sequence[float], value: float | None
-    ) -> None:
-        """Finish a trial with its scores; value None means that an image was not finite."""
-        with self._errors():
-            if value is None:
-                trial.set_user_attr("failed", NOT_FINITE)
-                self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-                return
-            trial.set_user_attr("alignment", list(alignment))
-            trial.set_user_attr("quality", list(quality))
-            self._study.tell(trial, value, skip_if_finished=True)
+    def claim(self, candidates: Sequence[Candidate]) -> list[Claim]:
+        """Take those of the candidates that no other process has or had; may be none."""
+        with storage_errors(self.shown):
+            token = uuid.uuid4().hex
+            for candidate in candidates:
+                params = candidate.params()
+                self._study.add_trial(
+                    optuna.trial.create_trial(
+                        state=TrialState.RUNNING,
+                        params=params,
+                        distributions=dict.fromkeys(params, self._distribution),
+                        user_attrs={"worker": self._worker, "claim": token},
+                    )
+                )
+            trials = self._study.get_trials(deepcopy=False)
+        first: dict[Candidate, FrozenTrial] = {}
+        for trial in trials:  # in the order of their numbers
+            if _counts(trial):
+                first.setdefault(_candidate(trial), trial)
+        mine = [trial for trial in trials if trial.user_attrs.get("claim") == token]
+        won = [Claim(_candidate(trial), trial) for trial in mine if first[_candidate(trial)] is trial]
+        self.release([Claim(_candidate(trial), trial) for trial in mine if first[_candidate(trial)] is not trial])
+        return won
 
-    def release(self, trials: Sequence[optuna.Trial]) -> None:
-        """Give up unfinished trials, so that whoever comes next computes these points."""
-        with self._errors():
+    def store(self, claim: Claim, scores: Scores, value: float | None) -> None:
+        """Finish a claim with its scores; value None means that an image was not finite.
+
+        Nothing happens if other processes have taken this one for dead and given the claim up.
+        """
+        with storage_errors(self.shown):
+            trial = optuna.trial.Trial(self._study, claim.trial._trial_id)
+            try:
+                if value is None:
+                    trial.set_user_attr("failed", NOT_FINITE)
+                    self._study.tell(claim.trial.number, state=TrialState.FAIL)
+                    return
+                trial.set_user_attr("alignment", list(scores.alignment))
+                trial.set_user_attr("quality", list(scores.quality))
+                self._study.tell(claim.trial.number, value)
+            except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
+                if claim.trial.number in {trial.number for trial in self._running()}:
+                    raise StorageError(f"The storage {self.shown} refuses a result: {first_line(error)}.") from None
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give up unfinished claims, so that whoever comes next computes these candidates."""
+        with storage_errors(self.shown):
+            for claim in claims:
+                self._study.tell(claim.trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _running(self) -> list[FrozenTrial]:
+        with storage_errors(self.shown):
+            trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+            if all(trial.user_attrs.get("worker") == self._worker for trial in trials):
+                return trials
+            pulses, alive = self._study.user_attrs, []
             for trial in trials:
-                self._study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except ArgumentError:
-            raise StorageError(f"{self.shown} is no storage URL; write for example sqlite:///search.sqlite3.") from None
-        except ImportError as error:
-            raise StorageError(f"The storage {self.shown} needs a database driver: {_first_line(error)}.") from None
-        except (SQLAlchemyError, optuna.exceptions.OptunaError, OSError, RuntimeError) as error:
-            cause = getattr(error, "orig", None) or error.__cause__ or error
-            cause = getattr(cause, "orig", None) or cause
-            raise StorageError(f"The storage {self.shown} cannot be used: {_first_line(cause)}.") from None
+                worker = trial.user_attrs.get("worker", "")
+                if worker != self._worker and self._watch.is_dead(worker, pulses):
+                    self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                else:
+                    alive.append(trial)
+            return alive
 
 
-def record_all(surface: Surface, done: dict[tuple[float, float], Scores]) -> int:
-    """Fill a surface with the stored points that lie on its grid; returns how many do."""
-    count = 0
-    for i, c_eps in enumerate(surface.c_eps):
-        for j, c_x in enumerate(surface.c_x):
-            if (scores := done.get((c_x, c_eps))) is not None:
-                count += 1
-                if scores.alignment:
-                    surface.record(i, j, scores.alignment, scores.quality)
-    return count
+def finished(study: optuna.Study) -> dict[Candidate, Scores]:
+    """Scores by candidate of any study that `Study` filled, failed ones included."""
+    done = {}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+        if trial.state is TrialState.COMPLETE or "failed" in trial.user_attrs:
+            attributes = trial.user_attrs
+            done[_candidate(trial)] = Scores(attributes.get("alignment", []), attributes.get("quality", []))
+    return done
 
 
-def _point(params: dict[str, Any]) -> tuple[float, float]:
-    return round(params.get("c_x", 0.0), 6), round(params.get("c_eps", 0.0), 6)
+def open_storage(storage: str | None) -> Any:
+    """What Optuna takes as its storage; SQLite made fit for several processes."""
+    if storage is None:
+        return None
+    url = make_url(storage)
+    if url.get_backend_name() != "sqlite":
+        return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
+    return optuna.storages.RDBStorage(
+        storage, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT, "factory": _Connection}}
+    )
 
 
-def _first_line(error: BaseException) -> str:
+class _Connection(sqlite3.Connection):
+    """Readers and a writer at once, and no wait for the disk at every commit: a killed process loses nothing that way."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.execute("PRAGMA journal_mode=WAL")
+        self.execute("PRAGMA synchronous=NORMAL")
+
+
+@contextmanager
+def storage_errors(shown: str) -> Iterator[None]:
+    """Whatever a database does becomes one sentence."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except ArgumentError:
+        raise StorageError(f"{shown} is no storage URL; write for example sqlite:///search.sqlite3.") from None
+    except ImportError as error:
+        raise StorageError(f"The storage {shown} needs a database driver: {first_line(error)}.") from None
+    except (SQLAlchemyError, optuna.exceptions.OptunaError, OSError, RuntimeError) as error:
+        cause = getattr(error, "orig", None) or error.__cause__ or error
+        cause = getattr(cause, "orig", None) or cause
+        raise StorageError(f"The storage {shown} cannot be used: {first_line(cause)}.") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, without its full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial has or will have its candidate's scores."""
+    return trial.state in (TrialState.COMPLETE, TrialState.RUNNING) or "failed" in trial.user_attrs
+
+
+def _candidate(trial: FrozenTrial) -> Candidate:
+    return Candidate.of(trial.params)
 
 
 def _without_password(storage: str | None) -> str:

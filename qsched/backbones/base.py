@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor, nn
 
 from qsched.backbones.spec import BackboneSpec
+from qsched.batch_invariance import make_batch_invariant
 from qsched.quantization import DEFAULT_KEEP, SizeReport, quantize
 from qsched.scoring import Scorer
 
@@ -121,6 +122,7 @@ class Backbone(ABC):
                 scope=quantization.scope,
                 keep=DEFAULT_KEEP if quantization.keep_high_precision else (),
             )
+            make_batch_invariant(module)
             self._quantized[quantization] = Quantized(module, report, quantization)
             while len(self._quantized) > CACHED_DENOISERS:
                 self._quantized.popitem(last=False)

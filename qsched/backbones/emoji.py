@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from qsched.backbones.base import Backbone, Condition, hash_files
 from qsched.backbones.spec import BackboneError, BackboneSpec
+from qsched.batch_invariance import ROWS
 from qsched.embedded.denoiser import CHANNELS, text_condition, to_images
 from qsched.scoring.embedded_clip import EmbeddedScorer
 
@@ -27,11 +28,11 @@ class EmojiBackbone(Backbone):
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Condition:
-        tokens = self.judge.tokenizer(list(prompts)).to(self.device)
+        padded = list(prompts) + [""] * (-len(prompts) % ROWS)  # so that a prompt's numbers do not depend on the others
+        tokens = self.judge.tokenizer(padded).to(self.device)
         lengths = [len(ids) for ids in self.judge.tokenizer.tokenizer(list(prompts), verbose=False)["input_ids"]]
-        states, pooled = text_condition(self.judge.model, tokens)
-        truncated = tuple(length > tokens.shape[1] for length in lengths)
-        return Condition(states.to(self.dtype), pooled.to(self.dtype), truncated)
+        states, pooled = (value[: len(prompts)].to(self.dtype) for value in text_condition(self.judge.model, tokens))
+        return Condition(states, pooled, tuple(length > tokens.shape[1] for length in lengths))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:

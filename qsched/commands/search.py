@@ -1,4 +1,4 @@
-"""`search`: the best coefficients for a bit-width, on a grid that can be interrupted and resumed."""
+"""`search`: the best coefficients for a bit-width, interrupted and resumed at will, by one process or many."""
 
 import argparse
 from dataclasses import asdict
@@ -11,9 +11,7 @@ from qsched.commands.output import writable_folder
 
 if TYPE_CHECKING:
     from qsched.presets import Preset
-    from qsched.search import Point
-
-DEFAULT_PROMPTS = "20"
+    from qsched.search import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,17 +36,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--prompts",
-        default=DEFAULT_PROMPTS,
         metavar="FILE|N",
-        help="a file with one prompt per line, or the first N built-in ones (default: %(default)s)",
+        help="a file of prompts, or how many of the built-in calibration prompts (default: all 25)",
     )
     parser.add_argument("--steps", type=whole(1), help="denoiser calls (default: the backbone's own)")
     parser.add_argument("--seed", type=whole(0), default=0, help="of the noise (default: %(default)s)")
     parser.add_argument(
         "--seeds", type=whole(1, 1000), default=1, metavar="N", help="noise draws per prompt (default: %(default)s)"
     )
-    parser.add_argument("--strategy", default="exhaustive", choices=("exhaustive",), help="(default: %(default)s)")
-    parser.add_argument("--storage", metavar="URL", help="Optuna storage (default: an SQLite file beside the preset)")
+    parser.add_argument(
+        "--strategy",
+        default="shared",
+        choices=("exhaustive", "shared", "adaptive", "per-step"),
+        help="exhaustive: every point from scratch, the paper's way; shared: the same grid with the work shared; adaptive: "
+        "a model of the surface chooses 15 of its points; per-step: adaptive, then one pair per step (default: %(default)s)",
+    )
+    parser.add_argument("--storage", metavar="URL", help="Optuna storage; processes that share it share the work "
+                        "(default: an SQLite file beside the preset)")  # fmt: skip
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: derived from all settings)")
     parser.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
     parser.add_argument("--dry-run", action="store_true", help="only measure what it would cost")
@@ -63,7 +67,7 @@ def run(args: argparse.Namespace) -> Result:
 
     from qsched.presets import save_preset
     from qsched.prompts import choose_prompts
-    from qsched.search import estimate, grid, search
+    from qsched.search import SearchOptions, estimate, grid, search
 
     if args.out is None and not args.dry_run:
         raise ValueError("--out is missing: where should the preset go? (--dry-run does without.)")
@@ -75,23 +79,25 @@ def run(args: argparse.Namespace) -> Result:
         writable_folder(out.parent)
     storage = args.storage or (f"sqlite:///{out.with_suffix('.sqlite3')}" if out is not None else None)
     backbone = open_backbone(args)
-    options = dict(
-        prompts=choose_prompts(args.prompts, backbone.spec.family, "calibration"), steps=args.steps, seed=args.seed,
-        seeds=args.seeds, c_range=tuple(args.range), resolution=args.grid, shape=args.shape, k=args.k,
+    options = SearchOptions(
+        how, choose_prompts(args.prompts, backbone.spec.family, "calibration"), args.steps, args.seed, args.seeds,
+        tuple(args.range), args.grid, args.shape, args.k, args.strategy,
     )  # fmt: skip
     if args.dry_run:
         stored = args.storage or (storage if out is not None and out.with_suffix(".sqlite3").exists() else None)
-        plan = asdict(estimate(backbone, how, **options, storage=stored, study_name=args.study))
+        plan = asdict(estimate(backbone, options, storage=stored, study_name=args.study))
         return Result({"dry_run": True} | plan, _cost(plan))
-    with tqdm(total=args.grid**2, desc=f"search {how.bits}", unit="point", disable=None) as bar:
+    with tqdm(desc=f"search {how.bits}", unit="point", disable=None) as bar:
 
-        def show(point: "Point") -> None:
-            bar.n = point.done
+        def show(progress: "Progress") -> None:
+            bar.total, bar.n = progress.total, progress.done
+            if progress.best is not None:
+                bar.set_postfix_str(f"best JAQ {progress.best[1]:.4f}", refresh=False)
             bar.refresh()
 
         try:
             preset = search(
-                backbone, how, **options, storage=storage, study_name=args.study, resume=not args.fresh, on_point=show
+                backbone, options, storage=storage, study_name=args.study, resume=not args.fresh, on_progress=show
             )
         except KeyboardInterrupt:
             kept = "the finished points are kept" + (
@@ -99,18 +105,20 @@ def run(args: argparse.Namespace) -> Result:
             )
             raise Interrupted(f"Interrupted; {kept}.") from None
     save_preset(preset, out)
-    found = preset.provenance["summary"]
+    facts = preset.provenance
     data = {
         "preset": str(out),
+        "strategy": facts["strategy"],
         "coefficients": preset.coefficients.to_dict(),
         "shape": preset.shape,
-        "points_done": preset.provenance["points_done"],
-        "duration_s": preset.provenance["duration_s"],
-        "denoiser_calls": preset.provenance["denoiser_calls"],
-        "summary": found,
-        "scorer": preset.provenance["scorer"],
+        "jaq": facts["best"]["jaq"],
+        "points_done": facts["points_done"],
+        "duration_s": facts["duration_s"],
+        "denoiser_calls": facts["denoiser_calls"],
+        "summary": facts["summary"],
+        "scorer": facts["scorer"],
     }
-    return Result(data, _found(preset, found, out))
+    return Result(data, _found(preset, out))
 
 
 def _cost(plan: dict) -> str:
@@ -120,15 +128,20 @@ def _cost(plan: dict) -> str:
     )
 
 
-def _found(preset: "Preset", found: dict, out: Path) -> str:
-    axis = preset.surface.c_x
-    best, plain = found["best"], found["plain"] if 1.0 in axis else None
+def _found(preset: "Preset", out: Path) -> str:
+    facts, axis = preset.provenance, preset.surface.c_x
+    plain = facts["summary"]["plain"] if 1.0 in axis else None
+    chosen = ", ".join(f"{name} = {_number(value)}" for name, value in preset.coefficients.to_dict().items())
     lines = [
-        f"Best of {found['cells']} points: c_x = {best['c_x']:g}, c_eps = {best['c_eps']:g} ({preset.shape}), JAQ {best['jaq']:.4f}"
+        f"Best of {facts['points_done']} points: {chosen}, JAQ {facts['best']['jaq']:.4f}"
         + (f" (plain scheduler {plain:.4f})." if plain is not None else ".")
     ]
-    if found["failed"]:
-        lines.append(f"{found['failed']} points failed: an image was not finite.")
-    if preset.provenance["at_edge"]:
-        lines.append("The best point lies on the edge of the grid: a wider --range may hold a better one.")
+    if facts["failed"]:
+        lines.append(f"{facts['failed']} points failed: an image was not finite.")
+    if facts["at_edge"]:
+        lines.append("The best point lies on the edge of the range: a wider --range may hold a better one.")
     return "\n".join([*lines, f"The preset is in {out}."])
+
+
+def _number(value: float | list[float]) -> str:
+    return f"{value:g}" if isinstance(value, float) else " ".join(f"{number:g}" for number in value)

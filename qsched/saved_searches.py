@@ -1,0 +1,197 @@
+"""Searches in a storage: opened to go on, listed to choose from, and turned into presets at any time."""
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import optuna
+
+from qsched.backbones import Backbone, Quantization
+from qsched.presets import Preset
+from qsched.provenance import device_name, versions
+from qsched.sampling import prepare_scheduler
+from qsched.scoring import JAQ_DEFINITION
+from qsched.search_job import SearchError
+from qsched.search_options import Candidate, SearchOptions
+from qsched.strategies import strategy_of
+from qsched.strategies.grid import value_of
+from qsched.studies import Scores, Study, finished, open_storage, storage_errors
+from qsched.surface import Surface
+
+
+@dataclass(frozen=True)
+class SavedSearch:
+    """A search in a storage.
+
+    name: of its study. done, total: candidates. best: the candidate it would recommend now and its JAQ, None before any
+    is finite. begun: date and time as ISO text.
+    """
+
+    name: str
+    backbone: str
+    options: SearchOptions
+    done: int
+    total: int
+    best: tuple[Candidate, float] | None
+    begun: str
+
+
+def open_study(
+    backbone: Backbone, options: SearchOptions, storage: str | None, study_name: str | None = None, resume: bool = True
+) -> Study:
+    """The study of a search with checked options: the one that is there, or a new one."""
+    identity = options.identity(backbone)
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    name = study_name or "-".join(
+        [backbone.spec.id, options.quantization.bits, f"{options.steps}steps", options.strategy, digest]
+    )
+    if not resume:
+        name += f"-{time.time_ns():x}"
+    return Study(storage, name, identity, options.c_range, _about(backbone, options))
+
+
+def saved_searches(storage: str) -> list[SavedSearch]:
+    """All searches in a storage, the latest first; studies that are no searches are left out.
+
+    Raises:
+        StorageError: the storage cannot be used.
+    """
+    found = []
+    with storage_errors(storage):
+        opened = open_storage(storage)
+        for name in optuna.get_all_study_names(opened):
+            study = optuna.load_study(study_name=name, storage=opened)
+            if (about := study.user_attrs.get("about")) is not None:
+                found.append(_saved(study, about))
+    return sorted(found, key=lambda search: search.begun, reverse=True)
+
+
+def load_search(storage: str, name: str) -> Preset:
+    """What a stored search would recommend now, finished or not.
+
+    Raises:
+        StorageError: the storage cannot be used, or holds no such search.
+        SearchError: no candidate has a finite score yet.
+    """
+    with storage_errors(storage):
+        study = optuna.load_study(study_name=name, storage=open_storage(storage))
+        return preset_of(study.user_attrs["about"], finished(study))
+
+
+def delete_search(storage: str, name: str) -> None:
+    """Remove a stored search for good.
+
+    Raises:
+        StorageError: the storage cannot be used, or holds no such search.
+    """
+    with storage_errors(storage):
+        optuna.delete_study(study_name=name, storage=open_storage(storage))
+
+
+def preset_of(
+    about: Mapping[str, Any], done: Mapping[Candidate, Scores], cost: Mapping[str, Any] | None = None
+) -> Preset:
+    """The result of a search: the best coefficients, the surface, and how they came about.
+
+    Args:
+        about: what its study says about it.
+        done: its finished candidates.
+        cost: more to keep in the provenance, such as what this run took.
+    Raises:
+        SearchError: no candidate has a finite score.
+    """
+    options = _options(about)
+    strategy = strategy_of(options)
+    best = strategy.best(done)
+    if best is None:
+        raise SearchError("The search has no point with finite images: nothing can be recommended.")
+    surface = surface_of(options, done)
+    settings = asdict(options.quantization)
+    edge = {options.axis[0], options.axis[-1]}
+    return Preset(
+        backbone=about["backbone"],
+        revision=about["revision"],
+        bits=settings.pop("bits"),
+        steps=options.steps,
+        shape=options.shape,
+        coefficients=best.coefficients(options.shape),
+        surface=surface,
+        settings=settings,
+        prompts=list(options.prompts),
+        provenance={
+            **about["provenance"],
+            "strategy": options.strategy,
+            "range": list(options.c_range),
+            "points": strategy.total,
+            "points_done": len(done),
+            "failed": sum(not scores.alignment for scores in done.values()),
+            "at_edge": bool(edge & {*best.c_x, *best.c_eps}),
+            "best": {"jaq": value_of(done[best], options.k)},
+            "summary": surface.summary(options.k),
+            "k": options.k,
+            "seeds": list(range(options.seed, options.seed + options.seeds)),
+            **(cost or {}),
+        },
+    )
+
+
+def surface_of(options: SearchOptions, done: Mapping[Candidate, Scores]) -> Surface:
+    """The finished points of the grid; the other cells have no score."""
+    surface = Surface.empty(options.axis, options.axis, options.images)
+    for candidate, scores in done.items():
+        record(surface, candidate, scores)
+    return surface
+
+
+def record(surface: Surface, candidate: Candidate, scores: Scores) -> None:
+    """Enter a candidate, if it is a point of the grid and did not fail."""
+    c_x, c_eps = candidate.c_x[0], candidate.c_eps[0]
+    if candidate.is_pair and scores.alignment and c_x in surface.c_x and c_eps in surface.c_eps:
+        surface.record(surface.c_eps.index(c_eps), surface.c_x.index(c_x), scores.alignment, scores.quality)
+
+
+def _saved(study: optuna.Study, about: Mapping[str, Any]) -> SavedSearch:
+    options, done = _options(about), finished(study)
+    strategy = strategy_of(options)
+    best = strategy.best(done)
+    value = None if best is None else value_of(done[best], options.k)
+    return SavedSearch(
+        study.study_name, about["backbone"], options, len(done), max(strategy.total, len(done)),
+        None if best is None else (best, value), about["provenance"]["date"],
+    )  # fmt: skip
+
+
+def _about(backbone: Backbone, options: SearchOptions) -> dict[str, Any]:
+    """Everything a preset needs to know besides the scores; JSON friendly."""
+    scorer = backbone.scorer()
+    return {
+        "backbone": backbone.spec.id,
+        "revision": backbone.revision,
+        "options": asdict(options) | {"bits": asdict(options.quantization)},
+        "provenance": {
+            "scorer": {"name": scorer.name, "definition": scorer.definition},
+            "jaq": JAQ_DEFINITION,
+            "timesteps": prepare_scheduler(backbone, options.steps, None).timesteps.tolist(),
+            "execution": backbone.quantized(options.quantization).report.execution,
+            "device": device_name(backbone.device),
+            "dtype": str(backbone.dtype).removeprefix("torch."),
+            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "versions": versions(optuna=optuna.__version__),
+        },
+    }
+
+
+def _options(about: Mapping[str, Any]) -> SearchOptions:
+    options = dict(about["options"])
+    return SearchOptions(
+        **options
+        | {
+            "bits": Quantization(**options["bits"]),
+            "prompts": tuple(options["prompts"]),
+            "c_range": tuple(options["c_range"]),
+        }
+    )

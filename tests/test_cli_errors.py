@@ -68,7 +68,7 @@ SEARCH = ["search", "--out", "OUT/p.json"]
         ([*SEARCH, "--range", "1.2", "0.8"], "0 < low < high"),
         ([*SEARCH, "--range", "0", "1"], "0 < low < high"),
         ([*SEARCH, "--prompts", "nowhere.txt"], "no prompt file at nowhere.txt"),
-        ([*SEARCH, "--prompts", "0"], "1 to 24"),
+        ([*SEARCH, "--prompts", "0"], "1 to 25"),
         ([*SEARCH, "--shape", "circle"], "invalid choice: 'circle'"),
         ([*SEARCH, "--strategy", "magic"], "invalid choice: 'magic'"),
         ([*SEARCH, "--storage", "nonsense"], "no storage URL"),

@@ -1,7 +1,7 @@
 """A user's own prompts: a text file, or the YAML and JSON layouts in which caption data sets come.
 
 Text (any name): one prompt per line. YAML and JSON (.yaml, .yml, .json): a list of texts; names with a text each, as in
-sDCI.yaml (summarised Densely Captioned Images, the SVDQuant data set); lists under a heading; or entries that keep their
+sDCI.yaml (summarised Densely Captioned Images, the SVDQuant data set); lists under a heading; or entries that keep a
 text in one of FIELDS, as DCI's own records and MJHQ-30K's meta_data.json do.
 
 Files come from strangers. Only plain data is built from YAML, depth is limited before anything is built (deep nesting

@@ -1,11 +1,12 @@
 """The prompts that ship with the app, by category, and what `--prompts` means."""
 
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 from pathlib import Path
 
 from qsched.prompt_files import read_prompts, read_text
 
-__all__ = ["SETS", "builtin_prompts", "categories", "choose_prompts", "read_prompts"]
+__all__ = ["SETS", "builtin_prompts", "categories", "categorised", "choose_prompts", "read_prompts"]
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "prompts"
 SETS = {"emoji": "emoji", "sd": "photo", "sdxl": "photo", "flux": "photo"}
@@ -34,6 +35,14 @@ def categories(family: str, use: str) -> dict[str, list[str]]:
 def builtin_prompts(family: str, use: str) -> list[str]:
     """All of `categories`, in the order of the file."""
     return list(chain.from_iterable(categories(family, use).values()))
+
+
+def categorised(prompts: Sequence[str], family: str, use: str) -> dict[str, list[str]]:
+    """These prompts by built-in category; nothing unless all of them are built-in ones."""
+    known = categories(family, use) if family in SETS else {}
+    found = {name: [prompt for prompt in prompts if prompt in members] for name, members in known.items()}
+    complete = sum(map(len, found.values())) == len(prompts)
+    return {name: members for name, members in found.items() if members} if complete else {}
 
 
 def choose_prompts(choice: str | int | None, family: str, use: str) -> list[str]:

@@ -6,7 +6,7 @@ import open_clip
 import pytest
 
 from qsched.backbones import SPECS
-from qsched.prompts import SETS, builtin_prompts, categories, choose_prompts
+from qsched.prompts import SETS, builtin_prompts, categories, categorised, choose_prompts
 
 PHOTO = ["abstract", "fine detail", "text rendering", "people", "composition"]
 
@@ -109,3 +109,11 @@ def test_a_path_is_a_users_file(tmp_path):
 def test_bad_choices_of_prompts_are_refused(choice, message):
     with pytest.raises(ValueError, match=message):
         choose_prompts(choice, "emoji", "calibration")
+
+
+def test_prompts_are_sorted_into_categories_only_if_all_are_built_in():
+    few = choose_prompts(6, "sd", "held-out")
+    found = categorised(few, "sd", "held-out")
+    assert list(found) == PHOTO and [len(prompts) for prompts in found.values()] == [2, 1, 1, 1, 1]
+    assert categorised([*few, "my own"], "sd", "held-out") == {} == categorised(few, "audio", "held-out")
+    assert categorised(few[:1], "sd", "held-out") == {"abstract": few[:1]}

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> Result:
     from tqdm import tqdm
 
     from qsched.commands.evaluation_report import as_markdown, as_text
-    from qsched.evaluation import evaluate
+    from qsched.evaluation import COLUMNS, evaluate
     from qsched.presets import load_preset, save_preset
     from qsched.prompts import categorised, choose_prompts
 
@@ -41,15 +41,11 @@ def run(args: argparse.Namespace) -> Result:
     backbone = open_backbone(args, preset.backbone)
     family, use = backbone.spec.family, "held-out"
     prompts = choose_prompts(args.prompts, family, use)
-    with tqdm(desc=f"evaluate {preset.bits}", unit="picture", disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
+    pictures = len(COLUMNS) * len(prompts) * args.seeds
+    with tqdm(total=pictures, desc=f"evaluate {preset.bits}", unit="picture", disable=None) as bar:
         result = evaluate(
             backbone, preset, prompts, args.seeds, k=args.k, categories=categorised(prompts, family, use),
-            any_revision=args.any_revision, on_batch=show,
+            any_revision=args.any_revision, on_batch=lambda done, total: bar.update(done - bar.n),
         )  # fmt: skip
     data = result.to_dict()
     if args.save:

@@ -1,11 +1,11 @@
-"""Does a preset hold on prompts and noise that its search never saw? Four columns, five numbers, 95 % intervals.
+"""Does a preset hold on prompts and noise that its search never saw? Four columns, their scores, 95 % intervals.
 
 The fourth column, full precision with the same coefficients, is the control: where it gains as much as Q-Sched does,
 the coefficients improve the judge's opinion of any model and do not repair quantization.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,27 @@ from qsched.scoring import ALIGNMENT_FLOOR, JAQ_DEFINITION, K_DEFAULT, similarit
 
 CONTROL = "full precision + coefficients"
 COLUMNS = (FULL_PRECISION, NAIVE, QSCHED, CONTROL)
-METRICS = {"jaq": "JAQ", "alignment": "CLIPScore", "quality": "CLIP-IQA", "ssim": "SSIM", "psnr": "PSNR (dB)"}
+DIFFERENCES = {
+    f"{QSCHED} - {NAIVE}": (QSCHED, NAIVE),
+    f"{CONTROL} - {FULL_PRECISION}": (CONTROL, FULL_PRECISION),
+    f"{QSCHED} - {FULL_PRECISION}": (QSCHED, FULL_PRECISION),
+}
+METRICS = {
+    "jaq": "JAQ",
+    "alignment": "CLIPScore",
+    "quality": "CLIP-IQA",
+    "ssim": "SSIM",
+    "psnr": "PSNR (dB)",
+    "lpips": "LPIPS",
+}
+TO_FULL_PRECISION = ("ssim", "psnr", "lpips")
+"""Metrics that compare a picture with the full-precision one of the same prompt and noise; of LPIPS, less is better."""
 FIRST_SEED = 1000
 """Searches start at seed 0: from here on the noise is new as well as the prompts."""
 BATCH = 64
+FEW_PROMPTS, FEWEST_PROMPTS = 20, 5
+"""With fewer prompts than the first, intervals are to be taken with care; a category with fewer than the second gets
+none: resampling two or three prompts says little about others."""
 
 
 @dataclass
@@ -33,9 +50,11 @@ class Evaluation:
     """Scores of every image, and what can be said about them.
 
     Attributes:
-        scores: by column and metric ("alignment", "quality", "ssim", "psnr"; the last two to full precision), arrays of
-            shape (seeds, prompts).
+        scores: by column and metric (METRICS without "jaq"; "lpips" only where the scorer offers it), arrays of shape
+            (seeds, prompts).
         failed: images that were not finite, by column; they are scored as black ones.
+        revision: of the weights that were evaluated.
+        categories: indices into the prompts, by category; empty if they have none.
         notes: sentences about anything that weakens the result.
     """
 
@@ -47,7 +66,15 @@ class Evaluation:
     failed: dict[str, int]
     scorer: dict[str, str]
     device: str
+    revision: str
+    categories: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, str]:
+        """What was measured, by the names that people read."""
+        named = METRICS | {"quality": self.scorer.get("quality", METRICS["quality"])}
+        return {metric: name for metric, name in named.items() if metric == "jaq" or metric in self.scores[NAIVE]}
 
     def estimate(self, column: str, metric: str) -> Estimate:
         """The mean of a metric. JAQ is computed per seed, from the means over the prompts, with an interval over the
@@ -60,6 +87,17 @@ class Evaluation:
         """column - against, resampled in pairs (same prompts, same seeds) over prompts and seeds, JAQ too."""
         one, other = self._statistic(column, metric), self._statistic(against, metric)
         return bootstrap(lambda *weights: one(*weights) - other(*weights), len(self.seeds), len(self.prompts))
+
+    def part(self, category: str) -> "Evaluation":
+        """The same for the prompts of one category."""
+        index = self.categories[category]
+        scores = {c: {metric: values[:, index] for metric, values in s.items()} for c, s in self.scores.items()}
+        return replace(self, prompts=[self.prompts[i] for i in index], scores=scores, categories={})
+
+    def difference_in(self, category: str) -> Estimate:
+        """JAQ of Q-Sched - naive on the prompts of one category; no interval for fewer than FEWEST_PROMPTS."""
+        estimate = self.part(category).difference("jaq")
+        return estimate if len(self.categories[category]) >= FEWEST_PROMPTS else replace(estimate, low=None, high=None)
 
     def jaq_per_seed(self, column: str) -> np.ndarray:
         """log(mean CLIPScore) + k * mean CLIP-IQA over the prompts, for every seed, shape (seeds,)."""
@@ -78,52 +116,52 @@ class Evaluation:
         return lambda seeds, prompts: ((seeds @ values) * prompts).sum(axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON friendly: means, intervals, paired differences, and how they were computed; also fits Preset.held_out."""
-        pairs = {"Q-Sched - naive": (QSCHED, NAIVE), f"{CONTROL} - full precision": (CONTROL, FULL_PRECISION),
-                 "Q-Sched - full precision": (QSCHED, FULL_PRECISION)}  # fmt: skip
-        differences = {
-            label: {metric: self.difference(metric, *pair).to_dict() for metric in METRICS}
-            for label, pair in pairs.items()
-        }
+        """The result as JSON holds it, on the command line and as Preset.held_out.
+
+        An estimate is {"mean", "low", "high"}: a 95 % interval, or None twice where too few were measured for one.
+
+            backbone, bits, steps, coefficients, settings   what was evaluated, from the preset
+            revision                                        of the weights that were evaluated
+            prompts, seeds, k                               on what, and the weight of quality in JAQ
+            jaq, scorer                                     definitions: a text; {"name", "definition", "quality"}
+            intervals                                       how they were computed: level, jaq, others, differences
+            columns[column][metric]                         estimates; columns as in COLUMNS, metrics as in METRICS
+            differences["one - other"][metric]              paired estimates, for the pairs in DIFFERENCES
+            categories[category]                            {"prompts": count, column: mean JAQ ..., and the paired
+                                                            estimate "Q-Sched - naive" of JAQ}; empty for own prompts
+            failed_images[column]                           pictures that were not finite, scored as black ones
+            device, versions, notes                         notes: sentences about what weakens the result
+        """
+        gain = next(iter(DIFFERENCES))
         return {
             "backbone": self.preset.backbone,
-            "revision": self.preset.revision,
+            "revision": self.revision,
             "bits": self.preset.bits,
             "steps": self.preset.steps,
             "coefficients": self.preset.coefficients.to_dict(),
+            "settings": self.preset.settings,
             "prompts": self.prompts,
             "seeds": self.seeds,
             "k": self.k,
             "jaq": JAQ_DEFINITION,
             "scorer": self.scorer,
             "intervals": {"level": 0.95, "jaq": OVER_SEEDS, "others": BOOTSTRAP, "differences": f"paired, {BOOTSTRAP}"},
-            "columns": {c: {metric: self.estimate(c, metric).to_dict() for metric in METRICS} for c in COLUMNS},
-            "differences": differences,
+            "columns": {c: {metric: self.estimate(c, metric).to_dict() for metric in self.metrics} for c in COLUMNS},
+            "differences": {
+                label: {metric: self.difference(metric, *pair).to_dict() for metric in self.metrics}
+                for label, pair in DIFFERENCES.items()
+            },
+            "categories": {
+                name: {"prompts": len(index)}
+                | {column: float(self.part(name).jaq_per_seed(column).mean()) for column in COLUMNS}
+                | {gain: self.difference_in(name).to_dict()}
+                for name, index in self.categories.items()
+            },
             "failed_images": self.failed,
             "device": self.device,
             "versions": versions(),
             "notes": self.notes,
         }
-
-    def to_markdown(self) -> str:
-        """A table with a line per column, the paired difference, and the definitions below."""
-        rows = [["", *METRICS.values()]]
-        rows += [[column, *(_shown(self.estimate(column, metric), metric) for metric in METRICS)] for column in COLUMNS]
-        rows.append(["Q-Sched - naive", *(_shown(self.difference(metric), metric, "+") for metric in METRICS)])
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|---" * len(rows[0]) + "|")
-        many = lambda count, noun: f"{count} {noun}" + "s" * (count != 1)
-        return "\n".join([
-            f"{self.preset.backbone}, {self.preset.bits}, {many(self.preset.steps, 'step')}, "
-            f"{many(len(self.prompts), 'prompt')} x {many(len(self.seeds), 'seed')}; mean [95 % interval].",
-            "",
-            *lines,
-            "",
-            f"{JAQ_DEFINITION}, k = {self.k:g}, per seed from the means over the prompts ({self.scorer['name']}: "
-            f"{self.scorer['definition']}).",
-            f"Intervals: JAQ {OVER_SEEDS}; the others {BOOTSTRAP}; the difference paired likewise. SSIM and PSNR compare with full precision.",
-            *(f"Note: {note}" for note in self.notes),
-        ])  # fmt: skip
 
 
 def evaluate(
@@ -133,16 +171,22 @@ def evaluate(
     seeds: int | Sequence[int] = 5,
     *,
     k: float = K_DEFAULT,
-    on_seed: Callable[[int, int], None] | None = None,
+    categories: Mapping[str, Sequence[str]] | None = None,
+    any_revision: bool = False,
+    batch: int = BATCH,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score four columns on held-out prompts: full precision, naive, Q-Sched, and the control.
 
     Args:
         prompts: at least one; best none of the preset's own.
         seeds: noise seeds, or how many to take from FIRST_SEED on.
-        on_seed: called with (done, total) after every seed.
+        categories: prompts by category, to see where the coefficients help; other prompts in it are ignored.
+        any_revision: evaluate a preset that was made with other weights too, and note it.
+        batch: prompts at a time; halved where memory runs out.
+        on_batch: called with (pictures done, pictures in all) after every batch.
     Raises:
-        ValueError: no prompts or seeds, or a preset that this backbone cannot run.
+        ValueError: no prompts or seeds, or a preset that this backbone cannot run or that other weights have made.
     """
     prompts = [" ".join(prompt.split()) for prompt in prompts]
     seeds = list(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else list(seeds)
@@ -152,26 +196,42 @@ def evaluate(
         raise ValueError(f"The preset is for {preset.backbone}, and the backbone is {backbone.spec.id}.")
     if preset.steps not in backbone.spec.steps:
         raise ValueError(f"{backbone.spec.title} does not run in the preset's {preset.steps} steps.")
+    if backbone.revision != preset.revision and not any_revision:
+        raise ValueError(
+            f"The preset was made with revision {preset.revision} of {preset.backbone}, and this is revision "
+            f"{backbone.revision}; --any-revision evaluates it all the same."
+        )
     module, condition = backbone.quantized(quantization_of(preset)).module, backbone.encode(prompts)
-    scorer, scores = backbone.scorer(), {column: [] for column in COLUMNS}
+    scorer, total = backbone.scorer(), len(COLUMNS) * len(seeds) * len(prompts)
+    scores: dict[str, dict[str, np.ndarray]] = {column: {} for column in COLUMNS}
     failed = dict.fromkeys(COLUMNS, 0)
-    for done, seed in enumerate(seeds, start=1):
-        rows = {column: [] for column in COLUMNS}
-        for begin in range(0, len(prompts), BATCH):
-            index = list(range(len(prompts)))[begin : begin + BATCH]
-            pictures = _columns(backbone, preset, module, condition.select(index), seed, index)
-            for column, images in pictures.items():
-                failed[column] += int((~images.isfinite().flatten(1).all(dim=1)).sum())
-                rows[column].append(_score(scorer, images, pictures[FULL_PRECISION], [prompts[i] for i in index]))
-        for column in COLUMNS:
-            scores[column].append(torch.cat(rows[column], dim=1))
-        if on_seed is not None:
-            on_seed(done, len(seeds))
-    names = ("alignment", "quality", "ssim", "psnr")
-    stacked = {column: torch.stack(scores[column], dim=1).double().numpy() for column in COLUMNS}
+    for row, seed in enumerate(seeds):
+        waiting = [list(range(begin, min(begin + batch, len(prompts)))) for begin in range(0, len(prompts), batch)]
+        while waiting:
+            index = waiting.pop(0)
+            try:
+                pictures = _columns(backbone, preset, module, condition.select(index), seed, index)
+                broken = {c: int((~images.isfinite().flatten(1).all(dim=1)).sum()) for c, images in pictures.items()}
+                reference, asked = pictures[FULL_PRECISION], [prompts[i] for i in index]
+                measured = {c: _score(scorer, images, reference, asked) for c, images in pictures.items()}
+            except torch.OutOfMemoryError:
+                if len(index) == 1:
+                    raise
+                batch = (len(index) + 1) // 2
+                waiting[:0] = [index[:batch], index[batch:]]
+                continue
+            for column in COLUMNS:
+                failed[column] += broken[column]
+                for metric, values in measured[column].items():
+                    table = scores[column].setdefault(metric, np.full((len(seeds), len(prompts)), np.nan))
+                    table[row, index] = values.double().cpu().numpy()
+            if on_batch is not None:
+                on_batch(len(COLUMNS) * (row * len(prompts) + index[-1] + 1), total)
+    judge = {"name": scorer.name, "definition": scorer.definition}
+    judge["quality"] = getattr(scorer, "quality_name", METRICS["quality"])
     return Evaluation(
-        preset, prompts, seeds, k, {c: dict(zip(names, stacked[c], strict=True)) for c in COLUMNS}, failed,
-        {"name": scorer.name, "definition": scorer.definition}, device_name(backbone.device), _notes(backbone, preset, prompts, seeds),
+        preset, prompts, seeds, k, scores, failed, judge, device_name(backbone.device), backbone.revision,
+        _indices(prompts, categories or {}), _notes(backbone, preset, prompts, seeds, failed, total),
     )  # fmt: skip
 
 
@@ -205,14 +265,26 @@ def _columns(
     return pictures
 
 
-def _score(scorer: Any, images: Tensor, reference: Tensor, prompts: list[str]) -> Tensor:
-    """Alignment, quality, SSIM, PSNR of every image, shape (4, batch)."""
+def _score(scorer: Any, images: Tensor, reference: Tensor, prompts: list[str]) -> dict[str, Tensor]:
+    """Every metric of every image, each of shape (batch,)."""
     images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)
     scored, like = scorer.score(images, prompts), similarity(images, reference)
-    return torch.stack([value.float().cpu() for value in (scored.alignment, scored.quality, like.ssim, like.psnr)])
+    found = {"alignment": scored.alignment, "quality": scored.quality, "ssim": like.ssim, "psnr": like.psnr}
+    lpips, measure = getattr(like, "lpips", None), getattr(scorer, "lpips", None)
+    if lpips is None and measure is not None:
+        lpips = measure(images, reference)
+    return found if lpips is None else found | {"lpips": lpips}
 
 
-def _notes(backbone: Backbone, preset: Preset, prompts: list[str], seeds: list[int]) -> list[str]:
+def _indices(prompts: list[str], categories: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
+    members = {name: {" ".join(prompt.split()) for prompt in category} for name, category in categories.items()}
+    found = {name: [i for i, prompt in enumerate(prompts) if prompt in known] for name, known in members.items()}
+    return {name: index for name, index in found.items() if index}
+
+
+def _notes(
+    backbone: Backbone, preset: Preset, prompts: list[str], seeds: list[int], failed: dict[str, int], total: int
+) -> list[str]:
     notes = []
     if seen := set(prompts) & set(preset.prompts):
         notes.append(
@@ -222,12 +294,9 @@ def _notes(backbone: Backbone, preset: Preset, prompts: list[str], seeds: list[i
         notes.append("The preset was searched on other weights than the ones evaluated here.")
     if set(seeds) & set(preset.provenance.get("seeds", ())):
         notes.append("Some of the seeds were used for the search.")
+    if len(prompts) < FEW_PROMPTS:
+        notes.append(f"With fewer than {FEW_PROMPTS} prompts, bootstrap intervals tend to be too narrow.")
+    if any(failed.values()):
+        counts = ", ".join(f"{column} {count}" for column, count in failed.items() if count)
+        notes.append(f"Pictures that were not finite, of {total // len(COLUMNS)} each: {counts}.")
     return notes
-
-
-def _shown(estimate: Estimate, metric: str, sign: str = "") -> str:
-    digits = 2 if metric in ("alignment", "psnr") else 3
-    number = lambda value: f"{value:{sign}.{digits}f}"
-    if estimate.low is None:
-        return number(estimate.mean)
-    return f"{number(estimate.mean)} [{number(estimate.low)}, {number(estimate.high)}]"

@@ -144,9 +144,18 @@ def test_a_dry_run_prints_the_cost_and_writes_nothing(line, tmp_path):
 def test_evaluate_reports_and_saves(line, preset_file):
     data = line.ok("evaluate", "--preset", preset_file, "--prompts", "2", "--seeds", "2", "--save")
     assert len(data["columns"]) == 4 and data["seeds"] == [1000, 1001] and len(data["prompts"]) == 2
+    assert list(data["categories"]) == ["animals", "plants"], "few prompts cover the categories"
     assert load_preset(preset_file).held_out == data
-    status, out, err = line.run("evaluate", "--preset", preset_file, "--prompts", "2", "--seeds", "1")
-    assert (status, err) == (0, "") and "| Q-Sched |" in out
+
+
+def test_evaluate_shows_tables_that_fit_the_terminal(line, preset_file, tmp_path):
+    status, out, err = line.run("evaluate", "--preset", preset_file, "--prompts", "4", "--seeds", "1")
+    assert (status, err) == (0, "") and max(map(len, out.splitlines())) <= 120
+    assert "Q-Sched - naive" in out and "\nJAQ by category:" in out and "|" not in out
+    (tmp_path / "own.yaml").write_text("sa_1: red fox\nsa_2: a snowy hill\n")
+    own = ["evaluate", "--preset", preset_file, "--prompts", tmp_path / "own.yaml", "--seeds", "1"]
+    status, out, err = line.run(*own, "--markdown")
+    assert (status, err) == (0, "") and "| Q-Sched |" in out and "2 prompts x 1 seed" in out and "category" not in out
 
 
 def test_export_writes_a_scheduler_that_diffusers_loads(line, preset_file, tmp_path):

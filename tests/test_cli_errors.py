@@ -68,14 +68,16 @@ SEARCH = ["search", "--out", "OUT/p.json"]
         ([*SEARCH, "--range", "1.2", "0.8"], "0 < low < high"),
         ([*SEARCH, "--range", "0", "1"], "0 < low < high"),
         ([*SEARCH, "--prompts", "nowhere.txt"], "no prompt file at nowhere.txt"),
-        ([*SEARCH, "--prompts", "0"], "1 to 24"),
+        ([*SEARCH, "--prompts", "0"], "1 to 25"),
         ([*SEARCH, "--shape", "circle"], "invalid choice: 'circle'"),
         ([*SEARCH, "--strategy", "magic"], "invalid choice: 'magic'"),
         ([*SEARCH, "--storage", "nonsense"], "no storage URL"),
         ([*SEARCH, "--steps", "99"], "steps, not 99"),
         (["search", "--out", "OUT"], "is a folder"),
         (["search", "--out", "FILE/p.json"], "is no folder"),
+        (["evaluate"], "--preset"),
         (["evaluate", "--preset", "FILE"], "not a preset"),
+        (["evaluate", "--preset", "JSON"], "not a valid preset: it has no"),
         (["evaluate", "--preset", "OUT"], "cannot be read"),
         (["evaluate", "--preset", "nowhere.json"], "no preset at"),
         (["export", "--preset", "nowhere.json", "--out", "OUT"], "no preset at"),
@@ -86,7 +88,8 @@ SEARCH = ["search", "--out", "OUT/p.json"]
 )
 def test_bad_input_is_one_line(line, tmp_path, argv, message):
     (tmp_path / "file").write_text("not what you think\n")
-    names = {"OUT": str(tmp_path), "FILE": str(tmp_path / "file")}
+    (tmp_path / "other.json").write_text('{"c_x": 1.07, "c_eps": 0.92}')
+    names = {"OUT": str(tmp_path), "FILE": str(tmp_path / "file"), "JSON": str(tmp_path / "other.json")}
     for name, path in names.items():
         argv = [argument.replace(name, path) for argument in argv]
     with counted(embedded()) as count:
@@ -102,6 +105,32 @@ def test_foreign_presets_are_one_line(line, preset_file, tmp_path):
     (tmp_path / "corrupt.json").write_bytes(preset_file.read_bytes()[:200])
     for command in (["evaluate"], ["export", "--out", tmp_path / "out"]):
         assert "not a preset" in line.fails(*command, "--preset", tmp_path / "corrupt.json")
+
+
+def test_a_preset_of_another_revision_is_one_line_unless_it_is_wanted(line, preset_file, tmp_path):
+    preset = load_preset(preset_file)
+    preset.revision = "0123456789ab"
+    save_preset(preset, tmp_path / "old.json")
+    arguments = ["evaluate", "--preset", tmp_path / "old.json", "--prompts", "1", "--seeds", "1"]
+    with counted(embedded()) as count:
+        told = line.fails(*arguments, "--save")
+    assert "made with revision 0123456789ab of emoji-lcm" in told and embedded().revision in told and count.calls == 0
+    assert "--any-revision" in told and load_preset(tmp_path / "old.json").held_out == {}
+    data = line.ok(*arguments, "--any-revision")
+    assert any("other weights" in note for note in data["notes"]) and data["revision"] == embedded().revision
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [("a.yaml", "aliases"), ("b.json", "not JSON"), ("nowhere.yaml", "no prompt file at"), ("0", "1 to 107")],
+)
+def test_bad_prompts_for_an_evaluation_are_one_line(line, preset_file, tmp_path, monkeypatch, prompts, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text("&a [*a]")
+    (tmp_path / "b.json").write_text("[")
+    with counted(embedded()) as count:
+        assert message in line.fails("evaluate", "--preset", preset_file, "--prompts", prompts)
+    assert count.calls == 0
 
 
 @pytest.mark.parametrize("full", ["qsched.png", "result.json"])

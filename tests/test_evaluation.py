@@ -1,22 +1,26 @@
 """Evaluations: the intervals cover what they claim, the columns are what sampling gives, the report says what it is."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from embedded_model import PROMPTS, counted, embedded, make_preset
 
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare
-from qsched.evaluation import COLUMNS, CONTROL, FIRST_SEED, METRICS, Evaluation, evaluate, quantization_of
+from qsched.evaluation import COLUMNS, CONTROL, DIFFERENCES, FIRST_SEED, METRICS, Evaluation, evaluate, quantization_of
 from qsched.intervals import bootstrap, over_seeds
 from qsched.presets import load_preset, save_preset
-from qsched.scoring import jaq
+from qsched.scoring import jaq, similarity
 
 STEPS = 2
 CHOSEN = Coefficients.ramp(1.1, 0.9)
 """As in make_preset."""
+MEASURED = set(METRICS) - {"lpips"}
+"""The embedded scorer has no LPIPS."""
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,7 @@ def made_up(**columns) -> Evaluation:
         {},
         {"name": "s", "definition": "d"},
         "cpu",
+        "0",
     )
 
 
@@ -116,35 +121,29 @@ def test_the_report_is_json_and_reproducible(evaluated, tmp_path):
     result, _ = evaluated
     data = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert data == json.loads(json.dumps(evaluate(embedded(), make_preset(), PROMPTS, 3).to_dict()))
-    assert set(data["columns"]) == set(COLUMNS) and all(set(c) == set(METRICS) for c in data["columns"].values())
+    assert set(data["columns"]) == set(COLUMNS) and all(set(c) == MEASURED for c in data["columns"].values())
     for column in data["columns"].values():
         for estimate in column.values():
             assert estimate["low"] - 1e-9 <= estimate["mean"] <= estimate["high"] + 1e-9
-    assert data["prompts"] == PROMPTS and data["notes"] == [] and data["failed_images"] == dict.fromkeys(COLUMNS, 0)
+    assert data["prompts"] == PROMPTS and data["failed_images"] == dict.fromkeys(COLUMNS, 0)
+    assert data["notes"] == ["With fewer than 20 prompts, bootstrap intervals tend to be too narrow."]
+    assert set(data["differences"]) == set(DIFFERENCES) and data["categories"] == {}
+    for key in data:
+        assert key in Evaluation.to_dict.__doc__, f"{key} is not documented"
     preset = make_preset(held_out=data)
     save_preset(preset, tmp_path / "preset.json")
     assert load_preset(tmp_path / "preset.json").held_out == data
 
 
-def test_the_table_has_a_line_per_column_and_says_what_the_numbers_are(evaluated):
-    text = evaluated[0].to_markdown()
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(rows) == 2 + len(COLUMNS) + 1 and len({row.count("|") for row in rows}) == 1
-    assert all(
-        name in text for name in (*COLUMNS, *METRICS.values(), "Q-Sched - naive", "k = 2", "emoji-clip", "bootstrap")
-    )
-    assert "3 prompts x 3 seeds" in text
-
-
 def test_what_weakens_a_result_is_noted():
     preset = make_preset(prompts=PROMPTS[:1], revision="000000000000", provenance={"seeds": [5, 6]})
-    notes = " ".join(evaluate(embedded(), preset, PROMPTS[:2], [6]).to_dict()["notes"])
+    notes = " ".join(evaluate(embedded(), preset, PROMPTS[:2], [6], any_revision=True).to_dict()["notes"])
     assert "1 of the 2 prompts" in notes and "other weights" in notes and "seeds were used" in notes
 
 
-def test_one_seed_gives_no_interval_over_seeds_and_still_a_table():
+def test_one_seed_gives_no_interval_over_seeds():
     result = evaluate(embedded(), make_preset(), PROMPTS[:1], [3])
-    assert result.to_dict()["columns"][NAIVE]["jaq"]["low"] is None and "None" not in result.to_markdown()
+    assert result.to_dict()["columns"][NAIVE]["jaq"]["low"] is None
 
 
 def test_broken_pictures_are_counted_and_scored_as_black():
@@ -152,6 +151,88 @@ def test_broken_pictures_are_counted_and_scored_as_black():
     result = evaluate(embedded(), preset, PROMPTS[:2], [3])
     assert result.failed == {FULL_PRECISION: 0, NAIVE: 0, QSCHED: 2, CONTROL: 2}
     assert all(np.isfinite(values).all() for scores in result.scores.values() for values in scores.values())
+    assert f"not finite, of 2 each: {QSCHED} 2, {CONTROL} 2." in result.notes[-1]
+
+
+def test_categories_are_evaluations_of_their_prompts(evaluated):
+    whole, _ = evaluated
+    categories = {"food": [PROMPTS[0], "  pizza,  classic style"], "animals": ["fox, flat style"], "tools": ["hammer"]}
+    done = []
+    result = evaluate(embedded(), make_preset(), PROMPTS, 3, categories=categories, on_batch=lambda *n: done.append(n))
+    assert result.categories == {"food": [0, 2], "animals": [1]} and done == [(12, 36), (24, 36), (36, 36)]
+    np.testing.assert_array_equal(result.part("food").scores[NAIVE]["ssim"], whole.scores[NAIVE]["ssim"][:, [0, 2]])
+    data = json.loads(json.dumps(result.to_dict(), allow_nan=False))["categories"]
+    assert data["animals"]["prompts"] == 1 and set(data["food"]) == {"prompts", *COLUMNS, "Q-Sched - naive"}
+    for name, index in result.categories.items():
+        scores = whole.scores[NAIVE]
+        per_seed = [jaq(scores["alignment"][s, index], scores["quality"][s, index]) for s in range(3)]
+        assert data[name][NAIVE] == pytest.approx(np.mean(per_seed))
+        assert data[name]["Q-Sched - naive"]["mean"] == pytest.approx(data[name][QSCHED] - data[name][NAIVE])
+        assert data[name]["Q-Sched - naive"]["low"] is None, "too few prompts for an interval"
+
+
+def test_a_category_with_enough_prompts_has_its_own_interval():
+    rng = np.random.default_rng(0)
+    alignment, quality = rng.uniform(30, 60, (3, 12)), rng.uniform(0, 1, (3, 12))
+    better = alignment + np.where(np.arange(12) < 6, 10, 0)
+    result = made_up(**{"naive": (alignment, quality), "Q-Sched": (better, quality)})
+    result.categories = {"helped": list(range(6)), "not": list(range(6, 12))}
+    assert result.difference_in("helped").low > 0 and result.difference_in("not").high == 0
+
+
+def test_progress_is_told_by_the_batch_and_batches_change_little(evaluated):
+    whole, _ = evaluated
+    done = []
+    parts = evaluate(embedded(), make_preset(), PROMPTS, 1, batch=2, on_batch=lambda *n: done.append(n))
+    assert done == [(8, 12), (12, 12)]
+    for column in COLUMNS:
+        np.testing.assert_allclose(parts.scores[column]["quality"], whole.scores[column]["quality"][:1], atol=0.05)
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch):
+    alone = evaluate(embedded(), make_preset(steps=1), PROMPTS, [3], batch=1)
+    decode, sizes, done = embedded().decode, [], []
+
+    def small(latents):
+        sizes.append(len(latents))
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decode(latents)
+
+    monkeypatch.setattr(embedded(), "decode", small)
+    result = evaluate(embedded(), make_preset(steps=1), PROMPTS, [3, 4], on_batch=lambda *n: done.append(n))
+    assert sizes == [3, 2] + [1] * 24 and done[-1] == (24, 24) and len(done) == 6
+    for column in COLUMNS:
+        np.testing.assert_array_equal(result.scores[column]["quality"][0], alone.scores[column]["quality"][0])
+    monkeypatch.setattr(embedded(), "decode", lambda latents: small(latents.repeat(2, 1, 1, 1)))
+    with pytest.raises(torch.OutOfMemoryError):
+        evaluate(embedded(), make_preset(), PROMPTS[:1], [3])
+
+
+@pytest.mark.parametrize("offered_by", ["similarity", "scorer"])
+def test_lpips_is_reported_where_the_scorer_side_offers_it(monkeypatch, offered_by):
+    distance = lambda images, reference: (images - reference).abs().mean(dim=(1, 2, 3))
+    if offered_by == "scorer":
+        monkeypatch.setattr(embedded().scorer(), "lpips", distance, raising=False)
+    else:
+
+        def with_lpips(images, reference):
+            like = similarity(images, reference)
+            return SimpleNamespace(ssim=like.ssim, psnr=like.psnr, lpips=distance(images, reference))
+
+        monkeypatch.setattr("qsched.evaluation.similarity", with_lpips)
+    result = evaluate(embedded(), make_preset(), PROMPTS[:2], [3])
+    assert set(result.metrics) == set(METRICS) and result.metrics["lpips"] == "LPIPS"
+    assert result.estimate(FULL_PRECISION, "lpips").mean == 0 < result.estimate(NAIVE, "lpips").mean
+    data = result.to_dict()
+    assert "lpips" in data["columns"][NAIVE] and "lpips" in data["differences"]["Q-Sched - naive"]
+
+
+def test_no_lpips_weights_means_no_lpips(monkeypatch):
+    monkeypatch.setattr(embedded().scorer(), "lpips", lambda images, reference: None, raising=False)
+    monkeypatch.setattr(embedded().scorer(), "quality_name", "HPSv2", raising=False)
+    result = evaluate(embedded(), make_preset(), PROMPTS[:1], [3])
+    assert set(result.metrics) == MEASURED and result.metrics["quality"] == result.scorer["quality"] == "HPSv2"
 
 
 @pytest.mark.parametrize(
@@ -163,6 +244,7 @@ def test_broken_pictures_are_counted_and_scored_as_black():
         (dict(backbone="pcm-sd15"), ["fox"], 1, "The preset is for pcm-sd15"),
         (dict(steps=9), ["fox"], 1, "does not run in the preset's 9 steps"),
         (dict(settings={"rotation": True}), ["fox"], 1, "rotation"),
+        (dict(revision="0123456789ab"), ["fox"], 1, "made with revision 0123456789ab .* --any-revision"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(preset, prompts, seeds, message):

@@ -1,41 +1,105 @@
-"""Lists of prompts: the built-in ones, and a user's file."""
+"""The built-in prompts: enough of them, balanced, short enough for CLIP, calibration and reports apart."""
 
+import re
+
+import open_clip
 import pytest
 
-from qsched.prompts import builtin_prompts, choose_prompts, read_prompts
+from qsched.backbones import SPECS
+from qsched.prompts import SETS, builtin_prompts, categories, categorised, choose_prompts
+
+PHOTO = ["abstract", "fine detail", "text rendering", "people", "composition"]
 
 
-def test_built_in_prompts_are_many_and_share_no_concept():
+def words(prompt: str) -> list[str]:
+    return re.findall(r"[\w'’-]+", prompt.casefold())
+
+
+def runs(prompt: str, length: int = 4) -> set[tuple[str, ...]]:
+    """All sequences of so many words."""
+    said = words(prompt)
+    return {tuple(said[i : i + length]) for i in range(len(said) - length + 1)}
+
+
+def subjects(prompt: str) -> set[str]:
+    """The words that carry meaning, roughly."""
+    return {word for word in words(prompt) if len(word) > 3}
+
+
+def test_emoji_prompts_are_many_and_share_no_concept():
     calibration, held_out = builtin_prompts("emoji", "calibration"), builtin_prompts("emoji", "held-out")
     concepts = lambda prompts: {prompt.split(",")[0] for prompt in prompts}
     assert len(calibration) >= 25 and len(held_out) >= 100
     assert len(concepts(calibration)) == len(calibration) and not concepts(calibration) & concepts(held_out)
     assert all(p.endswith(("classic style", "flat style", "glossy style")) for p in calibration + held_out)
-    assert (
-        choose_prompts("5", "emoji", "held-out") == held_out[:5]
-        and choose_prompts(None, "emoji", "held-out") == held_out
-    )
+    assert list(categories("emoji", "held-out")) == ["animals", "plants", "food", "drink"]
 
 
-def test_prompt_files_are_read_line_by_line(tmp_path):
-    path = tmp_path / "prompts.txt"
-    path.write_bytes("\ufeff# mine\nred  fox\r\n\n  pizza \nred fox\nпингвин\n".encode())
-    assert read_prompts(path) == ["red fox", "pizza", "пингвин"] == choose_prompts(str(path), "emoji", "held-out")
+def test_photo_prompts_cover_every_category_evenly():
+    calibration, held_out = categories("sdxl", "calibration"), categories("sdxl", "held-out")
+    assert list(calibration) == list(held_out) == PHOTO
+    assert {len(prompts) for prompts in calibration.values()} == {5}
+    assert min(len(prompts) for prompts in held_out.values()) >= 24
+    lengths = [len(words(prompt)) for prompt in builtin_prompts("sdxl", "held-out")]
+    assert min(lengths) >= 4 and max(lengths) <= 60 and max(lengths) > 5 * min(lengths)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "holds no prompt"),
-        (b"# a\n\n", "holds no prompt"),
-        (b"\xff\xfe\x00", "not UTF-8"),
-        (b"x\n" * 2**20, "too long"),
-    ],
-)
-def test_bad_prompt_files_are_refused(tmp_path, content, message):
-    (tmp_path / "prompts.txt").write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        read_prompts(tmp_path / "prompts.txt")
+def test_photo_prompts_to_report_on_are_none_of_those_to_search_with():
+    calibration, held_out = builtin_prompts("sd", "calibration"), builtin_prompts("sd", "held-out")
+    assert len({*calibration, *held_out}) == len(calibration) + len(held_out) == 25 + len(held_out)
+    assert not set().union(*map(runs, calibration)) & set().union(*map(runs, held_out))
+    for one in calibration:
+        for other in held_out:
+            shared = subjects(one) & subjects(other)
+            assert len(shared) <= 0.4 * min(len(subjects(one)), len(subjects(other))), (one, other)
+
+
+def test_photo_prompts_differ_from_each_other():
+    held_out = builtin_prompts("sd", "held-out")
+    seen: dict[tuple[str, ...], str] = {}
+    for prompt in held_out:
+        for run in runs(prompt):
+            assert seen.setdefault(run, prompt) == prompt, (prompt, seen[run])
+
+
+@pytest.mark.parametrize("use", ["calibration", "held-out"])
+def test_no_photo_prompt_is_cut_off_by_clip(use):
+    tokenizer = open_clip.SimpleTokenizer()
+    for prompt in builtin_prompts("flux", use):
+        assert len(tokenizer.encode(prompt)) + 2 <= 77, prompt
+
+
+def test_every_prompt_asked_to_be_rendered_is_quoted():
+    for use in ("calibration", "held-out"):
+        for prompt in categories("sd", use)["text rendering"]:
+            assert re.search(r'"[^"]+"', prompt) and prompt.count('"') % 2 == 0, prompt
+
+
+def test_every_family_has_its_prompts():
+    assert {spec.family for spec in SPECS.values()} <= set(SETS) >= {"emoji", "sd", "sdxl", "flux"}
+    assert builtin_prompts("sd", "held-out") == builtin_prompts("flux", "held-out")
+    assert builtin_prompts("sd", "held-out") != builtin_prompts("emoji", "held-out")
+    with pytest.raises(ValueError, match="no built-in prompts for the family 'audio'"):
+        choose_prompts(3, "audio", "held-out")
+
+
+@pytest.mark.parametrize(("family", "use"), [("emoji", "calibration"), ("emoji", "held-out"), ("sd", "calibration")])
+def test_a_few_prompts_cover_the_categories(family, use):
+    by_category = categories(family, use)
+    few = choose_prompts(len(by_category), family, use)
+    assert few == [prompts[0] for prompts in by_category.values()]
+    twice = choose_prompts(str(2 * len(by_category)), family, use)
+    assert twice == few + [prompts[1] for prompts in by_category.values()]
+    everything = choose_prompts(None, family, use)
+    assert everything == builtin_prompts(family, use) == [p for prompts in by_category.values() for p in prompts]
+    assert sorted(choose_prompts(len(everything), family, use)) == sorted(everything)
+
+
+def test_a_path_is_a_users_file(tmp_path):
+    (tmp_path / "prompts.txt").write_text("red fox\n")
+    (tmp_path / "prompts.yaml").write_text("- red fox\n")
+    for name in ("prompts.txt", "prompts.yaml"):
+        assert choose_prompts(str(tmp_path / name), "emoji", "held-out") == ["red fox"]
 
 
 @pytest.mark.parametrize(
@@ -45,3 +109,11 @@ def test_bad_prompt_files_are_refused(tmp_path, content, message):
 def test_bad_choices_of_prompts_are_refused(choice, message):
     with pytest.raises(ValueError, match=message):
         choose_prompts(choice, "emoji", "calibration")
+
+
+def test_prompts_are_sorted_into_categories_only_if_all_are_built_in():
+    few = choose_prompts(6, "sd", "held-out")
+    found = categorised(few, "sd", "held-out")
+    assert list(found) == PHOTO and [len(prompts) for prompts in found.values()] == [2, 1, 1, 1, 1]
+    assert categorised([*few, "my own"], "sd", "held-out") == {} == categorised(few, "audio", "held-out")
+    assert categorised(few[:1], "sd", "held-out") == {"abstract": few[:1]}

@@ -10,11 +10,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The preset and what to try it on."""
     parser.add_argument("--preset", required=True, metavar="FILE", help="the preset to evaluate")
     parser.add_argument(
-        "--prompts", metavar="FILE|N", help="a file, or the first N built-in held-out prompts (default: all of them)"
+        "--prompts",
+        metavar="FILE|N",
+        help="a file (one prompt per line, YAML or JSON), or N built-in held-out prompts (default: all of them)",
     )
     parser.add_argument(
         "--seeds", type=whole(1, 1000), default=5, metavar="N", help="noise draws per prompt (default: %(default)s)"
     )
+    parser.add_argument(
+        "--any-revision", action="store_true", help="also evaluate a preset that was made with other weights"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print Markdown tables")
     parser.add_argument(
         "--save", action="store_true", help="also write the result into the preset, as its held-out numbers"
     )
@@ -23,20 +29,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Evaluate; the text is Markdown."""
+    """Evaluate; the text is tables for a terminal or, with --markdown, Markdown."""
     from tqdm import tqdm
 
-    from qsched.evaluation import evaluate
+    from qsched.commands.evaluation_report import as_markdown, as_text
+    from qsched.evaluation import COLUMNS, evaluate
     from qsched.presets import load_preset, save_preset
-    from qsched.prompts import choose_prompts
+    from qsched.prompts import categorised, choose_prompts
 
     preset = load_preset(args.preset)
     backbone = open_backbone(args, preset.backbone)
-    prompts = choose_prompts(args.prompts, backbone.spec.family, "held-out")
-    with tqdm(total=args.seeds, desc=f"evaluate {preset.bits}", unit="seed", disable=None) as bar:
-        result = evaluate(backbone, preset, prompts, args.seeds, k=args.k, on_seed=lambda done, total: bar.update())
+    family, use = backbone.spec.family, "held-out"
+    prompts = choose_prompts(args.prompts, family, use)
+    pictures = len(COLUMNS) * len(prompts) * args.seeds
+    with tqdm(total=pictures, desc=f"evaluate {preset.bits}", unit="picture", disable=None) as bar:
+        result = evaluate(
+            backbone, preset, prompts, args.seeds, k=args.k, categories=categorised(prompts, family, use),
+            any_revision=args.any_revision, on_batch=lambda done, total: bar.update(done - bar.n),
+        )  # fmt: skip
     data = result.to_dict()
     if args.save:
         preset.held_out = data
         save_preset(preset, args.preset)
-    return Result(data, result.to_markdown())
+    return Result(data, as_markdown(result) if args.markdown else as_text(result))

@@ -1,0 +1,109 @@
+"""Prompt files of users: text, the layouts of caption data sets, and files that mean harm."""
+
+import json
+
+import pytest
+import yaml
+
+from qsched.prompt_files import LONGEST_TEXT, LONGEST_TREE, read_prompts
+
+
+def read(folder, name: str, content: str | bytes) -> list[str]:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_prompts(path)
+
+
+def test_text_files_are_read_line_by_line(tmp_path):
+    content = "\ufeff# mine\nred  fox\r\n\n  pizza \n  # not this\nred fox\nпингвин\n"
+    assert read(tmp_path, "prompts.txt", content) == ["red fox", "pizza", "пингвин"]
+
+
+@pytest.mark.parametrize(
+    ("content", "prompts"),
+    [
+        ('- red  fox\n- |\n  two\n  lines\n- red fox\n- "1984"\n', ["red fox", "two lines", "1984"]),
+        ("sa_1: a fox\nsa_2: a hill, snow\n3: a pond\n", ["a fox", "a hill, snow", "a pond"]),
+        ("prompts: [a, b]\nseed: 3\n", ["a", "b"]),
+        ("captions:\n  people: [a, b]\n  text: [c]\n", ["a", "b", "c"]),
+        ("people: [a]\ntext: [c, a]\n", ["a", "c"]),
+        ("- {filename: 1.jpg, caption: a}\n- {filename: 2.jpg, caption: b}\n", ["a", "b"]),
+        ("one: {category: food, prompt: a}\ntwo: {category: art, prompt: b}\n", ["a", "b"]),
+        ("- short_caption: s\n  mask_data: {'0': {idx: 0}}\n  summaries: {base: [a, b], '0': part}\n", ["a", "b"]),
+        ("- short_caption: a man\n  extra_caption: in a hat\n", ["a man"]),
+    ],
+    ids=["list", "sDCI", "key", "nested", "categories", "entries", "MJHQ", "DCI", "DCI without summaries"],
+)
+def test_yaml_layouts(tmp_path, content, prompts):
+    assert read(tmp_path, "prompts.yaml", content) == prompts
+    as_json = json.dumps(yaml.safe_load(content))
+    assert read(tmp_path, "prompts.JSON", as_json) == prompts == read(tmp_path, "prompts.yml", as_json)
+
+
+def test_a_file_of_the_size_of_sdci_is_read_whole(tmp_path):
+    captions = {f"sa_{i}": f"caption {i}, " + "with very many words " * 12 for i in range(5000)}
+    content = "".join(f"{name}: {caption}\n" for name, caption in captions.items())
+    assert len(content) > LONGEST_TEXT
+    assert len(read(tmp_path, "sDCI.yaml", content)) == 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "", "holds no prompt"),
+        ("a.txt", "# a\n\n", "holds no prompt"),
+        ("a.txt", b"\xff\xfe\x00", "not UTF-8"),
+        ("a.txt", "x\n" * 2**20, "more than 1 MiB"),
+        ("a.yaml", "", "holds no prompt"),
+        ("a.yaml", "[]", "holds no prompt"),
+        ("a.yaml", "prompts: []", "holds no prompt"),
+        ("a.yaml", b"\xff\xfe\xff", "not UTF-8"),
+        ("a.yaml", b"#" * (LONGEST_TREE + 1), "more than 16 MiB"),
+        ("a.yaml", "red fox\nblue cat\n", "start every prompt with a hyphen"),
+        ("a.yaml", "a: b: c", r"not YAML \(line 1\)"),
+        ("a.yaml", "a\0b", "not YAML"),
+        ("a.yaml", "- a\n---\n- b\n", "not one plain YAML document"),
+        ("a.yaml", "- a\n- 1984\n", "1984 stands where a prompt should"),
+        ("a.yaml", "model: x\nsteps: 4\n", "4 stands where a prompt should"),
+        ("a.yaml", "- 2020-01-01\n", "stands where a prompt should"),
+        ("a.yaml", "- a sign: red\n", "a prompt with a colon needs quotes"),
+        ("a.yaml", "- {filename: 1.jpg}\n", "has no prompt or caption"),
+        ("a.yaml", "!!python/object/apply:os.mkdir [made]", "not one plain YAML document"),
+        ("a.yaml", "- !!bool perhaps\n", "not one plain YAML document"),
+        ("a.yaml", "- !!int ''\n", "not one plain YAML document"),
+        ("a.yaml", "? [a]\n: b\n", "not one plain YAML document"),
+        ("a.yaml", "[" * 10 + "]" * 10, "more than 6 levels"),
+        ("a.json", "[" * 10 + "]" * 10, "more than 6 levels"),
+        ("a.yaml", "[" * 10**6, "more than 6 levels"),
+        ("a.yaml", "- " * 10**6, "more than 6 levels"),
+        ("a.json", "[" * 10**6, "more than 6 levels"),
+        ("a.yaml", "&a [*a]", "aliases"),
+        ("a.yaml", "a: &a {x: y}\nb: {<<: *a}\n", "aliases"),
+        ("a.json", "{", "not JSON"),
+        ("a.json", "[" + "9" * 5000 + "]", "not JSON"),
+        ("a.json", "[NaN]", "nan stands where a prompt should"),
+        ("a.json", '["\\ud800"]', "half a character"),
+        ("a.json", "null", "holds no prompt"),
+    ],
+)
+def test_other_files_are_refused_in_one_sentence(tmp_path, monkeypatch, name, content, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        read(tmp_path, name, content)
+    told = str(caught.value)
+    assert name in told and "\n" not in told and len(told.removeprefix(str(tmp_path))) < 200
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_bomb_of_aliases_never_goes_off(tmp_path):
+    levels = "\n".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]" for i in range(20))
+    with pytest.raises(ValueError, match="aliases"):
+        read(tmp_path, "bomb.yaml", f"a: &a [fox, fox]\n{levels}\n")
+
+
+def test_without_libyaml_the_same_rules_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr("qsched.prompt_files.LOADER", yaml.SafeLoader)
+    assert read(tmp_path, "a.yaml", "sa_1: a fox\n") == ["a fox"]
+    for content, message in (("&a [*a]", "aliases"), ("[" * 10**4, "levels"), ("!!python/name:os.x", "not one plain")):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path, "a.yaml", content)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qsched.backbones.base import Backbone, Condition
 from qsched.coefficients import Coefficients, stack
-from qsched.sampling import Noise, denoise, prepare_scheduler
+from qsched.sampling import Noise, denoise, prepare_scheduler, scaled, start_latents
 
 Rows = tuple[tuple[float, float], ...]
 """(c_x, c_eps) of the first steps."""
@@ -90,7 +90,7 @@ class SharedSampler:
         condition, step = self.condition.select(images), len(rows)
         if before is None:
             scheduler, noise = prepare_scheduler(self.backbone, self.steps, None), self.noise.select(images)
-            latents = (noise.start * float(scheduler.init_noise_sigma)).to(self.backbone.device, self.backbone.dtype)
+            latents = start_latents(self.backbone, scheduler, noise)
         else:
             padded = [*rows, *[(1.0, 1.0)] * (self.steps - step)]
             c_x, c_eps = zip(*padded, strict=True)
@@ -106,9 +106,7 @@ class SharedSampler:
             )  # fmt: skip
             noise = Noise(noise.start, tuple(generator.get_state() for generator in generators))
         timestep = scheduler.timesteps[step]
-        prediction = self.backbone.predict(
-            scheduler.scale_model_input(latents, timestep), timestep, condition, self.denoiser
-        )
+        prediction = self.backbone.predict(scaled(scheduler, latents, timestep), timestep, condition, self.denoiser)
         return latents, prediction, noise
 
 

@@ -73,15 +73,27 @@ def prepare_scheduler(
     return scheduler
 
 
+def start_latents(backbone: Backbone, scheduler: SchedulerMixin, noise: Noise) -> Tensor:
+    """x_T (batch, C, H, W) on the backbone's device."""
+    sigma = float(getattr(scheduler, "init_noise_sigma", 1.0))  # flow matching starts at the noise itself
+    return (noise.start * sigma).to(backbone.device, backbone.dtype)
+
+
+def scaled(scheduler: SchedulerMixin, latents: Tensor, timestep: Tensor) -> Tensor:
+    """What the denoiser sees of x_t."""
+    has_input_scale = hasattr(scheduler, "scale_model_input")
+    return scheduler.scale_model_input(latents, timestep) if has_input_scale else latents
+
+
 @torch.inference_mode()
 def first_prediction(
     backbone: Backbone, condition: Condition, noise: Noise, steps: int, denoiser: nn.Module | None = None
 ) -> Tensor:
     """E(x_T, t_0): the one call that all candidates share, (batch, C, H, W)."""
     scheduler = prepare_scheduler(backbone, steps, None)
-    latents = _start(backbone, scheduler, noise)
+    latents = start_latents(backbone, scheduler, noise)
     return backbone.predict(
-        scheduler.scale_model_input(latents, scheduler.timesteps[0]), scheduler.timesteps[0], condition, denoiser
+        scaled(scheduler, latents, scheduler.timesteps[0]), scheduler.timesteps[0], condition, denoiser
     )
 
 
@@ -105,7 +117,7 @@ def sample(
     """
     scheduler = prepare_scheduler(backbone, steps, coefficients)
     return denoise(
-        backbone, condition, scheduler, _start(backbone, scheduler, noise), noise.generators(), denoiser, first
+        backbone, condition, scheduler, start_latents(backbone, scheduler, noise), noise.generators(), denoiser, first
     )
 
 
@@ -128,13 +140,9 @@ def denoise(
     if begin:
         scheduler.set_begin_index(begin)
     for timestep in scheduler.timesteps[begin:end]:
-        scaled = scheduler.scale_model_input(latents, timestep)
+        seen = scaled(scheduler, latents, timestep)
         if prediction is None:
-            prediction = backbone.predict(scaled, timestep, condition, denoiser)
+            prediction = backbone.predict(seen, timestep, condition, denoiser)
         latents = scheduler.step(prediction, timestep, latents, generator=generators, return_dict=False)[0]
         prediction = None
     return latents
-
-
-def _start(backbone: Backbone, scheduler: SchedulerMixin, noise: Noise) -> Tensor:
-    return (noise.start * float(scheduler.init_noise_sigma)).to(backbone.device, backbone.dtype)

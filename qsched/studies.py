@@ -202,6 +202,8 @@ def storage_errors(shown: str) -> Iterator[None]:
         yield
     except StorageError:
         raise
+    except KeyError:
+        raise StorageError(f"The storage {shown} holds no such search.") from None
     except ArgumentError:
         raise StorageError(f"{shown} is no storage URL; write for example sqlite:///search.sqlite3.") from None
     except ImportError as error:

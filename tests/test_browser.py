@@ -268,7 +268,9 @@ def test_an_empty_prompt_gives_a_toast_and_the_pictures_stay(visit, prompt, says
     visitor.page.locator("#prompt textarea").fill(prompt)
     visitor.page.click("#generate")
     assert says in visitor.toast()
-    visitor.page.wait_for_function("!document.body.classList.contains('busy')", timeout=3000)  # the pictures are not left faded
+    visitor.page.wait_for_function(
+        "!document.body.classList.contains('busy')", timeout=3000
+    )  # the pictures are not left faded
     assert "Traceback" not in visitor.page.content()
     for name, picture in before.items():
         assert (visitor.picture(name) == picture).all()

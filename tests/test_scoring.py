@@ -73,9 +73,7 @@ def test_one_score_that_is_not_finite_fails_the_whole_set(bad):
     assert math.isnan(jaq([20.0, 20.0], [bad, 0.5]))
 
 
-@pytest.mark.parametrize(
-    ("alignment", "quality"), [([], []), ([20.0], [0.5, 0.5]), (20.0, 0.5), ([[20.0]], [[0.5]])]
-)
+@pytest.mark.parametrize(("alignment", "quality"), [([], []), ([20.0], [0.5, 0.5]), (20.0, 0.5), ([[20.0]], [[0.5]])])
 def test_jaq_refuses_scores_that_do_not_pair_up(alignment, quality):
     with pytest.raises(ValueError):
         jaq(alignment, quality)

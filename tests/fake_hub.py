@@ -62,8 +62,7 @@ class FakeHub:
         self.served: Counter[str] = Counter()
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.closing = threading.Event()
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
-        self.server.daemon_threads, self.server.block_on_close = True, False
+        self.server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.port = self.server.server_address[1]
         self.address = f"http://127.0.0.1:{self.port}"
 
@@ -84,6 +83,15 @@ class FakeHub:
     def fault_of(self, kind: str, path: str) -> object:
         """What goes wrong with this request, None if nothing does."""
         return self.fault(kind, path) if isinstance(self.fault, Callable) else self.fault
+
+
+class _Server(ThreadingHTTPServer):
+    """Clients that hang up are nothing to talk about."""
+
+    daemon_threads, block_on_close = True, False
+
+    def handle_error(self, *_arguments: object) -> None:
+        """Stay silent."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _models(self, parts: list[str], query: dict) -> None:
         repo, rest = "/".join(parts[:2]), parts[2:]
         repository = self.hub.repositories.get(repo)
-        if self._fails("api", repo):
+        if self._fails(self.hub.fault_of("api", repo), "api"):
             return None
         if repository is None:  # the Hub tells strangers no more than this
             return self._refuse(401, "RepoNotFound")
@@ -178,7 +186,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _content(self, path: str, repository: Repository) -> None:
         fault = self.hub.fault_of("file", path)
-        if self._fails("file", path):
+        if self._fails(fault, "file"):
             return
         whole = repository.files[path]
         content, begin = whole, 0
@@ -247,15 +255,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _known(self, kind: str) -> bool:
         """Whether the request may go on: no fault, and the right token."""
-        if self._fails(kind, self.path):
+        if self._fails(self.hub.fault_of(kind, self.path), kind):
             return False
         if self.headers.get("Authorization") == f"Bearer {self.hub.token}":
             return True
         self._refuse(401)
         return False
 
-    def _fails(self, kind: str, path: str) -> bool:
-        fault = self.hub.fault_of(kind, path)
+    def _fails(self, fault: object, kind: str) -> bool:
         if fault == "hang":
             self.hub.closing.wait(60)
             self._hang_up()

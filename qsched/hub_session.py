@@ -135,8 +135,12 @@ def as_refusal(error: BaseException) -> Refused | None:
     return Refused(response.status_code, response.headers.get("X-Error-Code") or "")
 
 
-def explain(error: BaseException, repo: str, revision: str | None = None) -> str:
-    """One sentence for the user about a failed conversation with the Hub."""
+def explain(error: BaseException, repo: str, revision: str | None = None, kept: str = "") -> str:
+    """One sentence for the user about a failed conversation with the Hub.
+
+    Args:
+        kept: what to add where the connection failed in the middle.
+    """
     where = endpoint()
     if refusal := as_refusal(error):
         return _explain_refusal(refusal, repo, revision, where)
@@ -144,11 +148,11 @@ def explain(error: BaseException, repo: str, revision: str | None = None) -> str
     if "OfflineModeIsEnabled" in names:
         return f"{repo} is not asked for, since HF_HUB_OFFLINE is set."
     if names & {"HubSilent", "TimeoutException"}:
-        return f"The Hub at {where} does not answer; try again later (what has arrived is kept)."
+        return f"The Hub at {where} does not answer; try again later{kept}."
     if "ConnectError" in names or "ProxyError" in names:
         return f"The Hub at {where} cannot be reached: {reason(error)}."
     if names & {"TransportError", "StreamError"}:
-        return f"The connection to the Hub at {where} broke: {reason(error)}; try again (what has arrived is kept)."
+        return f"The connection to the Hub at {where} broke: {reason(error)}; try again{kept}."
     if isinstance(error, OSError) and error.strerror:
         return f"The cache in {cache_folder()} cannot be written: {error.strerror} (HF_HOME chooses another folder)."
     return f"The Hub at {where} gave an answer about {repo} that makes no sense: {reason(error)}."

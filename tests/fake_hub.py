@@ -16,9 +16,15 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
 
 FAULTS = ("hang", "stall", "trickle", "cut", "short", "corrupt", "no ranges", "nonsense", 401, 403, 404, 429, 500)
 BLOCK = 16 << 10
@@ -295,6 +301,20 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass
+
+
+@contextmanager
+def connected(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]:
+    """A running Hub, with an environment in which this program asks no other and keeps its files in `cache`."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # commands that ran earlier in this process may have set it
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    huggingface_hub.close_session()
+    with FakeHub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.address)
+        yield hub
 
 
 def is_lfs(path: str) -> bool:

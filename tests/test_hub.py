@@ -1,75 +1,33 @@
-"""Downloads: what arrives, what is resumed, and every way in which a Hub can fail, against a server on this machine."""
+"""Downloads from a Hub on this machine: what arrives, what is found in the cache, what is resumed."""
 
-import errno
 import hashlib
 import os
 import shutil
 import signal
-import socket
 import threading
 import time
-from dataclasses import replace
 
 import huggingface_hub
 import pytest
-from command_line import CommandLine
-from fake_hub import FakeHub, unused_port, wait_until
-from huggingface_hub import constants
+from fake_hub import connected, wait_until
+from hub_files import FILES, NEEDED, REPO, SIZE, WEIGHTS, content, fails
 
-from qsched import cli
 from qsched.backbones import hub as hub_module
-from qsched.backbones import hub_cache, transfer
+from qsched.backbones import transfer
 from qsched.backbones.hub import fetch, is_ready, revision_of
-from qsched.backbones.spec import SPECS, BackboneError, Source
-
-REPO = "org/model"
-WEIGHTS = "unet/diffusion_pytorch_model.fp16.safetensors"
-FILES = {
-    "model_index.json": b'{"_class_name": "None"}',
-    "unet/config.json": b'{"in_channels": 4}',
-    WEIGHTS: os.urandom(600_000),
-    "unet/diffusion_pytorch_model.safetensors": os.urandom(1_200_000),
-    "tokenizer/vocab.json": b"vocabulary" * 5000,
-    "tokenizer_2/vocab.json": b"vocabulary" * 5000,
-    "README.md": b"",
-}
-NEEDED = Source(REPO, ("*.json", "*.fp16.safetensors"))
-SIZE = sum(len(FILES[name]) for name in ("model_index.json", "unet/config.json", WEIGHTS, "tokenizer/vocab.json"))
-SHORT = 2.0  # seconds of patience, where the test has to wait for their end
+from qsched.backbones.spec import Source
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.setenv("HF_TOKEN", "hf_right")
-    huggingface_hub.close_session()
-    with FakeHub() as hub:
+    with connected(monkeypatch, tmp_path / "cache") as hub:
         hub.add(REPO, FILES)
-        monkeypatch.setenv("HF_ENDPOINT", hub.address)
         yield hub
 
 
 @pytest.fixture
 def cache(tmp_path):
     return tmp_path / "cache" / "models--org--model"
-
-
-def content(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
-def fails(source=NEEDED, **options):
-    """The sentence of a fetch that must fail, within 10 s and without a broken cache."""
-    begin = time.monotonic()
-    with pytest.raises(BackboneError) as caught:
-        fetch(source, **options)
-    assert time.monotonic() - begin < 10
-    message = str(caught.value)
-    assert "\n" not in message and message.endswith(".") and not is_ready(source)
-    return message
 
 
 # what works
@@ -226,206 +184,3 @@ def test_a_stuck_other_process_is_not_waited_for_forever(hub, cache):
     with hub_module.WeakFileLock(cache / "qsched" / "lock"):
         assert "Another process" in fails(timeout=1)
     assert fetch(NEEDED)
-
-
-# everything that can go wrong
-
-
-@pytest.mark.parametrize("kind", ["api", "file"])
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("hang", "does not answer"),
-        (401, "hf auth login"),
-        (403, "hf auth login` and accept its licence at http://127.0.0.1"),
-        (404, "org/model"),
-        (429, "asked too often"),
-        (500, "problem of its own (status 500)"),
-        ("nonsense", ""),
-    ],
-)
-def test_a_hub_that_refuses(hub, kind, fault, words):
-    hub.fault = lambda what, path: fault if what == kind else None
-    assert words in fails(timeout=SHORT)
-    hub.fault = None
-    assert content(fetch(NEEDED))[WEIGHTS] == FILES[WEIGHTS]
-
-
-@pytest.mark.parametrize(
-    ("fault", "words"),
-    [
-        ("stall", "does not answer"),
-        ("trickle", "does not answer"),
-        ("cut", "cut off"),
-        ("short", "cut off after 300000 of 600000 bytes"),
-        ("corrupt", "wrong checksum"),
-    ],
-)
-def test_a_file_that_does_not_arrive_as_it_should(hub, fault, words):
-    tries = iter(["cut"] if fault == "cut" else [])
-    hub.fault = lambda kind, path: next(tries, 416 if fault == "cut" else fault) if path == WEIGHTS else None
-    assert words in fails(timeout=SHORT)
-    hub.fault = None
-    assert content(fetch(NEEDED))[WEIGHTS] == FILES[WEIGHTS]
-
-
-def test_the_default_patience_ends_within_ten_seconds(hub):
-    hub.fault = lambda kind, path: "stall" if path == WEIGHTS else None
-    hub.speed = 1e6
-    assert "what has arrived is kept" in fails()
-
-
-def test_a_hub_that_is_not_there(hub, monkeypatch):
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused_port()}")
-    assert "cannot be reached: Connection refused" in fails()
-    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
-    assert "cannot be reached" in fails()
-    monkeypatch.setenv("HF_ENDPOINT", hub.address)
-    assert fetch(NEEDED)
-
-
-def test_a_name_server_that_does_not_answer(hub, monkeypatch):
-    real = socket.getaddrinfo
-    slow = lambda host, *rest, **more: (time.sleep(5), real(host, *rest, **more))[1]
-    monkeypatch.setattr(socket, "getaddrinfo", slow)
-    begin = time.monotonic()
-    assert "does not answer" in fails(timeout=1)
-    assert time.monotonic() - begin < 3
-    monkeypatch.undo()
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        (Source("org/none"), "shows no org/none: check the name"),
-        (Source(REPO, revision="v9"), "has no revision v9"),
-        (Source(REPO, ("*.gguf",)), "none of the files that are needed: *.gguf"),
-        (Source("a/b/c"), "neither a folder nor the name of a repository"),
-        (Source("/no/such/folder"), "neither a folder nor the name of a repository"),
-        (Source(REPO, revision="../../etc"), "cannot be a revision"),
-    ],
-)
-def test_sources_that_do_not_exist(hub, source, words):
-    assert words in fails(source)
-
-
-def test_a_listing_cannot_write_outside_the_cache(hub, tmp_path):
-    hub.add(REPO, {"../../../../escaped.json": b"{}"})
-    assert "makes no sense" in fails()
-    assert not list(tmp_path.rglob("escaped.json"))
-
-
-@pytest.mark.parametrize("by", ["argument", "environment"])
-def test_offline_without_the_files_says_how_to_get_them(hub, by, monkeypatch):
-    if by == "environment":
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    message = fails(offline=True if by == "argument" else None)
-    assert "python -m qsched pull ID --source org/model" in message and not hub.requests
-    monkeypatch.setitem(SPECS, "mine", replace(SPECS["emoji-lcm"], id="mine", source=REPO))
-    assert "`python -m qsched pull mine`" in fails(offline=True)
-
-
-def test_an_incomplete_snapshot_is_never_complete(hub):
-    folder = fetch(NEEDED)
-    (folder / "unet/config.json").unlink()
-    assert not is_ready(NEEDED) and "offline" in fails(offline=True)
-    fetch(NEEDED)
-    (folder / WEIGHTS).resolve().write_bytes(b"half")
-    assert not is_ready(NEEDED)
-    assert content(fetch(NEEDED))[WEIGHTS] == FILES[WEIGHTS]
-    (listing,) = (folder.parents[1] / hub_cache.LISTS).glob("*.json")
-    listing.write_text("{")
-    assert not is_ready(NEEDED) and fetch(NEEDED) == folder and is_ready(NEEDED)
-
-
-def test_a_full_disk_is_noticed_before_and_during(hub, monkeypatch):
-    usage = shutil.disk_usage
-    with monkeypatch.context() as full:
-        full.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
-        assert "too full for 0.00 GB of org/model: 0.00 GB are free" in fails()
-        assert not hub.served
-
-    class Full:
-        """A file on a disk that is full after 100 kB."""
-
-        def __init__(self, *arguments):
-            self.file = open(*arguments)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_error):
-            self.file.close()
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def write(self, block):
-            if self.file.tell() > 100_000:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return self.file.write(block)
-
-    with monkeypatch.context() as full:
-        full.setattr(transfer, "open", Full, raising=False)
-        assert "The disk is too full for the rest of org/model" in fails()
-    hub.served.clear()
-    assert content(fetch(NEEDED))[WEIGHTS] == FILES[WEIGHTS]
-    assert hub.served[WEIGHTS] < len(FILES[WEIGHTS])
-
-
-def test_a_cache_that_cannot_be_written(hub, monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
-    assert "cannot be written: Not a directory (HF_HOME chooses another folder)" in fails()
-
-
-# the command
-
-
-@pytest.fixture
-def line(capsys, monkeypatch, hub):
-    far = replace(SPECS["emoji-lcm"], id="far", source=REPO, files=NEEDED.files)
-    monkeypatch.setitem(SPECS, "far", far)
-    return CommandLine(capsys, monkeypatch)
-
-
-def test_pull_fetches_and_says_what_and_where(line, hub):
-    data = line.ok("pull", "far")
-    (part,) = data["sources"]
-    assert data["ready"] and data["downloaded_bytes"] == SIZE and part["revision"] == hub.repositories[REPO].sha
-    assert part["files"] == 5 and part["bytes"] > SIZE and content(fetch(NEEDED))
-    status, out, err = line.run("pull", "far", "--offline")
-    assert (status, err) == (0, "") and "nothing to fetch" in out and part["folder"] in out
-
-
-def test_pull_from_another_repository_and_revision(line, hub):
-    hub.add("me/tuned", {"a.json": b"{}"})
-    commit = hub.repositories["me/tuned"].sha
-    assert line.ok("pull", "far", "--source", "me/tuned", "--revision", commit)["sources"][0]["revision"] == commit
-    assert "has no revision v2" in line.fails("pull", "far", "--revision", "v2")
-    assert "nothing to download" in line.ok("pull", "far", "--source", os.getcwd())["message"]
-
-
-def test_pull_fails_in_one_line(line, hub):
-    assert "offline" in line.fails("pull", "far", "--offline")
-    hub.fault = 403
-    assert "accept its licence" in line.fails("pull", "far")
-    assert "Unknown backbone 'sd15'" in line.fails("pull", "sd15")
-
-
-def test_pull_that_is_interrupted_goes_on(line, hub, monkeypatch):
-    hub.speed = 1e6
-    timer = threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    status, out, err = line.run("pull", "far")
-    assert status == 130 and out == "" and "the same command goes on" in err
-    hub.speed, came = None, hub.served[WEIGHTS]
-    assert came > 0 and line.ok("pull", "far")["downloaded_bytes"] < SIZE
-
-
-def test_only_pull_may_ask_the_hub(line, monkeypatch):
-    asked = []
-    monkeypatch.setattr(cli, "quiet", lambda offline: asked.append(offline))
-    for command in (["pull", "none"], ["pull", "none", "--offline"], ["evaluate", "--preset", "nowhere.json"]):
-        line.fails(*command)
-    assert asked == [False, True, True]

@@ -95,7 +95,7 @@ def _in_words(error: Exception, source: Source) -> BackboneError:
         return BackboneError(f"{source.repo}: {error}; try again.")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return BackboneError(_disk_full(source, "the rest"))
-    return BackboneError(explain(error, source.repo, source.revision))
+    return BackboneError(explain(error, source.repo, source.revision, kept=" (what has arrived is kept)"))
 
 
 def _speaking(source: Source, work: Callable[[], Any]) -> Callable[[], Any]:

@@ -39,7 +39,7 @@ def test_pull_fetches_and_says_what_and_where(line, hub):
 
 
 def test_pull_from_another_repository_and_revision(line, hub):
-    hub.add("me/tuned", {"a.json": b"{}"})
+    hub.add("me/tuned", {"model_index.json": b"{}"})
     commit = hub.repositories["me/tuned"].sha
     assert line.ok("pull", "far", "--source", "me/tuned", "--revision", commit)["sources"][0]["revision"] == commit
     assert "has no revision v2" in line.fails("pull", "far", "--revision", "v2")

@@ -32,9 +32,10 @@ def run(args: argparse.Namespace) -> Result:
     if args.id not in SPECS:
         raise ValueError(f"Unknown backbone {args.id!r}; known are {', '.join(SPECS)}.")
     spec = SPECS[args.id]
-    if args.source or args.revision:
-        revision = args.revision or (None if args.source else spec.revision)
-        spec = replace(spec, source=args.source or spec.source, revision=revision)
+    if args.source:
+        spec = spec.at(args.source)
+    if args.revision:
+        spec = replace(spec, revision=args.revision)
     remote = [source for source in spec.sources() if not Path(source.repo).is_dir()]
     if remote:
         fetched = [_fetch(source, args.offline) for source in remote]

@@ -58,7 +58,8 @@ def fetch(
 
     Args:
         offline: True: do not ask the Hub; None: as HF_HUB_OFFLINE says.
-        on_progress: called from this thread with (bytes here, bytes in all), up to 20 times a second.
+        on_progress: called from this thread with (bytes here, bytes in all): at the start, up to 20 times a second, and
+            at the end; not at all if nothing has to be fetched.
         timeout: seconds without any progress until it gives up.
     Raises:
         BackboneError: one sentence, whatever went wrong.
@@ -156,6 +157,7 @@ def _download(source: Source, on_progress: Progress, timeout: float) -> Path:
         for group in missing:
             todo.put(group)
         watch = Watch(total - rest, total)
+        on_progress(watch.done, total)  # first of all what is here already
         work = _speaking(source, partial(_work, source, commit, todo, SOCKET_SHARE * timeout, watch))
         supervise([work] * min(PARALLEL, len(missing)), watch, timeout, lambda: on_progress(watch.done, total))
         note(storage, source.revision or "main", commit, sizes)

@@ -58,11 +58,12 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 2 (bad input or bad luck, one line on stderr) or 130 (Ctrl-C)."""
-    quiet(offline=True)
     args = None
     try:
         args = build_parser().parse_args(argv)
-        result: Result = importlib.import_module(f"qsched.commands.{args.command}").run(args)
+        command = importlib.import_module(f"qsched.commands.{args.command}")
+        quiet(offline=not getattr(command, "online", lambda args: False)(args))
+        result: Result = command.run(args)
         print(to_json(result.data) if args.json else result.text, flush=True)
         return 0
     except SystemExit as end:  # --help and --version

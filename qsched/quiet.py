@@ -8,6 +8,7 @@ import os
 
 SETTINGS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",  # else tokenizers warns whenever a process forks after encoding a prompt

@@ -1,6 +1,6 @@
 """What a backbone is: the facts that can be known without loading it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -8,6 +8,16 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 class BackboneError(RuntimeError):
     """A backbone cannot be used; the message is one clear sentence for the user."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files to fetch: repo is a Hub id or a local folder, files are allow patterns (() = all), bytes the download size."""
+
+    repo: str
+    files: tuple[str, ...] = ()
+    revision: str | None = None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,16 @@ class BackboneSpec:
     memory_bytes: int = 0
     default_bits: str = "w4a8"
     examples: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    revision: str | None = None
+
+    def at(self, source: str | Path) -> "BackboneSpec":
+        """The same family from another folder or repository."""
+        return replace(self, source=str(source), files=(), revision=None)
+
+    def sources(self) -> list[Source]:
+        """All that `pull` fetches, the pipeline first."""
+        return [Source(self.source, self.files, self.revision, self.download_bytes)]
 
 
 EMOJI_LCM = BackboneSpec(

@@ -1,5 +1,6 @@
 """The commands of `python -m qsched`, one module each: `add_arguments(parser)` and `run(args) -> Result`.
 
+A command that may ask the Hub has `online(args) -> bool`; the others are kept off the network.
 Nothing heavy is imported before `run`, so that a typing error is answered at once.
 """
 

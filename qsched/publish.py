@@ -1,0 +1,143 @@
+"""Publish a preset on the Hugging Face Hub: the exported scheduler folder, with a model card.
+
+    publish(preset, pipe.scheduler, "me/qsched-sdxl-turbo-w4a8", dry_run=True).files
+    QSchedEulerAncestralDiscreteScheduler.from_pretrained("me/qsched-sdxl-turbo-w4a8")
+
+The preset itself stays here: it holds the prompts, which are the user's.
+"""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, get_token
+from huggingface_hub.utils import validate_repo_id
+
+from qsched import __version__
+from qsched.hub_session import LOGIN, Refused, Watch, as_refusal, endpoint, explain, is_offline, supervise
+from qsched.model_card import base_model, model_card
+from qsched.presets import Preset, export_scheduler
+from qsched.schedulers import with_coefficients
+
+
+class PublishError(RuntimeError):
+    """Nothing was published; the message is one clear sentence for the user."""
+
+
+class Published(NamedTuple):
+    """Where a scheduler is (or, after a dry run, would be) on the Hub, and the names of its files."""
+
+    url: str
+    files: tuple[str, ...]
+
+
+def publish(
+    preset: Preset,
+    scheduler: Any,
+    repo: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    token: str | None = None,
+    timeout: float = 10,
+) -> Published:
+    """Push a preset's scheduler to a model repository, which is made if it does not exist.
+
+    Args:
+        scheduler: the backbone's diffusers scheduler, stock or Q-Sched.
+        repo: OWNER/NAME.
+        private: only for a repository that does not exist yet.
+        dry_run: only say what would be pushed; the Hub is not asked.
+        token: None takes the one of `hf auth login` or HF_TOKEN.
+        timeout: seconds to wait for each answer.
+    Raises:
+        PublishError: one sentence, whatever went wrong.
+        TypeError: the scheduler has no Q-Sched twin. PresetError: no room for a temporary folder.
+    """
+    _check_name(repo)
+    files = card_and_scheduler(preset, scheduler, repo)
+    published = Published(f"{endpoint()}/{repo}", tuple(sorted(files)))
+    if dry_run:
+        return published
+    if is_offline():
+        raise PublishError(f"{repo} cannot be pushed offline (HF_HUB_OFFLINE is set).")
+    token = token or get_token()
+    if token is None:
+        raise PublishError(f"You are not logged in to the Hub: {LOGIN} and a token that may write, or set HF_TOKEN.")
+    watch = Watch()
+    title = f"Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps"
+    try:
+        supervise([partial(_push, repo, files, private, token, title, watch)], watch, timeout)
+    except Exception as error:
+        raise PublishError(_in_words(error, repo)) from error
+    return published
+
+
+def card_and_scheduler(preset: Preset, scheduler: Any, repo: str) -> dict[str, bytes]:
+    """What is pushed: name and content of every file."""
+    twin = type(with_coefficients(scheduler, **preset.coefficients.to_dict())).__name__
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "scheduler"
+        usage = export_scheduler(preset, scheduler, folder, base_model(preset))
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    return files | {"README.md": model_card(preset, twin, repo, usage).encode()}
+
+
+def _check_name(repo: str) -> None:
+    try:
+        validate_repo_id(repo)
+    except ValueError:
+        repo_is_valid = False
+    else:
+        repo_is_valid = repo.count("/") == 1
+    if not repo_is_valid:
+        raise PublishError(
+            f"{repo!r} is no name for a repository: give OWNER/NAME of letters, digits, '-', '_' and '.'."
+        )
+
+
+def _push(repo: str, files: dict[str, bytes], private: bool, token: str, title: str, watch: Watch) -> None:
+    api = HfApi(endpoint=endpoint(), token=token, library_name="qsched", library_version=__version__)
+    with _impatient(watch):
+        api.whoami()
+        api.create_repo(repo, private=True if private else None, exist_ok=True)
+        additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
+        api.create_commit(repo, additions, commit_message=title)
+
+
+@contextmanager
+def _impatient(watch: Watch) -> Iterator[None]:
+    """In this thread a server's error is final (huggingface_hub would ask again for half a minute), every answer is
+    progress, and nothing is asked any more once the user has been told that it failed."""
+    hooks, thread = get_session().event_hooks, threading.get_ident()
+
+    def before(_request: Any) -> None:
+        if threading.get_ident() == thread and watch.stopped.is_set():
+            raise Refused(0)
+
+    def after(response: Any) -> None:
+        if threading.get_ident() == thread:
+            watch.beat()
+            if response.status_code >= 500 or response.status_code == 429:
+                raise Refused(response.status_code)
+
+    hooks["request"].append(before)
+    hooks["response"].append(after)
+    try:
+        yield
+    finally:
+        hooks["request"].remove(before)
+        hooks["response"].remove(after)
+
+
+def _in_words(error: Exception, repo: str) -> str:
+    refusal = as_refusal(error)
+    if refusal is not None and refusal.status == 401:
+        return f"The Hub does not accept your token: {LOGIN} again, or set HF_TOKEN to one that may write."
+    if refusal is not None and refusal.status == 403:
+        return f"You may not write to {repo}: check the owner's name, and that your token may write there."
+    return explain(error, repo)

@@ -18,6 +18,7 @@ __all__ = [
     "ALIGNMENT_FLOOR",
     "JAQ_DEFINITION",
     "K_DEFAULT",
+    "QUALITY",
     "ImageScores",
     "Scorer",
     "ScorerError",
@@ -83,13 +84,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def quality_name(scorer: Scorer | None) -> str:
+def quality_name(scorer: Any) -> str:
     """What a scorer's quality is: CLIP-IQA, unless the scorer says otherwise (its `quality_name`)."""
     return getattr(scorer, "quality_name", QUALITY)
 
 
-def jaq_definition(scorer: Scorer | None) -> str:
-    """The formula of JAQ in a scorer's own terms, to stand beside its numbers."""
+def jaq_definition(scorer: Any) -> str:
+    """The formula of JAQ in a scorer's own terms, to stand beside its numbers; CLIP-IQA's without a scorer."""
     return JAQ_DEFINITION.replace(QUALITY, quality_name(scorer))
 
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import constants
+from fake_hub import connected, unused_port
 from tiny_scorers import write_scorers
 
 import qsched.scoring
 from qsched.backbones import BackboneError
-from qsched.scoring import ScorerError, load_scorer, loading, weights
-from qsched.scoring.loading import CLIP_B32, CLIP_RN50, SCORERS, forget_failures, scorer_weights
+from qsched.scoring import ScorerError, load_scorer, loading
+from qsched.scoring.loading import CLIP_B32, CLIP_RN50, SCORERS, forget_failures, scorer_sources
 from qsched.scoring.lpips import LINEAR, load_lpips
-from qsched.scoring.weights import fetch_url
+from qsched.scoring.weights import Weights, fetch_url
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +28,12 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def empty_cache(tmp_path, monkeypatch):
-    """No weights on this machine and a Hub that refuses."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+def hub(tmp_path, monkeypatch):
+    """No weights on this machine, and a Hub that has none either."""
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "torch"))
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     forget_failures()
-    yield
+    with connected(monkeypatch, tmp_path / "hub") as hub:
+        yield hub
     forget_failures()
 
 
@@ -46,15 +43,16 @@ def sentence(caught) -> str:
     return text
 
 
-def in_cache(tmp_path: Path, source: weights.Weights, local: Path) -> None:
-    """A snapshot in the Hub cache's layout."""
+def in_cache(tmp_path: Path, weights: Weights, local: Path) -> None:
+    """A snapshot in the Hub cache's layout, as any tool leaves it."""
+    source = weights.source
     storage = tmp_path / "hub" / f"models--{source.repo.replace('/', '--')}"
     snapshot = storage / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
     (storage / "refs").mkdir()
     (storage / "refs" / "main").write_text("a" * 40)
     for name in source.files:
-        shutil.copy(local / source.folder_name / name, snapshot / name)
+        shutil.copy(local / weights.folder_name / name, snapshot / name)
 
 
 def test_a_scorer_from_the_hubs_cache_asks_nobody(tmp_path, folder):
@@ -63,7 +61,7 @@ def test_a_scorer_from_the_hubs_cache_asks_nobody(tmp_path, folder):
     from_cache, local = load_scorer("clip-b32", offline=True), load_scorer("clip-b32", folder=folder)
     images = torch.rand(2, 3, 64, 64)
     assert torch.equal(from_cache.quality(images), local.quality(images))
-    assert CLIP_B32.repo in from_cache.definition and "local copy" not in from_cache.definition
+    assert CLIP_B32.source.repo in from_cache.definition and "local copy" not in from_cache.definition
     assert "local copy" in local.definition and str(folder) not in local.definition
 
 
@@ -74,30 +72,43 @@ def test_the_same_scorer_is_loaded_once(folder):
 
 def test_what_a_scorer_needs_is_known_without_loading_it():
     for name, spec in SCORERS.items():
-        needed = scorer_weights(name)
-        assert needed[-1] == LINEAR and needed[:-1] == spec.weights
+        needed = scorer_sources(name)
+        assert needed == [weights.source for weights in (*spec.weights, LINEAR)]
         assert all(source.repo.count("/") == 1 and source.files and source.bytes > 0 for source in needed)
 
 
+def test_a_scorer_comes_from_the_hub_and_stays(hub, folder):
+    for weights in (CLIP_B32, CLIP_RN50):
+        names = ("README.md", *weights.source.files)
+        contents = [b"", *((folder / weights.folder_name / name).read_bytes() for name in weights.source.files)]
+        hub.add(weights.source.repo, dict(zip(names, contents, strict=True)))
+    scorer, local = load_scorer("clip-b32"), load_scorer("clip-b32", folder=folder)
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(scorer.alignment(images, ["a fox"]), local.alignment(images, ["a fox"]))
+    assert hub.served["README.md"] == 0 and hub.served["open_clip_model.safetensors"] > 0
+    del scorer
+    hub.fault = 500
+    assert load_scorer("clip-b32").name == "clip-b32"
+
+
 @pytest.mark.parametrize("name", [*SCORERS, "lpips"])
-def test_a_hub_that_refuses_is_one_sentence_at_once(name):
+def test_a_hub_that_refuses_is_one_sentence_at_once(name, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{unused_port()}")
     begin = time.perf_counter()
     with pytest.raises(ScorerError) as caught:
         load_lpips() if name == "lpips" else load_scorer(name)
     assert time.perf_counter() - begin < 10
-    assert "cannot be downloaded" in sentence(caught) and isinstance(caught.value, BackboneError)
+    assert "cannot be had: The Hub" in sentence(caught) and isinstance(caught.value, BackboneError)
 
 
-def test_a_hub_that_hangs_is_one_sentence_and_is_not_asked_again(monkeypatch):
-    monkeypatch.setattr(weights, "TIMEOUT", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        monkeypatch.setenv("HF_ENDPOINT", address)
-        begin = time.perf_counter()
-        with pytest.raises(ScorerError) as first:
-            load_scorer("clip-b32")
-        assert time.perf_counter() - begin < 10
+@pytest.mark.parametrize("fault", ["hang", "trickle", 401, 404, 500, "nonsense"])
+def test_a_bad_day_of_the_hub_is_one_sentence_and_is_not_asked_about_again(hub, fault, monkeypatch, folder):
+    monkeypatch.setattr("qsched.scoring.weights.TIMEOUT", 1.0)
+    hub.fault = fault
+    begin = time.perf_counter()
+    with pytest.raises(ScorerError) as first:
+        load_scorer("clip-b32")
+    assert time.perf_counter() - begin < 10
     begin = time.perf_counter()
     with pytest.raises(ScorerError) as second:
         load_scorer("clip-b32")
@@ -124,7 +135,6 @@ def test_offline_says_how_to_get_the_weights():
 
 
 def test_the_environment_can_forbid_the_network(monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ScorerError, match="is offline"):
         load_scorer("clip-b32")
@@ -135,7 +145,7 @@ def test_a_local_folder_is_all_that_is_looked_at(folder, tmp_path):
         load_scorer("clip-b32", folder=tmp_path)
     assert str(tmp_path) in sentence(caught)
     copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / LINEAR.folder_name / LINEAR.files[0]).unlink()
+    (copy / LINEAR.folder_name / LINEAR.source.files[0]).unlink()
     with pytest.raises(ScorerError, match="LPIPS"):
         load_lpips(folder=copy)
 
@@ -154,7 +164,7 @@ def test_damaged_weights_are_one_sentence(folder, tmp_path, repository, name):
 
 def test_damaged_lpips_weights_are_one_sentence(folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
-    (copy / LINEAR.folder_name / LINEAR.files[0]).write_bytes(b"?")
+    (copy / LINEAR.folder_name / LINEAR.source.files[0]).write_bytes(b"?")
     with pytest.raises(ScorerError, match="LPIPS cannot be loaded"):
         load_lpips(folder=copy)
 
@@ -206,6 +216,16 @@ def server(tmp_path):
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}/file.pth", content
         running.shutdown()
+
+
+def test_a_server_that_hangs_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr("qsched.scoring.weights.TIMEOUT", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        begin = time.perf_counter()
+        with pytest.raises(ScorerError, match="cannot be downloaded") as caught:
+            fetch_url("The file", f"http://127.0.0.1:{silent.getsockname()[1]}/", tmp_path / "file", "00")
+        assert time.perf_counter() - begin < 10 and sentence(caught)
+    assert not list(tmp_path.glob("*file*"))
 
 
 def test_a_file_is_fetched_once_and_checked(server, tmp_path):

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from itertools import pairwise
 from types import SimpleNamespace
 
 import open_clip
@@ -20,6 +21,7 @@ from qsched.scoring import Scorer, jaq_definition, loading, quality_name, simila
 from qsched.scoring.clip import ClipModel
 from qsched.scoring.clip_iqa import PAIRS, ClipIqa
 from qsched.scoring.embedded_clip import EmbeddedScorer
+from qsched.scoring.loading import SCORERS
 from qsched.scoring.lpips import Lpips
 from qsched.scoring.photo import PhotoScorer
 from qsched.scoring.weights import ScorerError
@@ -76,7 +78,10 @@ def test_pictures_of_any_float_type_are_scored_in_single_precision(scorer, dtype
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_picture_that_is_not_finite_scores_as_a_black_one(scorer, bad):
-    broken, black = scorer.score(torch.full((1, 3, 64, 64), bad), TEXTS[:1]), scorer.score(torch.zeros(1, 3, 64, 64), TEXTS[:1])
+    broken, black = (
+        scorer.score(torch.full((1, 3, 64, 64), bad), TEXTS[:1]),
+        scorer.score(torch.zeros(1, 3, 64, 64), TEXTS[:1]),
+    )
     assert torch.equal(broken.alignment, black.alignment) and torch.equal(broken.quality, black.quality)
 
 
@@ -84,7 +89,7 @@ def test_the_definition_names_models_weights_and_prompts(scorer):
     expected = {
         "clip-b32": ["ViT-B-32", "vit_base_patch32_clip_224.openai", "RN50", "Good image"],
         "clip-l14": ["ViT-L-14", "vit_large_patch14_clip_224.openai", "RN50", "noisy image"],
-        "hps": ["ViT-L-14", "ViT-H-14", "xswu/HPSv2", "approximation", "AQ-Map + 2·HPSv2"],
+        "hps": ["ViT-L-14", "tiny-hps", "xswu/HPSv2", "approximation", "AQ-Map + 2·HPSv2"],
     }
     assert all(word in scorer.definition for word in ["CLIPScore = 100·max(cos, 0)", *expected[scorer.name]])
     assert "\n" not in scorer.definition
@@ -151,7 +156,9 @@ def test_trained_weights_tell_a_picture_from_noise_and_its_prompt_from_others():
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0))
     assert bool((judge.cosines(images, PROMPTS) > judge.cosines(noise, PROMPTS) + 0.1).all())
     scorer = EmbeddedScorer(ASSETS / "emoji-clip")
-    torch.testing.assert_close(100 * judge.cosines(images, PROMPTS), scorer.alignment(images, PROMPTS), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        100 * judge.cosines(images, PROMPTS), scorer.alignment(images, PROMPTS), atol=1e-3, rtol=0
+    )
 
 
 # CLIP-IQA
@@ -234,7 +241,7 @@ def test_lpips_grows_with_damage_and_ignores_the_batch():
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     values = [distance((images + amount * noise).clamp(0, 1), images) for amount in (0, 0.02, 0.1, 0.5)]
     assert values[0].tolist() == [0] * 20
-    assert all(bool((less < more).all()) for less, more in zip(values, values[1:], strict=False))
+    assert all(bool((less < more).all()) for less, more in pairwise(values))
     alone = distance((images + 0.1 * noise).clamp(0, 1)[19:], images[19:])
     assert float(alone[0]) == pytest.approx(float(values[2][19]), rel=1e-4)
 
@@ -255,7 +262,8 @@ def test_lpips_that_cannot_be_had_is_left_out_and_asked_for_once():
 
 
 @pytest.mark.parametrize(
-    ("architecture", "width", "parameters"), [("ViT-B-32", 512, 151.3e6), ("ViT-L-14", 768, 427.6e6), ("ViT-H-14", 1024, 986.1e6)]
+    ("architecture", "width", "parameters"),
+    [("ViT-B-32", 512, 151.3e6), ("ViT-L-14", 768, 427.6e6), ("ViT-H-14", 1024, 986.1e6)],
 )
 def test_real_architectures_fit_the_scorer(architecture, width, parameters):
     with torch.device("meta"):
@@ -265,6 +273,7 @@ def test_real_architectures_fit_the_scorer(architecture, width, parameters):
         assert clip.size == (224, 224)
         assert clip.images(torch.zeros(2, 3, 512, 512)).shape == (2, width)
         assert clip.texts(TEXTS).shape == (3, width)
+    assert architecture in (loading.HPS_ARCHITECTURE, *(spec.weights[0].title.split()[1] for spec in SCORERS.values()))
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=1e-3)
 
 

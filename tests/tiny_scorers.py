@@ -62,8 +62,8 @@ def write_scorers(folder: Path) -> Path:
         (folder / weights.folder_name).mkdir()
     (folder / "tiny-hps.json").write_text(json.dumps(VIT))
     state = {name: tensor.half() for name, tensor in random_clip(VIT, 9).state_dict().items()}
-    torch.save({"epoch": 1, "state_dict": state}, folder / HPS.folder_name / HPS.files[0])
+    torch.save({"epoch": 1, "state_dict": state}, folder / HPS.folder_name / HPS.source.files[0])
     trunk, linear = random_lpips()
     torch.save(trunk, folder / LINEAR.folder_name / ALEXNET_FILE)
-    torch.save(linear, folder / LINEAR.folder_name / LINEAR.files[0])
+    torch.save(linear, folder / LINEAR.folder_name / LINEAR.source.files[0])
     return folder

@@ -85,14 +85,11 @@ class ClipModel:
         images = finite(images.to(self.device))
         if tuple(images.shape[-2:]) != self.size:
             height, width = self.size
-            scale = max(height / images.shape[-2], width / images.shape[-1])
-            size = (
-                self.size
-                if self.squash
-                else [max(t, round(s * scale)) for t, s in zip(self.size, images.shape[-2:], strict=True)]
-            )
-            images = F.interpolate(images, tuple(size), mode="bicubic", antialias=True).clamp(0, 1)
-            top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+            tall, wide = images.shape[-2:]
+            scale = max(height / tall, width / wide)
+            size = self.size if self.squash else (max(height, int(tall * scale)), max(width, int(wide * scale)))
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+            top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
             images = images[..., top : top + height, left : left + width]
         return (images - self.mean) / self.std
 

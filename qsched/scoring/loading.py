@@ -8,6 +8,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from qsched.backbones.spec import Source
 from qsched.scoring import Scorer
 from qsched.scoring.clip import ClipModel
 from qsched.scoring.clip_iqa import PAIRS, ClipIqa
@@ -18,12 +19,16 @@ from qsched.scoring.weights import ScorerError, Weights, fetch, fingerprint
 
 RETRY_S = 60.0
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
-CLIP_B32 = Weights("CLIP ViT-B-32 of the scores", "timm/vit_base_patch32_clip_224.openai", OPEN_CLIP, bytes=605_000_000)
-CLIP_L14 = Weights(
-    "CLIP ViT-L-14 of the scores", "timm/vit_large_patch14_clip_224.openai", OPEN_CLIP, bytes=1_710_000_000
+CLIP_B32 = Weights(
+    "CLIP ViT-B-32 of the scores", Source("timm/vit_base_patch32_clip_224.openai", OPEN_CLIP, bytes=605_000_000)
 )
-CLIP_RN50 = Weights("CLIP RN50 of CLIP-IQA", "timm/resnet50_clip.openai", OPEN_CLIP[1:], bytes=408_000_000)
-HPS = Weights("HPSv2.1", "xswu/HPSv2", ("HPS_v2.1_compressed.pt",), bytes=1_973_000_000)
+CLIP_L14 = Weights(
+    "CLIP ViT-L-14 of the scores", Source("timm/vit_large_patch14_clip_224.openai", OPEN_CLIP, bytes=1_710_000_000)
+)
+CLIP_RN50 = Weights(
+    "CLIP RN50 of CLIP-IQA", Source("timm/resnet50_clip.openai", ("open_clip_model.safetensors",), bytes=408_000_000)
+)
+HPS = Weights("HPSv2.1", Source("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), bytes=1_972_000_000))
 HPS_ARCHITECTURE = "ViT-H-14"
 
 
@@ -46,13 +51,13 @@ _loaded: WeakValueDictionary[tuple, Scorer] = WeakValueDictionary()
 _failed: dict[tuple, tuple[float, str]] = {}
 
 
-def scorer_weights(name: str) -> tuple[Weights, ...]:
+def scorer_sources(name: str) -> list[Source]:
     """Everything to fetch from the Hub for a scorer, LPIPS's weightings included.
 
     Raises:
         ValueError: unknown name; the known ones are listed.
     """
-    return (*_spec(name).weights, LINEAR)
+    return [weights.source for weights in (*_spec(name).weights, LINEAR)]
 
 
 def load_scorer(
@@ -122,7 +127,7 @@ def _load(
     try:
         clip = ClipModel.from_folder(places[0], device, dtype)
         if name == "hps":
-            hps = ClipModel.from_checkpoint(HPS_ARCHITECTURE, places[1] / HPS.files[0], device, dtype)
+            hps = ClipModel.from_checkpoint(HPS_ARCHITECTURE, places[1] / HPS.source.files[0], device, dtype)
             return HpsScorer(clip, hps, name, _definition(spec, places, folder), lpips)
         return PhotoScorer(
             clip, ClipIqa.from_folder(places[1], device, dtype), name, _definition(spec, places, folder), lpips
@@ -136,12 +141,7 @@ def _load(
 
 def _definition(spec: ScorerSpec, places: list[Path], folder: str | Path | None) -> str:
     """What is computed, by which weights, with which prompts, in one line."""
-    clip, second = (
-        weights.repo
-        if folder is None
-        else f"a local copy of {weights.repo}, SHA-256 {fingerprint(place / weights.files[-1])}"
-        for weights, place in zip(spec.weights, places, strict=True)
-    )
+    clip, second = (_origin(weights, place, folder) for weights, place in zip(spec.weights, places, strict=True))
     architecture = spec.weights[0].title.split()[1]
     score = f"CLIPScore = 100·max(cos, 0) of picture and bare prompt by CLIP {architecture} ({clip})"
     if spec.quality != "CLIP-IQA":
@@ -151,3 +151,8 @@ def _definition(spec: ScorerSpec, places: list[Path], folder: str | Path | None)
         )
     pairs = ", ".join(f"“{good}” against “{bad}”" for good, bad in PAIRS)
     return f"{score}, CLIP-IQA as in pyiqa by CLIP RN50 ({second}), mean over {len(PAIRS)} pairs: {pairs}"
+
+
+def _origin(weights: Weights, place: Path, folder: str | Path | None) -> str:
+    repo, files = weights.source.repo, weights.source.files
+    return repo if folder is None else f"a local copy of {repo}, SHA-256 {fingerprint(place / files[-1])}"

@@ -12,10 +12,13 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from qsched.backbones.spec import Source
 from qsched.scoring.clip import finite
 from qsched.scoring.weights import ScorerError, Weights, fetch, fetch_url
 
-LINEAR = Weights("The LPIPS weights", "chaofengc/IQA-PyTorch-Weights", ("LPIPS_v0.1_alex-df73285e.pth",), bytes=6_000)
+LINEAR = Weights(
+    "The LPIPS weights", Source("chaofengc/IQA-PyTorch-Weights", ("LPIPS_v0.1_alex-df73285e.pth",), bytes=6_000)
+)
 ALEXNET = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url
 ALEXNET_FILE = ALEXNET.rsplit("/", 1)[-1]
 SLICES = ((0, 2), (2, 5), (5, 8), (8, 10), (10, 12))  # AlexNet's layers up to each of its five ReLUs
@@ -56,7 +59,7 @@ def load_lpips(
     Raises:
         ScorerError: the weights cannot be had; one sentence.
     """
-    linear = fetch(LINEAR, folder, offline) / LINEAR.files[0]
+    linear = fetch(LINEAR, folder, offline) / LINEAR.source.files[0]
     if folder is not None:
         trunk = linear.parent / ALEXNET_FILE
         if not trunk.is_file():

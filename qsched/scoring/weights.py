@@ -7,13 +7,13 @@ scoring library would download by itself at construction (without a timeout, int
 import hashlib
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
-from qsched.backbones.spec import BackboneError
+from qsched.backbones.spec import BackboneError, Source
 
-TIMEOUT = 8.0  # seconds for an answer; with what surrounds it a message comes within 10
+TIMEOUT = 8.0  # seconds without an answer or progress; with what surrounds it a message comes within 10
 
 
 class ScorerError(BackboneError):
@@ -22,21 +22,15 @@ class ScorerError(BackboneError):
 
 @dataclass(frozen=True)
 class Weights:
-    """One repository's files; `repo`, `files`, `revision` and `bytes` are what `backbones.spec.Source` holds.
-
-    title: what a sentence calls them.
-    """
+    """One repository's files. title: what a sentence calls them; source: its `files` are names, not patterns."""
 
     title: str
-    repo: str
-    files: tuple[str, ...]
-    revision: str | None = None
-    bytes: int = 0
+    source: Source
 
     @property
     def folder_name(self) -> str:
         """The repository's own name, which a local copy's folder has."""
-        return self.repo.rsplit("/", 1)[-1]
+        return self.source.repo.rsplit("/", 1)[-1]
 
 
 def fetch(weights: Weights, folder: str | Path | None = None, offline: bool | None = None) -> Path:
@@ -44,38 +38,31 @@ def fetch(weights: Weights, folder: str | Path | None = None, offline: bool | No
 
     Args:
         folder: a folder with local copies, one folder per repository, named like it; nothing else is looked at then.
-        offline: never ask the Hub; None asks it unless HF_HUB_OFFLINE is set.
+        offline: True: never ask the Hub; None: as HF_HUB_OFFLINE says.
     Raises:
         ScorerError: one sentence that names what is missing and how to get it, within 10 seconds.
     """
+    source = weights.source
     if folder is not None:
         place = Path(folder) / weights.folder_name
-        if missing := [name for name in weights.files if not (place / name).is_file()]:
+        if missing := [name for name in source.files if not (place / name).is_file()]:
             raise ScorerError(f"{weights.title} should be in {place}, where {missing[0]} is missing.")
         return place
-    if (cached := _cached(weights)) is not None:
+    if (cached := _cached(source)) is not None:
         return cached
+    command = f"hf download {source.repo} {' '.join(source.files)}"
     if is_offline(offline):
         raise ScorerError(
-            f"{weights.title} is not on this machine and the program is offline: run `{_command(weights)}` "
-            "while there is a network."
+            f"{weights.title} is not on this machine and the program is offline: run `{command}` while there is a network."
         )
-    from huggingface_hub import snapshot_download  # fails at once where hf_hub_download retries for 23 s
-
     try:
-        place = Path(
-            snapshot_download(
-                weights.repo, revision=weights.revision, allow_patterns=list(weights.files), etag_timeout=TIMEOUT
-            )
-        )
-    except Exception as error:  # the client raises its own errors, httpx's, requests' and the system's
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")
+        place = _download(source)
+    except BackboneError as error:
         raise ScorerError(
-            f"{weights.title} cannot be downloaded from {weights.repo} ({reason}): try again later, or copy it with "
-            f"`{_command(weights)}`."
+            f"{weights.title} cannot be had: {str(error).rstrip('.')} (`{command}` gets it, too)."
         ) from error
-    if missing := [name for name in weights.files if not (place / name).is_file()]:
-        raise ScorerError(f"{weights.title} is incomplete: {weights.repo} has no {missing[0]}.")
+    if missing := [name for name in source.files if not (place / name).is_file()]:
+        raise ScorerError(f"{weights.title} is incomplete: {source.repo} has no {missing[0]}.")
     return place
 
 
@@ -85,25 +72,23 @@ def fetch_url(title: str, url: str, place: Path, sha256: str, offline: bool | No
     Args:
         sha256: how the file's SHA-256 begins.
     Raises:
-        ScorerError: one sentence.
+        ScorerError: one sentence, within 10 seconds.
     """
+    from qsched.hub_session import HubSilent, Watch, supervise
+
     if place.is_file():
         return place
     if is_offline(offline):
         raise ScorerError(f"{title} is not on this machine and the program is offline: put {url} into {place.parent}.")
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    digest = hashlib.sha256()
+    watch, temporary = Watch(), place.with_name(f".{place.name}.{os.getpid()}.tmp")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with urlopen(url, timeout=TIMEOUT) as answer, temporary.open("wb") as file:
-            while block := answer.read(1 << 20):
-                digest.update(block)
-                file.write(block)
-        if not digest.hexdigest().startswith(sha256):
+        [digest] = supervise([partial(_receive, url, temporary, watch)], watch, TIMEOUT)
+        if not digest.startswith(sha256):
             raise ScorerError(f"{title} arrived damaged from {url}: try again later.")
         os.replace(temporary, place)
-    except (URLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
+    except (HubSilent, OSError) as error:
+        reason = "no answer" if isinstance(error, HubSilent) else getattr(error, "reason", None) or error
         raise ScorerError(f"{title} cannot be downloaded from {url} ({reason}): try again later.") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -112,11 +97,9 @@ def fetch_url(title: str, url: str, place: Path, sha256: str, offline: bool | No
 
 def is_offline(offline: bool | None = None) -> bool:
     """Whether nothing may be asked of the network: as told, else as HF_HUB_OFFLINE says."""
-    if offline is not None:
-        return offline
-    from huggingface_hub import constants
+    from qsched import hub_session
 
-    return bool(constants.HF_HUB_OFFLINE)
+    return hub_session.is_offline() if offline is None else offline
 
 
 def fingerprint(path: Path) -> str:
@@ -128,14 +111,29 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _cached(weights: Weights) -> Path | None:
+def _download(source: Source) -> Path:
+    from qsched.backbones.hub import fetch as from_hub  # it knows the backbones, and they know this package
+
+    return from_hub(source, timeout=TIMEOUT)
+
+
+def _cached(source: Source) -> Path | None:
+    """The snapshot that has all the files, whichever tool has put it into the Hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = [try_to_load_from_cache(weights.repo, name, revision=weights.revision) for name in weights.files]
-    if not all(isinstance(path, str) for path in found):
-        return None
-    return Path(found[0]).parents[weights.files[0].count("/")]
+    from qsched.hub_session import cache_folder
+
+    find = partial(try_to_load_from_cache, source.repo, cache_dir=cache_folder(), revision=source.revision)
+    found = [find(name) for name in source.files]
+    return Path(found[0]).parent if all(isinstance(path, str) for path in found) else None
 
 
-def _command(weights: Weights) -> str:
-    return f"hf download {weights.repo} {' '.join(weights.files)}"
+def _receive(url: str, file: Path, watch) -> str:
+    """Download to `file`; its SHA-256. Ends early when the watch is stopped."""
+    digest = hashlib.sha256()
+    with urlopen(url, timeout=TIMEOUT) as answer, file.open("wb") as out:
+        while not watch.stopped.is_set() and (block := answer.read1(1 << 20)):
+            digest.update(block)
+            out.write(block)
+            watch.add(len(block))
+    return digest.hexdigest()

@@ -102,27 +102,38 @@ def test_a_hub_that_refuses_is_one_sentence_at_once(name, monkeypatch):
 
 
 @pytest.mark.parametrize("fault", ["hang", "trickle", 401, 404, 500, "nonsense"])
-def test_a_bad_day_of_the_hub_is_one_sentence_and_is_not_asked_about_again(hub, fault, monkeypatch, folder):
+def test_a_bad_day_of_the_hub_is_one_sentence(hub, fault, monkeypatch):
     monkeypatch.setattr("qsched.scoring.weights.TIMEOUT", 1.0)
+    hub.add(CLIP_B32.source.repo, dict.fromkeys(CLIP_B32.source.files, b"x" * 100_000))
     hub.fault = fault
     begin = time.perf_counter()
+    with pytest.raises(ScorerError) as caught:
+        load_scorer("clip-b32")
+    assert time.perf_counter() - begin < 10 and "CLIP ViT-B-32" in sentence(caught)
+
+
+def test_a_hub_that_hangs_is_not_asked_again_for_a_while(hub, monkeypatch, folder, tmp_path):
+    monkeypatch.setattr("qsched.scoring.weights.TIMEOUT", 1.0)
+    hub.fault = "hang"
     with pytest.raises(ScorerError) as first:
         load_scorer("clip-b32")
-    assert time.perf_counter() - begin < 10
     begin = time.perf_counter()
     with pytest.raises(ScorerError) as second:
         load_scorer("clip-b32")
     assert time.perf_counter() - begin < 0.1 and sentence(second) == sentence(first)
-
-
-def test_a_failure_is_forgotten_after_a_while(monkeypatch, folder, tmp_path):
+    for weights in (CLIP_B32, CLIP_RN50):
+        in_cache(tmp_path, weights, folder)
     with pytest.raises(ScorerError):
-        load_scorer("clip-b32", offline=True)
-    for source in (CLIP_B32, CLIP_RN50):
-        in_cache(tmp_path, source, folder)
-    with pytest.raises(ScorerError):
-        load_scorer("clip-b32", offline=True)
+        load_scorer("clip-b32")
     monkeypatch.setattr(loading, "RETRY_S", 0.0)
+    assert load_scorer("clip-b32").name == "clip-b32"
+
+
+def test_a_quick_failure_is_forgotten_at_once(folder, tmp_path):
+    with pytest.raises(ScorerError):
+        load_scorer("clip-b32", offline=True)
+    for weights in (CLIP_B32, CLIP_RN50):
+        in_cache(tmp_path, weights, folder)
     assert load_scorer("clip-b32", offline=True).name == "clip-b32"
 
 

@@ -17,7 +17,7 @@ from qsched.scoring.lpips import LINEAR, load_lpips
 from qsched.scoring.photo import PhotoScorer
 from qsched.scoring.weights import ScorerError, Weights, fetch, fingerprint
 
-RETRY_S = 60.0
+RETRY_S, QUICK_S = 60.0, 0.5
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
 CLIP_B32 = Weights(
     "CLIP ViT-B-32 of the scores", Source("timm/vit_base_patch32_clip_224.openai", OPEN_CLIP, bytes=605_000_000)
@@ -70,7 +70,8 @@ def load_scorer(
 ) -> Scorer:
     """A scorer by name, shared by all who ask for the same one.
 
-    A failure is remembered for a minute, so that a hub that does not answer stops a page once and not at every drag.
+    A failure that took long is remembered for a minute, so that a hub that does not answer stops a page once and not at
+    every drag.
 
     Args:
         name: one of SCORERS. device: where it computes.
@@ -92,10 +93,12 @@ def load_scorer(
         at, sentence = _failed.get(key, (-RETRY_S, ""))
         if time.monotonic() - at < RETRY_S:
             raise ScorerError(sentence)
+        begin = time.monotonic()
         try:
             scorer = _load(name, spec, device, folder, offline, dtype)
         except ScorerError as error:
-            _failed[key] = time.monotonic(), str(error)
+            if time.monotonic() - begin > QUICK_S:
+                _failed[key] = time.monotonic(), str(error)
             raise
         _failed.pop(key, None)
         _loaded[key] = scorer

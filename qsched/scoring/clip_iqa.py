@@ -1,7 +1,7 @@
 """CLIP-IQA as pyiqa computes it (metric "clipiqa"; Wang et al. 2023): RN50, five antonym pairs, pictures at their own size.
 
 pyiqa's own `create_metric("clipiqa")` is not called: it downloads RN50.pt at construction from OpenAI's server into
-torch's cache without a timeout, needs the `clip` package, which cannot be imported beside setuptools 81 or later, and
+torch's cache without a timeout, needs the `clip` package, whose pkg_resources recent setuptools no longer have, and
 encodes its ten prompts again for every batch. Its network, its prompts and its formula are used instead, over the same
 weights from the Hub (`timm/resnet50_clip.openai`) or a local folder; a test compares the two.
 Importing the network costs 0.03 to 0.2 s once torch is there, so it is imported only when a scorer is made.

@@ -18,8 +18,9 @@ from qsched.backbones import Backbone, Condition, Quantization
 from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
 from qsched.sampling import Noise, draw_noise, first_prediction, prepare_scheduler, sample
-from qsched.scoring import JAQ_DEFINITION, K_DEFAULT, jaq, similarity
+from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq, jaq_definition, quality_name, similarity
 from qsched.scoring.signatures import Badge, failure_badges
+from qsched.scoring.weights import ScorerError
 
 FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
 PROMPT_LIMIT = 2000
@@ -57,7 +58,8 @@ class Column:
     """One picture with its numbers.
 
     stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s: seconds for all steps and the decode (for Q-Sched the
-    shared first prediction is counted in). alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1]. ssim, psnr (dB): to full precision.
+    shared first prediction is counted in). alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1] (or what the scorer's quality is); both None where no
+    scorer can be had. ssim, psnr (dB), lpips: to full precision; lpips is None without a network for it.
     """
 
     name: str
@@ -65,22 +67,32 @@ class Column:
     stored_bytes: int
     ratio: float
     latency_s: float
-    alignment: float
-    quality: float
+    alignment: float | None
+    quality: float | None
     ssim: float
     psnr: float
     badges: tuple[Badge, ...] = ()
+    lpips: float | None = None
 
-    def jaq(self, k: float = K_DEFAULT) -> float:
-        """JAQ of this one picture: log(CLIPScore) + k * CLIP-IQA."""
-        return jaq([self.alignment], [self.quality], k)
+    @property
+    def scored(self) -> bool:
+        """Whether a scorer has seen this picture."""
+        return self.alignment is not None and self.quality is not None
+
+    def jaq(self, k: float = K_DEFAULT) -> float | None:
+        """JAQ of this one picture: log(CLIPScore) + k * CLIP-IQA; None without scores."""
+        return jaq([self.alignment], [self.quality], k) if self.scored else None
+
+    def jaq_difference(self, reference: "Column", k: float = K_DEFAULT) -> float | None:
+        """JAQ minus the reference's; None where either has no scores."""
+        return self.jaq(k) - reference.jaq(k) if self.scored and reference.scored else None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Three columns and what a drag needs to make the third again.
 
-    backbone: its id and revision, which the pictures belong to.
+    backbone: its id and revision, which the pictures belong to. quality_name: what the columns' quality is.
     """
 
     backbone: str
@@ -96,6 +108,7 @@ class Comparison:
     first: Tensor = field(repr=False)
     first_s: float = field(repr=False)
     seen: dict[Coefficients, Column] = field(default_factory=dict, repr=False)
+    quality_name: str = QUALITY
 
     @property
     def columns(self) -> tuple[Column, Column, Column]:
@@ -108,15 +121,19 @@ def compare(
 ) -> Comparison:
     """All three columns; what `previous` already holds for the same prompt, seed and steps is reused.
 
+    Where the backbone's scorer cannot be had, the pictures come without scores and a note says why.
+
     Raises:
         ValueError: settings or coefficients that this backbone cannot run.
     """
     settings = settings.check(backbone)
     coefficients.expand(settings.steps)
     name = f"{backbone.spec.id} {backbone.revision}"
+    judge = _judge(backbone)
     same_picture = (
         previous is not None
         and previous.backbone == name
+        and previous.full_precision.scored != isinstance(judge, ScorerError)
         and replace(previous.settings, quantization=settings.quantization) == settings
     )
     if same_picture and previous.settings == settings:
@@ -138,17 +155,21 @@ def compare(
             if condition.truncated[0]
             else ()
         )
+        if isinstance(judge, ScorerError):
+            notes += (f"The pictures have no scores. {judge}",)
         begin = time.perf_counter()
         images = backbone.decode(sample(backbone, condition.to(backbone.device), noise, settings.steps)).cpu()
         latency, reference = _elapsed(backbone, begin), images
-        full = _column(backbone, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency)
+        full = _column(
+            backbone, judge, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency
+        )
 
     quantized = backbone.quantized(settings.quantization)
     begin = time.perf_counter()
     first = first_prediction(backbone, condition.to(backbone.device), noise, settings.steps, quantized.module)
     first_s = _elapsed(backbone, begin)
     images, rest_s = _continue(backbone, condition, noise, settings, None, quantized.module, first)
-    naive = _column(backbone, settings, NAIVE, images, reference, quantized.report.bytes_after, first_s + rest_s)
+    naive = _column(backbone, judge, settings, NAIVE, images, reference, quantized.report.bytes_after, first_s + rest_s)
     comparison = Comparison(
         name,
         settings,
@@ -162,6 +183,7 @@ def compare(
         reference,
         first.cpu(),
         first_s,
+        quality_name=quality_name(judge),
     )
     return rescale(backbone, comparison, coefficients)
 
@@ -188,6 +210,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
         )
         column = _column(
             backbone,
+            _judge(backbone),
             settings,
             QSCHED,
             images,
@@ -204,6 +227,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
 def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> dict[str, Any]:
     """Everything needed to reproduce the comparison and its numbers, ready for JSON."""
     report = backbone.quantized(comparison.settings.quantization).report
+    judge = _judge(backbone)
     return {
         "format": "qsched-comparison",
         "version": 1,
@@ -219,9 +243,10 @@ def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> 
         "timesteps": _timesteps(backbone, comparison.settings.steps),
         "coefficients": comparison.coefficients.to_dict(),
         "scorer": {
-            "name": backbone.scorer().name,
-            "definition": backbone.scorer().definition,
-            "jaq": JAQ_DEFINITION,
+            "name": getattr(judge, "name", None),
+            "definition": getattr(judge, "definition", None),
+            "quality": comparison.quality_name,
+            "jaq": jaq_definition(judge),
             "k": k,
         },
         "size": report.to_dict(),
@@ -234,7 +259,7 @@ def _numbers(column: Column, k: float, reference: Column) -> dict[str, Any]:
     numbers = {name: value for name, value in vars(column).items() if name not in ("image", "badges")}
     return numbers | {
         "jaq": column.jaq(k),
-        "jaq_difference": column.jaq(k) - reference.jaq(k),
+        "jaq_difference": column.jaq_difference(reference, k),
         "badges": [asdict(badge) for badge in column.badges],
     }
 
@@ -259,8 +284,17 @@ def _continue(
     return images, _elapsed(backbone, begin)
 
 
+def _judge(backbone: Backbone) -> Scorer | ScorerError:
+    """The backbone's scorer, or why there is none."""
+    try:
+        return backbone.scorer()
+    except ScorerError as error:
+        return error
+
+
 def _column(
     backbone: Backbone,
+    judge: Scorer | ScorerError,
     settings: Settings,
     name: str,
     images: Tensor,
@@ -269,19 +303,20 @@ def _column(
     latency_s: float,
 ) -> Column:
     images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)  # broken: black
-    scores = backbone.scorer().score(images, [settings.prompt])
-    likeness = similarity(images, reference)
+    scores = None if isinstance(judge, ScorerError) else judge.score(images, [settings.prompt])
+    likeness = similarity(images, reference, getattr(judge, "lpips", None))
     return Column(
         name=name,
         image=to_pil_image((images[0] * 255).round().to(torch.uint8)),
         stored_bytes=stored_bytes,
         ratio=backbone.full_precision_bytes / stored_bytes,
         latency_s=latency_s,
-        alignment=float(scores.alignment[0]),
-        quality=float(scores.quality[0]),
+        alignment=float(scores.alignment[0]) if scores else None,
+        quality=float(scores.quality[0]) if scores else None,
         ssim=float(likeness.ssim[0]),
         psnr=float(likeness.psnr[0]),
         badges=tuple(failure_badges(images[0], None if name == FULL_PRECISION else reference[0])),
+        lpips=None if likeness.lpips is None else float(likeness.lpips[0]),
     )
 
 

@@ -77,20 +77,24 @@ def _png(image: "Image.Image") -> bytes:
 
 
 def _text(data: dict, k: float) -> str:
-    rows = [["", "stored", "latency", "CLIPScore", "CLIP-IQA", f"JAQ (k={k:g})", "SSIM", "found"]]
+    scorer = data["scorer"]
+    lpips = any(column["lpips"] is not None for column in data["columns"])
+    rows = [
+        ["", "stored", "latency", "CLIPScore", scorer["quality"], f"JAQ (k={k:g})", "SSIM", *["LPIPS"] * lpips, "found"]
+    ]
     for column in data["columns"]:
         rows.append([
             column["name"], megabytes(column["stored_bytes"]), f"{1000 * column['latency_s']:.0f} ms",
-            f"{column['alignment']:.2f}", f"{column['quality']:.3f}", f"{column['jaq']:.3f}", _ssim(column["ssim"]),
-            ", ".join(badge["name"] for badge in column["badges"]) or "-",
+            _number(column["alignment"], 2), _number(column["quality"]), _number(column["jaq"]), _number(column["ssim"]),
+            *[_number(column["lpips"])] * lpips, ", ".join(badge["name"] for badge in column["badges"]) or "-",
         ])  # fmt: skip
     chosen = ", ".join(f"{name} = {value}" for name, value in data["coefficients"].items())
-    scorer = data["scorer"]
+    by = f"scores by {scorer['name']}: {scorer['definition']}" if scorer["name"] else "nobody has scored these pictures"
     return "\n".join([
-        table(rows), "", f"Q-Sched with {chosen}. {scorer['jaq']}; scores by {scorer['name']}: {scorer['definition']}.",
+        table(rows), "", f"Q-Sched with {chosen}. {scorer['jaq']}; {by}.",
         *data["notes"], f"Pictures and result.json are in {data['folder']}.",
     ])  # fmt: skip
 
 
-def _ssim(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -4,8 +4,9 @@ JAQ joins alignment and quality (arXiv 2509.01624): `log(CLIPScore) + k * CLIP-I
 depend on the scorer, so a JAQ means nothing without `JAQ_DEFINITION` and the scorer's `name` beside it.
 """
 
+import importlib
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,17 +18,24 @@ __all__ = [
     "ALIGNMENT_FLOOR",
     "JAQ_DEFINITION",
     "K_DEFAULT",
+    "QUALITY",
     "ImageScores",
     "Scorer",
+    "ScorerError",
     "Similarity",
     "jaq",
+    "jaq_definition",
     "jaq_values",
+    "load_scorer",
+    "quality_name",
     "similarity",
 ]
 
 K_DEFAULT = 2.0
 ALIGNMENT_FLOOR = 0.01  # log of a mean CLIPScore of 0 (pure noise) stays finite: about -4.6
 JAQ_DEFINITION = "JAQ = log(CLIPScore) + k * CLIP-IQA"
+QUALITY = "CLIP-IQA"
+_LATER = {"ScorerError": "weights", "load_scorer": "loading"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +44,7 @@ class ImageScores:
 
     Attributes:
         alignment: CLIPScore = 100 * max(cos, 0), shape (batch,).
-        quality: CLIP-IQA in [0, 1], shape (batch,).
+        quality: CLIP-IQA in [0, 1], or what the scorer's `quality_name` says, shape (batch,).
     """
 
     alignment: Tensor
@@ -45,7 +53,11 @@ class ImageScores:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """What the search and the page need of a scorer. Images are (batch, 3, height, width) in [0, 1]."""
+    """What the search and the page need of a scorer. Images are (batch, 3, height, width) in [0, 1].
+
+    Two more are optional: `quality_name`, where the quality is no CLIP-IQA, and `lpips(images, reference)`, the LPIPS
+    distances or None.
+    """
 
     name: str
     """Short name shown beside every score, such as "emoji-clip"."""
@@ -63,6 +75,23 @@ class Scorer(Protocol):
     def score(self, images: Tensor, prompts: list[str]) -> ImageScores:
         """Alignment and quality from one encoding of the images."""
         ...
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when asked for: these need open_clip, and the backbones, which need this package.
+    if name in _LATER:
+        return getattr(importlib.import_module(f"qsched.scoring.{_LATER[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def quality_name(scorer: Any) -> str:
+    """What a scorer's quality is: CLIP-IQA, unless the scorer says otherwise (its `quality_name`)."""
+    return getattr(scorer, "quality_name", QUALITY)
+
+
+def jaq_definition(scorer: Any) -> str:
+    """The formula of JAQ in a scorer's own terms, to stand beside its numbers; CLIP-IQA's without a scorer."""
+    return JAQ_DEFINITION.replace(QUALITY, quality_name(scorer))
 
 
 def jaq_values(alignment, quality, k: float = K_DEFAULT) -> np.ndarray:

@@ -1,10 +1,11 @@
-"""Similarity to the full-precision image: SSIM and PSNR, in torch alone.
+"""Similarity to the full-precision image: SSIM and PSNR, in torch alone, and LPIPS where a network for it is given.
 
-Scores that see no reference can miss damage (plain W4A4 FLUX-schnell has a better FID than BF16), so these two stand
-beside JAQ. They are written out because the ready-made ones cost more than they save here: importing pyiqa takes about
-4.5 s, torchmetrics would be one more dependency. The test compares SSIM with scikit-image's.
+Scores that see no reference can miss damage (plain W4A4 FLUX-schnell has a better FID than BF16), so these stand beside
+JAQ. SSIM and PSNR are written out because the ready-made ones cost more than they save here: torchmetrics would be one
+more dependency, pyiqa would be loaded for every backbone. The test compares SSIM with scikit-image's.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,18 +22,23 @@ class Similarity:
     Attributes:
         ssim: structural similarity, at most 1 (identical), shape (batch,).
         psnr: peak signal-to-noise ratio in dB, at most 100 (identical), shape (batch,).
+        lpips: learned perceptual distance, at least 0 (identical), shape (batch,); None where it cannot be had.
     """
 
     ssim: Tensor
     psnr: Tensor
+    lpips: Tensor | None = None
 
 
-def similarity(images: Tensor, reference: Tensor) -> Similarity:
-    """SSIM and PSNR of images against their references.
+def similarity(
+    images: Tensor, reference: Tensor, lpips: Callable[[Tensor, Tensor], Tensor | None] | None = None
+) -> Similarity:
+    """SSIM, PSNR and LPIPS of images against their references.
 
     Args:
         images: shape (batch, 3, height, width) in [0, 1], at least 11 pixels on each side.
         reference: the same shape.
+        lpips: gives the LPIPS distances, such as a photo scorer's `lpips`; None leaves them out.
     Raises:
         ValueError: wrong shape or range, or two different shapes.
     """
@@ -41,7 +47,9 @@ def similarity(images: Tensor, reference: Tensor) -> Similarity:
         raise ValueError(f"the images {tuple(images.shape)} and references {tuple(reference.shape)} differ in shape")
     if min(images.shape[-2:]) < WINDOW:
         raise ValueError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels, not {tuple(images.shape[-2:])}")
-    return Similarity(ssim(images, reference), psnr(images, reference))
+    return Similarity(
+        ssim(images, reference), psnr(images, reference), None if lpips is None else lpips(images, reference)
+    )
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:

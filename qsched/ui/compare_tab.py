@@ -44,7 +44,7 @@ class CompareTab:
             | surface_view.draw(r, self.engine, place, dark, c.best)
             | {
                 c.device: fragments.device_note(*describe(backbone, settings.quantization)),
-                r.definition: fragments.definition(backbone.scorer()),
+                r.definition: fragments.definition(backbone.scorer() if comparison.naive.scored else None),
                 r.wipe: wiped(comparison, left, right),
             }
         )

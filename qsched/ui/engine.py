@@ -116,7 +116,7 @@ class Engine:
                 held = self._sessions.get(session)
                 previous = held.comparison if held and held.backbone == backbone else None
                 comparison = self._compare(backbone, settings, coefficients, previous)
-                if key[1:] == self.opening(backbone):
+                if key[1:] == self.opening(backbone) and comparison.naive.scored:
                     self._opening[key] = comparison
             self._keep(session, Session(backbone, comparison))
             return comparison

@@ -4,7 +4,7 @@ import math
 from html import escape
 
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
-from qsched.scoring import JAQ_DEFINITION, K_DEFAULT, Scorer
+from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
 from qsched.scoring.signatures import Badge
 
 KEYS = {FULL_PRECISION: "full-precision", NAIVE: "naive", QSCHED: "qsched"}
@@ -21,8 +21,11 @@ METRICS = (
     ("Δ JAQ", "Difference of JAQ to full precision; 0 is no loss."),
     ("SSIM", "Structural similarity to full precision; 1 is the same picture."),
     ("PSNR", "Pixel similarity to full precision in decibels; higher is closer."),
+    ("LPIPS", "Perceptual distance to full precision; 0 is the same picture."),
     ("Failures", "Signatures of a broken picture, each with its measured value."),
 )
+NONE = '<em aria-label="none">–</em>'
+PREFERENCE = "How well people would like the picture for its prompt, 0 to 1; higher is better."
 ABOUT_SCORES = "These judge one picture. The surface below judges its preset's prompts together."
 
 
@@ -46,26 +49,35 @@ def latency(seconds: float) -> str:
 
 
 def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
-    """The score table: a row per picture on a wide page, a column per picture on a phone."""
-    head = "".join(f'<span role="columnheader" title="{escape(why)}">{name}</span>' for name, why in METRICS)
-    rows = "".join(_row(column, comparison.full_precision, k) for column in comparison.columns)
-    return f'<div class="scores" role="table" aria-label="Scores"><div role="row" class="head"><span role="columnheader"></span>{head}</div>{rows}</div>'
-
-
-def _row(column: Column, reference: Column, k: float) -> str:
-    same = column.name == FULL_PRECISION
-    difference = column.jaq(k) - reference.jaq(k)
-    psnr = "∞" if math.isinf(column.psnr) or column.psnr >= 99.5 else f"{column.psnr:.1f} dB"
-    none = '<em aria-label="none">–</em>'
-    cells = (
-        f"{column.alignment:.2f}",
-        f"{column.quality:.3f}",
-        f"<b>{column.jaq(k):.3f}</b>",
-        none if same else f'<b class="{_tone(difference)}">{signed(difference)}</b>',
-        none if same else f"{column.ssim:.3f}",
-        none if same else psnr,
-        "".join(map(badge, column.badges)) or '<em class="clean">none seen</em>',
+    """The score table: a row per picture on a wide page, a column per picture on a phone. LPIPS only where there is one."""
+    lpips = any(column.lpips is not None for column in comparison.columns)
+    metrics = {name: why for name, why in METRICS if lpips or name != "LPIPS"}
+    if comparison.quality_name != QUALITY:
+        metrics = {comparison.quality_name if name == QUALITY else name: why for name, why in metrics.items()}
+        metrics[comparison.quality_name] = PREFERENCE
+    head = "".join(
+        f'<span role="columnheader" title="{escape(why)}">{escape(name)}</span>' for name, why in metrics.items()
     )
+    rows = "".join(_row(column, comparison.full_precision, k, lpips) for column in comparison.columns)
+    style = "scores with-lpips" if lpips else "scores"
+    return f'<div class="{style}" role="table" aria-label="Scores"><div role="row" class="head"><span role="columnheader"></span>{head}</div>{rows}</div>'
+
+
+def _row(column: Column, reference: Column, k: float, lpips: bool) -> str:
+    same = column.name == FULL_PRECISION
+    difference = column.jaq_difference(reference, k)
+    psnr = "∞" if math.isinf(column.psnr) or column.psnr >= 99.5 else f"{column.psnr:.1f} dB"
+    shown = lambda value, form: NONE if value is None else form.format(value)
+    cells = [
+        shown(column.alignment, "{:.2f}"),
+        shown(column.quality, "{:.3f}"),
+        shown(column.jaq(k), "<b>{:.3f}</b>"),
+        NONE if same or difference is None else f'<b class="{_tone(difference)}">{signed(difference)}</b>',
+        NONE if same else f"{column.ssim:.3f}",
+        NONE if same else psnr,
+        *([NONE if same else shown(column.lpips, "{:.3f}")] if lpips else ()),
+        "".join(map(badge, column.badges)) or '<em class="clean">none seen</em>',
+    ]
     name = f'<span role="rowheader" class="name {KEYS[column.name]}"><i></i>{TITLES[column.name]}</span>'
     return (
         f'<div role="row" data-column="{KEYS[column.name]}">{name}'
@@ -90,9 +102,11 @@ def badge(found: Badge) -> str:
     return f'<span class="chip" tabindex="0" data-why="{escape(why)}" aria-label="{escape(f"{found.name}: {why}")}">{escape(found.name)}</span>'
 
 
-def definition(scorer: Scorer, k: float = K_DEFAULT) -> str:
-    """What JAQ is and who scored, to stand beside the numbers."""
-    formula = escape(JAQ_DEFINITION.replace(" * ", " · "))
+def definition(scorer: Scorer | None, k: float = K_DEFAULT) -> str:
+    """What JAQ is and who scored, to stand beside the numbers; None: nobody."""
+    formula = escape(jaq_definition(scorer).replace(" * ", " · "))
+    if scorer is None:
+        return f'<p class="fine"><b>{formula}</b> with k = {k:g}; nobody has scored these pictures.</p>'
     return f'<p class="fine"><b>{formula}</b> with k = {k:g}, scored by <b>{escape(scorer.name)}</b>: {escape(scorer.definition)}. {ABOUT_SCORES}</p>'
 
 

@@ -1,0 +1,52 @@
+"""The judge that comes closest to the paper's second JAQ, for SDXL-Turbo and FLUX: CLIPScore and HPSv2.
+
+There the paper takes AQ-Map + 2 * HPSv2 (arXiv 2509.01624). AQ-Map is not available, so CLIPScore stands in its place:
+log(CLIPScore) + k * HPSv2 is an approximation, and its definition says so wherever the number is shown.
+"""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from qsched.scoring import ImageScores
+from qsched.scoring.clip import ClipModel
+from qsched.scoring.lpips import Lpips
+from qsched.scoring.photo import Perceptual
+
+
+class HpsScorer:
+    """CLIPScore = 100 * max(cos, 0) and, as quality, HPSv2 = max(cos, 0) of its own ViT-H-14 (Wu et al. 2023).
+
+    HPSv2 is a preference for a picture given its prompt, so `quality` needs the prompts, unlike CLIP-IQA's.
+
+    Args:
+        clip: gives CLIPScore. hps: ViT-H-14 with HPSv2's weights.
+        name, definition: see `Scorer`.
+        lpips: loads LPIPS when it is first asked for.
+    """
+
+    quality_name = "HPSv2.1"
+
+    def __init__(
+        self, clip: ClipModel, hps: ClipModel, name: str, definition: str, lpips: Callable[[], Lpips] | None = None
+    ):
+        self.clip, self.hps, self.name, self.definition = clip, hps, name, definition
+        self.lpips = Perceptual(lpips)
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
+        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of pictures (batch, 3, H, W) in [0, 1]."""
+        return ImageScores(self.alignment(images, prompts), self.quality(images, prompts))
+
+    def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """CLIPScore per picture (batch,)."""
+        return 100 * self.clip.cosines(images, prompts)
+
+    def quality(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
+        """HPSv2 per picture (batch,).
+
+        Raises:
+            ValueError: without prompts.
+        """
+        if prompts is None:
+            raise ValueError("HPSv2 judges a picture together with its prompt: give the prompts too.")
+        return self.hps.cosines(images, prompts)

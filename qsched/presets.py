@@ -1,8 +1,8 @@
 """Presets: searched coefficients with their loss surface and provenance, as one JSON file.
 
-    preset = find_preset("emoji-lcm", "w4a8", 4)           # shipped in presets/emoji-lcm/w4a8-4steps.json
-    preset.coefficients, preset.surface.best(k=2.0)
-    print(export_scheduler(preset, pipe.scheduler, "out")) # a diffusers scheduler folder, and how to use it
+preset = find_preset("emoji-lcm", "w4a8", 4)           # shipped in presets/emoji-lcm/w4a8-4steps.json
+preset.coefficients, preset.surface.best(k=2.0)
+print(export_scheduler(preset, pipe.scheduler, "out")) # a diffusers scheduler folder, and how to use it
 """
 
 import json

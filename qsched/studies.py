@@ -9,7 +9,9 @@ order they are stored, so of two processes that claim the same candidate both se
 processes that died are taken up again (see `qsched.workers`).
 """
 
+import random
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -71,15 +73,22 @@ class Study:
         self.shown, self.name, self.about = _without_password(storage), name, about
         self._distribution = optuna.distributions.FloatDistribution(*c_range)
         self._worker, self._watch = this_worker(), Watch()
-        with storage_errors(self.shown):
-            self._study = optuna.create_study(
-                storage=open_storage(storage), study_name=name, direction="maximize", load_if_exists=True
-            )
-            stored = self._study.user_attrs.get("search")
-            if stored is None:
-                self._study.set_user_attr("search", identity)
-            if stored in (None, identity):
-                self._study.set_user_attr("about", about)
+        for pause in (0.1, 0.3, 0.5, None):
+            try:
+                with storage_errors(self.shown):
+                    self._study = optuna.create_study(
+                        storage=open_storage(storage), study_name=name, direction="maximize", load_if_exists=True
+                    )
+                    stored = self._study.user_attrs.get("search")
+                    if stored is None:
+                        self._study.set_user_attr("search", identity)
+                    if stored in (None, identity):
+                        self._study.set_user_attr("about", about)
+                break
+            except StorageError:  # perhaps another process has just made the tables or the study
+                if pause is None:
+                    raise
+                time.sleep(pause * (1 + random.random()))
         if stored not in (None, identity):
             other = ", ".join(key for key in identity if stored.get(key) != identity[key])
             raise StorageError(

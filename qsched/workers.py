@@ -45,7 +45,8 @@ def known_dead(worker: str) -> bool:
         return False
     pid, start = rest.split(":")[:2]
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(start)) > 1
+        process = psutil.Process(int(pid))
+        return abs(process.create_time() - float(start)) > 1 or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
 

@@ -15,6 +15,7 @@ from qsched.presets import load_preset, save_preset
 from qsched.sampling import draw_noise, sample
 from qsched.scoring import jaq
 from qsched.search import Plan, SearchError, SearchOptions, StorageError, estimate, grid, search
+from qsched.strategies import strategy_of
 
 STEPS = 2
 SMALL = SearchOptions("w4a8", PROMPTS, STEPS, resolution=3)
@@ -113,6 +114,14 @@ def test_the_adaptive_search_takes_fifteen_points_of_any_grid_and_finds_the_opti
     everything = search(embedded(), options).surface
     values = everything.jaq()
     assert preset.provenance["best"]["jaq"] > np.quantile(values, 0.97)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_the_adaptive_search_makes_a_tenth_of_the_exhaustive_searchs_calls(steps):
+    options = SearchOptions("w4a8", PROMPTS, steps)
+    plans = {s: strategy_of(changed(options, strategy=s)) for s in ("exhaustive", "adaptive")}
+    calls = {s: plan.calls(plan.total) for s, plan in plans.items()}
+    assert calls["adaptive"] <= calls["exhaustive"] / 10 and 12 <= plans["adaptive"].total <= 15
 
 
 def test_a_search_per_step_is_at_least_as_good_as_its_best_pair():

@@ -111,9 +111,9 @@ def test_the_adaptive_search_takes_fifteen_points_of_any_grid_and_finds_the_opti
         preset = search(embedded(), changed(options, strategy="adaptive"))
     assert preset.provenance["points_done"] == 15 and np.isfinite(preset.surface.jaq()).sum() == 15
     assert count.calls == len(PROMPTS) * (1 + 15 * (STEPS - 1))
-    everything = search(embedded(), options).surface
+    everything = search(embedded(), changed(options, resolution=9)).surface
     values = everything.jaq()
-    assert preset.provenance["best"]["jaq"] > np.quantile(values, 0.97)
+    assert preset.provenance["best"]["jaq"] > np.quantile(values, 0.95)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])

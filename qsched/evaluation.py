@@ -81,11 +81,11 @@ class Evaluation:
         seeds; the others have an interval over prompts and seeds."""
         if metric == "jaq":
             return over_seeds(self.jaq_per_seed(column))
-        return bootstrap(self._statistic(column, metric), len(self.seeds), len(self.prompts))
+        return bootstrap(self.statistic(column, metric), len(self.seeds), len(self.prompts))
 
     def difference(self, metric: str, column: str = QSCHED, against: str = NAIVE) -> Estimate:
         """column - against, resampled in pairs (same prompts, same seeds) over prompts and seeds, JAQ too."""
-        one, other = self._statistic(column, metric), self._statistic(against, metric)
+        one, other = self.statistic(column, metric), self.statistic(against, metric)
         return bootstrap(lambda *weights: one(*weights) - other(*weights), len(self.seeds), len(self.prompts))
 
     def part(self, category: str) -> "Evaluation":
@@ -109,7 +109,8 @@ class Evaluation:
         alignment, quality = (prompts @ self.scores[column][name].T for name in ("alignment", "quality"))
         return np.log(np.maximum(alignment, ALIGNMENT_FLOOR)) + self.k * quality
 
-    def _statistic(self, column: str, metric: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    def statistic(self, column: str, metric: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+        """A metric's mean as a function of (seed weights, prompt weights), for `qsched.intervals.bootstrap`."""
         if metric == "jaq":
             return lambda seeds, prompts: (seeds * self._jaq(column, prompts)).sum(axis=1)
         values = self.scores[column][metric]

@@ -5,6 +5,7 @@ its own best cell; the share of resamples that agree, the smallest set of cells 
 that such a choice has on the prompts it did not see ("out of bag", Efron & Tibshirani 1997) say how much.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,7 @@ def stability(surface: "Surface", k: float) -> dict[str, Any]:
     Raises:
         ValueError: if no cell has a score.
     """
-    found = _known.get((surface.digest(), k), lambda: _stability(surface, k))
-    return {name: dict(value) if isinstance(value, dict) else value for name, value in found.items()}
+    return copy.deepcopy(_known.get((surface.digest(), k), lambda: _stability(surface, k)))
 
 
 def _stability(surface: "Surface", k: float) -> dict[str, Any]:

@@ -167,14 +167,32 @@ def _influence(alignment: np.ndarray, quality: np.ndarray, k: float) -> np.ndarr
 
 def _p_values(difference: np.ndarray, influence: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Two-sided bootstrap-t: how often a resample's own |t| around the truth it was drawn from is as large as the one
-    observed. A cell whose prompts all agree on no difference has p = 1."""
+    observed. Beyond the farthest resample the tail goes on from there as Student's does: with more cells than
+    resamples, a p of one resample at least would never be small enough."""
     count = influence.shape[1]
     squared, variance = np.square(influence @ weights.T), np.square(influence).mean(axis=1)
     spread = np.square(influence) @ weights.T - squared
     # a resample of one prompt alone knows no spread: its |t| is infinite, which keeps few prompts from proving anything
     spread[spread < 1e-9 * variance[:, None]] = 0.0
-    spread *= (np.square(difference) * (1 - 1e-9) / np.maximum(variance, 1e-300))[:, None]
-    beaten = (squared >= spread).sum(axis=1)  # t = mean / sqrt(spread), compared without the division
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.divide(squared, spread, out=squared)  # t squared, divided by the degrees of freedom
+        observed = np.square(difference) / variance
+    beaten = (t >= observed[:, None] * (1 - 1e-9)).sum(axis=1)
     p = (1 + beaten) / (1 + weights.shape[0])
     constant = variance <= 1e-18  # every prompt differs by the same amount: certain, unless that amount is nothing
+    beyond = (beaten == 0) & ~constant
+    p[beyond] *= _students_tail(observed[beyond], count - 1) / _students_tail(t[beyond].max(axis=1), count - 1)
     return np.where(constant, np.where(np.abs(difference) > 1e-9, 2.0 ** (1 - count), 1.0), p)
+
+
+def _students_tail(ratio: np.ndarray, freedom: int) -> np.ndarray:
+    """Probability that t squared / freedom exceeds `ratio`, up to a factor that depends on the freedom alone: the
+    incomplete beta function of x = 1 / (1 + ratio), as a power series (Abramowitz & Stegun 26.5.4, 26.7.1)."""
+    x, half = 1 / (1 + ratio), freedom / 2
+    total = np.zeros_like(x)
+    for n in range(_TERMS, 0, -1):
+        total = (1 / (half + n) + total) * x * ((n - 0.5) / n)
+    return x**half * (1 / half + total)
+
+
+_TERMS = 400  # enough for |t| above 3 with 200 prompts

@@ -86,7 +86,7 @@ def build_results() -> Results:
                 value=K_DEFAULT,
                 step=values.K_STEP,
                 label="k, weight of CLIP-IQA in JAQ",
-                info="Weighs the stored scores anew; no picture is made.",
+                info="Weighs stored scores: makes no picture.",
                 elem_id="k",
                 buttons=[],
             )

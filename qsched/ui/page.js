@@ -67,8 +67,10 @@ window.qsched = (() => {
     if (tip.parentElement !== holder) holder.append(tip);
     tip.replaceChildren(...lines.map((line) => Object.assign(document.createElement("span"), { textContent: line })));
     const outer = holder.getBoundingClientRect(), room = outer.width - tip.offsetWidth;
-    tip.style.left = `${Math.max(0, Math.min(event.clientX - outer.left + 14, room))}px`;
-    tip.style.top = `${event.clientY - outer.top - tip.offsetHeight - 14}px`;
+    tip.style.left = `${Math.max(0, Math.min(event.clientX - outer.left - tip.offsetWidth / 2, room))}px`;
+    // below the cells, to hide none; above them where the window ends
+    const below = frame.top + (box[1] + box[3]) * unit + 8, above = frame.top + box[1] * unit - tip.offsetHeight - 8;
+    tip.style.top = `${(below + tip.offsetHeight > innerHeight ? above : below) - outer.top}px`;
   };
 
   // The wipe shows the pictures above it: when one of them changes, so does its side, without asking the server.

@@ -88,7 +88,7 @@ def _render(sweep: Sweep, dark: bool, size: tuple[int, int], note: str) -> _Base
     gain.plot(ks, number(sweep.gain_out_of_bag), color=look.text, linewidth=points(3), linestyle=(0, (4, 2)), label="on prompts not drawn")  # fmt: skip
     gain.axhline(0.0, color=look.muted, linewidth=points(1.5), linestyle=(0, (2, 3)))
     gain.set_ylabel("gain in JAQ")
-    gain.set_xlabel("k, the weight of CLIP-IQA")
+    gain.set_xlabel("k, the weight of the quality")
     gain.set_xlim(ks[0], ks[-1])
     for panel in panels:
         _dress(panel, look, points)

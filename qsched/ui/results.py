@@ -85,7 +85,7 @@ def build_results() -> Results:
                 HIGHEST_K,
                 value=K_DEFAULT,
                 step=values.K_STEP,
-                label="k, weight of CLIP-IQA in JAQ",
+                label="k, weight of the quality in JAQ",
                 info="Weighs stored scores: makes no picture.",
                 elem_id="k",
                 buttons=[],

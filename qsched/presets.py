@@ -6,6 +6,7 @@ print(export_scheduler(preset, pipe.scheduler, "out")) # a diffusers scheduler f
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ import numpy as np
 from qsched import schedulers
 from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
+from qsched.scoring import K_DEFAULT
 from qsched.surface import Surface
 
 __all__ = [
@@ -90,15 +92,22 @@ class Preset:
             raise ValueError(f'shape must be "constant" or "ramp", not "{self.shape:.60}"')
         if not self.prompts or not all(isinstance(prompt, str) for prompt in self.prompts):
             raise ValueError("prompts must be a list of at least one text")
-        if self.surface.images % len(self.prompts):
-            raise ValueError(
-                f"the surface has {self.surface.images} images per cell, no multiple of the {len(self.prompts)} prompts"
-            )
+        self.surface.laid_out(len(self.prompts))
         self.coefficients.expand(self.steps)
 
     def at(self, c_x: float, c_eps: float) -> Coefficients:
         """The coefficients that a point of the surface stands for, in this preset's shape."""
         return SHAPES[self.shape](c_x, c_eps)
+
+    @property
+    def k(self) -> float:
+        """The weight of the quality that the coefficients were searched for."""
+        k = self.provenance.get("k")
+        return float(k) if isinstance(k, int | float) and not isinstance(k, bool) else K_DEFAULT
+
+    def best(self, k: float) -> Coefficients:
+        """The preset's own coefficients at its own k; at another, those of the surface's best cell there."""
+        return self.coefficients if math.isclose(k, self.k) else self.at(*self.surface.best(k)[:2])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON friendly, with format and version."""

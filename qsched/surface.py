@@ -4,6 +4,7 @@ Alignment and quality are kept per image, so another k re-ranks all cells withou
 rounded to 4 decimals as they come in: a surface in memory equals the one on disk, and both have the same best cell.
 """
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from qsched.scoring import K_DEFAULT, jaq_values
+from qsched.stability import Sweep, k_sweep, stability
+from qsched.uncertainty import Uncertainty, uncertainty
 
 
 @dataclass(eq=False)
@@ -26,6 +29,8 @@ class Surface:
             cell that failed or was not computed is NaN as a whole (None in lists): a mean over fewer images is no fair
             rival.
         quality: CLIP-IQA in [0, 1], the same shape.
+        prompts: how many prompts the images of a cell belong to. Image s * prompts + p is prompt p with noise seed s.
+            None: one image per prompt.
     Raises:
         ValueError: for axes or shapes that do not fit.
     """
@@ -34,6 +39,7 @@ class Surface:
     c_eps: tuple[float, ...]
     alignment: np.ndarray
     quality: np.ndarray
+    prompts: int | None = None
 
     def __post_init__(self) -> None:
         self.c_x, self.c_eps = _axis(self.c_x, "c_x"), _axis(self.c_eps, "c_eps")
@@ -43,17 +49,43 @@ class Surface:
         self.quality = _cells(self.quality, (*shape, images), "quality")
         failed = ~(np.isfinite(self.alignment) & np.isfinite(self.quality)).all(axis=-1)
         self.alignment[failed] = self.quality[failed] = np.nan
+        self.laid_out(self.prompts)
 
     @classmethod
-    def empty(cls, c_x: Sequence[float], c_eps: Sequence[float], images: int) -> "Surface":
+    def empty(cls, c_x: Sequence[float], c_eps: Sequence[float], images: int, prompts: int | None = None) -> "Surface":
         """A surface with no cell computed yet, for a search to fill with `record`."""
         blank = np.full((len(c_eps), len(c_x), images), np.nan)
-        return cls(tuple(c_x), tuple(c_eps), blank, blank.copy())
+        return cls(tuple(c_x), tuple(c_eps), blank, blank.copy(), prompts)
+
+    def laid_out(self, prompts: int | None) -> "Surface":
+        """This surface, whose images belong to so many prompts (None leaves what it knows).
+
+        Raises:
+            ValueError: if its images are no multiple of the prompts.
+        """
+        if prompts is not None:
+            if prompts < 1 or self.images % prompts:
+                raise ValueError(f"the surface has {self.images} images per cell, no multiple of the {prompts} prompts")
+            self.prompts = prompts
+        return self
 
     @property
     def images(self) -> int:
         """Images per cell."""
         return self.alignment.shape[-1]
+
+    @property
+    def seeds(self) -> int:
+        """Noise seeds per prompt."""
+        return self.images // (self.prompts or self.images)
+
+    def digest(self) -> bytes:
+        """Changes whenever a score, an axis or the layout does."""
+        layout = repr((self.c_x, self.c_eps, self.images, self.seeds)).encode()
+        found = hashlib.blake2b(layout, digest_size=16)
+        for scores in (self.alignment, self.quality):
+            found.update(np.ascontiguousarray(scores))
+        return found.digest()
 
     def record(self, i: int, j: int, alignment: Any, quality: Any) -> None:
         """Store the scores of cell (c_eps[i], c_x[j]), shape (images,) each; a non-finite score fails the cell."""
@@ -86,12 +118,35 @@ class Surface:
         """Whether a point lies within the grid's range."""
         return self.c_x[0] <= c_x <= self.c_x[-1] and self.c_eps[0] <= c_eps <= self.c_eps[-1]
 
+    def plain(self) -> tuple[int, int] | None:
+        """(i, j) of the plain scheduler's cell: the one nearest to (1, 1). None if the grid does not cover (1, 1) or
+        the cell has no score."""
+        cell = self.nearest(1.0, 1.0)
+        return cell if self.covers(1.0, 1.0) and np.isfinite(self.alignment[cell]).all() else None
+
+    def uncertainty(self, k: float = K_DEFAULT) -> Uncertainty | None:
+        """95 % intervals of every cell, and which cells differ from the plain one; None from a single image."""
+        return uncertainty(self, float(k))
+
+    def stability(self, prompts: int | None = None, k: float = K_DEFAULT) -> dict[str, Any]:
+        """How often the best cell stays the best under other prompts, where else it lands, and how much of its gain is
+        luck; JSON friendly, see `qsched.stability`.
+
+        Args:
+            prompts: how many prompts per seed; None is what the surface knows.
+        """
+        return stability(self.laid_out(prompts), float(k))
+
+    def k_sweep(self, prompts: int | None = None, ks: Sequence[float] | None = None) -> Sweep:
+        """How the best cell and its gain move with k, see `qsched.stability`."""
+        return k_sweep(self.laid_out(prompts), ks)
+
     def summary(self, k: float = K_DEFAULT) -> dict[str, Any]:
         """The surface in a few numbers, JSON friendly: best, plain (the cell nearest to (1, 1), if the grid covers it),
         gain (best minus plain), worst, median, cells, failed, images. Numbers that do not exist are None."""
         values = self.jaq(k)
         finite = values[np.isfinite(values)]
-        plain = float(values[self.nearest(1.0, 1.0)]) if self.covers(1.0, 1.0) else math.nan
+        plain = math.nan if self.plain() is None else float(values[self.plain()])
         best = dict(zip(("c_x", "c_eps", "jaq"), self.best(k), strict=True)) if finite.size else None
         return {
             "k": k,

@@ -32,7 +32,7 @@ def test_every_pixel_of_the_cells_has_the_colour_of_the_cell_a_click_on_it_gives
     """So the inverse is exact to the pixel, and no legend covers a cell; only the star of the optimum is left out."""
     grid = surface(columns, rows)
     shown, values = surface_figure(grid, size=size), grid.jaq()
-    norm, _, _ = plots._scale(values, "grey")
+    norm, _, _ = plots.look.scale(values, "grey")
     colours = colormaps["viridis"](norm(values), bytes=True)[..., :3].astype(int)
     left, top, width, height = shown.box
     x, y = np.arange(left, left + width), np.arange(top, top + height)
@@ -139,9 +139,9 @@ def test_a_new_score_k_or_variant_changes_the_picture():
 def test_one_collapsed_cell_does_not_take_the_colours_of_the_rest():
     grid = surface()
     grid.record(0, 0, [0.0], [0.0])
-    norm, _, extend = plots._scale(grid.jaq(), "grey")
+    norm, _, extend = plots.look.scale(grid.jaq(), "grey")
     assert extend == "min" and norm.vmin > 0
-    assert plots._scale(surface().jaq(), "grey")[2] == "neither"
+    assert plots.look.scale(surface().jaq(), "grey")[2] == "neither"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_one_collapsed_cell_does_not_take_the_colours_of_the_rest():
     ],
 )
 def test_axis_labels_are_round(axis, labels):
-    assert [plots._label(tick) for tick in plots._ticks(axis)] == labels
+    assert [plots.look.label(tick) for tick in plots.look.ticks(axis)] == labels
 
 
 def test_nan_draws_no_current_point_and_too_small_a_picture_is_refused():

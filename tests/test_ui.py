@@ -81,7 +81,7 @@ def test_links_are_read_and_what_is_wrong_is_said():
 
 def test_a_link_with_the_wrong_number_of_steps_still_opens(engine):
     link = values.read_link({"shape": "per-step", "c_x": "1.1,1.2", "c_eps": "0.9", "steps": "4"})
-    _, settings, coefficients, shape = links.resolve(engine, link)
+    _, settings, coefficients, shape, _ = links.resolve(engine, link)
     assert shape == "per-step" and coefficients.expand(settings.steps)[0].tolist() == pytest.approx(
         [1.1, 1.2, 1.2, 1.2]
     )

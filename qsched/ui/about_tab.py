@@ -37,7 +37,9 @@ Paper: [Q-Sched: Pushing the Boundaries of Few-Step Diffusion Models with Quanti
 | **Quantized arithmetic** | Where the device multiplies integers exactly and no slower, real int8; elsewhere simulated in floating point with the same rounding. The line under the controls says which. |
 | **CLIPScore, CLIP-IQA, JAQ** | Measured on the picture by the scorer named beside the table. JAQ depends on the scorer: compare it only with itself. |
 | **SSIM, PSNR** | Measured against the full-precision picture of the same prompt, seed and noise. A picture can score well and still be another picture: look at both. |
-| **Surface** | Computed once for the preset's prompts, on the machine that its file names. |
+| **Surface** | Computed once for the preset's prompts, on the machine that its file names. Alignment and quality are stored per picture: another k weighs them anew and makes no picture. |
+| **Hatched cells** | Not different from the plain scheduler. The prompts are drawn again 2,000 times, each with its seeds (bootstrap); the paired difference in JAQ is tested per cell (bootstrap-t), and Benjamini-Hochberg accounts for the many cells: of those without hatching at most 5 % are expected to be there by chance. |
+| **Outlined cells** | The smallest set of cells that holds the optimum of 95 % of those resamples. The best of many noisy cells is partly luck: what is left of its gain on prompts that did not choose it stands below the surface. Held-out prompts are the judge. |
 
 ## Use it in your own pipeline
 

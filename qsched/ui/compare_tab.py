@@ -6,6 +6,7 @@ import gradio as gr
 
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
+from qsched.scoring import K_DEFAULT
 from qsched.ui import fragments, links, surface_view, values
 from qsched.ui.controls import Controls, build_controls, slider_updates
 from qsched.ui.engine import Engine, Session, describe
@@ -37,14 +38,13 @@ class CompareTab:
         """Outputs for the whole tab."""
         c, r, comparison = self.controls, self.results, held.comparison
         settings, backbone = comparison.settings, self.engine.backbone(held.backbone)
-        place = surface_view.Place(held.backbone, settings.quantization, settings.steps)
         return (
             slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
-            | all_columns(r, comparison)
-            | surface_view.draw(r, self.engine, place, dark, c.best)
+            | all_columns(r, comparison, held.k)
+            | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
                 c.device: fragments.device_note(*describe(backbone, settings.quantization)),
-                r.definition: fragments.definition(backbone.scorer() if comparison.naive.scored else None),
+                r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
             }
         )
@@ -54,6 +54,21 @@ class CompareTab:
         held = self.engine.session(request.session_hash)
         return held or toast(UNKNOWN)
 
+    def place(self, held: Session) -> surface_view.Place:
+        """Which surface belongs to a session."""
+        settings = held.comparison.settings
+        return surface_view.Place(held.backbone, settings.quantization, settings.steps)
+
+    def definition(self, held: Session) -> str:
+        """What JAQ is, at the session's k, and who scored."""
+        scorer = self.engine.scorer(held.backbone) if held.comparison.naive.scored else None
+        return fragments.definition(scorer, held.k)
+
+    def k(self, request: gr.Request) -> float:
+        """The session's k now: it may have changed while the device was busy."""
+        held = self.engine.session(request.session_hash)
+        return held.k if held else K_DEFAULT
+
     def coefficients(self, shape: str, sliders: tuple, steps: int) -> Coefficients:
         """The sliders' values as coefficients."""
         return values.coefficients_from(shape, sliders[: values.MOST_STEPS], sliders[values.MOST_STEPS :], steps)
@@ -62,16 +77,17 @@ class CompareTab:
         """Set coefficients from the server: sliders and the third picture."""
         comparison = self.engine.rescale(request.session_hash, coefficients)
         shown = slider_updates(self.controls, coefficients, shape or coefficients.shape, held.comparison.settings.steps)
-        return shown | third_column(self.results, comparison)
+        return shown | third_column(self.results, comparison, self.k(request))
 
     # --- handlers ------------------------------------------------------------------------------------------------
 
     def open(self, request: gr.Request, dark: bool, left: str, right: str):
         """The first pictures of a visit, from the link's settings or the opening ones."""
         link = values.read_link(request.query_params)
-        backbone, settings, coefficients, shape = links.resolve(self.engine, link)
+        backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
         comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
-        updates = self.everything(Session(backbone, comparison), dark, left, right, shape)
+        self.engine.weigh(request.session_hash, k)
+        updates = self.everything(Session(backbone, comparison, k), dark, left, right, shape) | {self.results.k: k}
         updates[self.results.notes] = fragments.notes(link.notes + comparison.notes)
         return updates | self._settings_shown(backbone, settings) | {self.dark: dark}
 
@@ -105,7 +121,7 @@ class CompareTab:
         else:
             coefficients = self.coefficients(shape, sliders, steps)
         comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
-        updates = self.everything(Session(backbone, comparison), dark, left, right, shape)
+        updates = self.everything(Session(backbone, comparison, self.k(request)), dark, left, right, shape)
         if held and held.backbone != backbone:
             updates |= self._settings_shown(backbone, settings)
         if held and not followed and held.comparison.settings.steps == steps:
@@ -126,7 +142,7 @@ class CompareTab:
             comparison = self.engine.rescale(request.session_hash, coefficients)
         except Exception as error:
             return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
-        return third_column(self.results, comparison) | {self.controls.hint: ""}
+        return third_column(self.results, comparison, self.k(request)) | {self.controls.hint: ""}
 
     def reshape(self, request: gr.Request, shape: str):
         """Another shape over the steps, starting from the current coefficients."""
@@ -136,7 +152,7 @@ class CompareTab:
         return self.moved(held, values.coefficients_from(shape, *rows, steps), request, shape)
 
     def best(self, request: gr.Request):
-        """The best known coefficients of the shipped preset."""
+        """The best known coefficients of the shipped preset at the session's k."""
         held = self.held(request)
         settings = held.comparison.settings
         preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
@@ -144,7 +160,7 @@ class CompareTab:
             toast(
                 f"No best known coefficients for {settings.quantization.bits.upper()} at {settings.steps} steps yet: a search makes them."
             )
-        return self.moved(held, preset.coefficients, request)
+        return self.moved(held, preset.best(held.k), request)
 
     def reset(self, request: gr.Request, shape: str):
         """c_x = c_eps = 1: the plain scheduler, which needs no denoiser call."""
@@ -161,9 +177,28 @@ class CompareTab:
     def redraw(self, request: gr.Request, dark: bool):
         """The surface in the page's colours."""
         held = self.held(request)
-        settings = held.comparison.settings
-        place = surface_view.Place(held.backbone, settings.quantization, settings.steps)
-        return surface_view.draw(self.results, self.engine, place, dark, self.controls.best)
+        return surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k)
+
+    def weigh(self, request: gr.Request, k: float, dark: bool):
+        """Another k: scores and surface from what is stored, no denoiser call. NaN is a number still being typed."""
+        if k != k:
+            return {self.results.geometry: gr.skip()}
+        self.held(request)
+        held = self.engine.weigh(request.session_hash, values.k_from(k)) or toast(UNKNOWN)
+        return surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k) | {
+            self.results.scores: fragments.scores(held.comparison, held.k),
+            self.results.definition: self.definition(held),
+        }
+
+    def sweep(self, request: gr.Request, dark: bool):
+        """The k sweep, when its accordion is opened."""
+        held = self.held(request)
+        picture = surface_view.sweep(self.engine, self.place(held), dark, held.k)
+        return {self.results.sweep_image: picture, self.results.sweep_open: True}
+
+    def resweep(self, request: gr.Request, dark: bool, opened: bool):
+        """The k sweep of another surface or k, if anybody sees it."""
+        return self.sweep(request, dark) if opened else {self.results.sweep_open: False}
 
     def wipe(self, request: gr.Request, left: str, right: str):
         """The two chosen pictures on top of each other; later changes of a picture the browser copies by itself."""

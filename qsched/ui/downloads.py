@@ -30,7 +30,7 @@ def images_file(engine: Engine, held: Session) -> str:
 
 
 def _record(engine: Engine, held: Session) -> str:
-    return json.dumps(record(engine.backbone(held.backbone), held.comparison), indent=2, ensure_ascii=False)
+    return json.dumps(record(engine.backbone(held.backbone), held.comparison, held.k), indent=2, ensure_ascii=False)
 
 
 def _slug(comparison: Comparison) -> str:

@@ -15,6 +15,7 @@ from qsched.backbones import SPECS, Backbone, BackboneSpec, Quantization, load_b
 from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
+from qsched.scoring import K_DEFAULT, Scorer
 
 LOADED_BACKBONES = 2
 SESSIONS = 256
@@ -22,10 +23,11 @@ SESSIONS = 256
 
 @dataclass(frozen=True)
 class Session:
-    """What one browser tab looks at."""
+    """What one browser tab looks at; k weighs the quality in every JAQ it is shown."""
 
     backbone: str
     comparison: Comparison
+    k: float = K_DEFAULT
 
 
 class Engine:
@@ -52,7 +54,7 @@ class Engine:
         self.default, self.source, self.device = backbone, source, device
         self._load, self._presets = load, presets
         self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
-        self._lock = threading.RLock()
+        self._lock, self._sessions_lock = threading.RLock(), threading.Lock()  # two: k does not wait for the device
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[tuple, Comparison] = {}
@@ -75,6 +77,10 @@ class Engine:
             self._backbones.move_to_end(backbone)
             return self._backbones[backbone]
 
+    def scorer(self, backbone: str) -> Scorer:
+        """The backbone's scorer; does not wait for the device if the backbone is loaded."""
+        return (self._backbones.get(backbone) or self.backbone(backbone)).scorer()
+
     def preset(self, backbone: str, quantization: Quantization, steps: int) -> Preset | None:
         """The shipped preset, unless it was made for another way of quantizing.
 
@@ -84,13 +90,13 @@ class Engine:
         preset = find_preset(backbone, quantization.bits, steps, self._presets)
         return preset if preset and _fits(preset, quantization) else None
 
-    def best_known(self, backbone: str, settings: Settings) -> Coefficients | None:
-        """The coefficients of the shipped preset, None without a readable one."""
+    def best_known(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients | None:
+        """The best coefficients of the shipped preset at this k (None: its own), None without a readable preset."""
         try:
             preset = self.preset(backbone, settings.quantization, settings.steps)
         except PresetError:
             return None
-        return preset.coefficients if preset else None
+        return preset.best(preset.k if k is None else k) if preset else None
 
     def opening(self, backbone: str | None = None) -> tuple[Settings, Coefficients]:
         """What a first visitor of a backbone looks at: its first example with the best known coefficients."""
@@ -98,7 +104,7 @@ class Engine:
         settings = Settings(
             spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits)
         )
-        return settings, self.best_known(spec.id, settings) or Coefficients.identity()
+        return settings, self.best_known(spec.id, settings, K_DEFAULT) or Coefficients.identity()
 
     def warm_up(self) -> None:
         """Load the default backbone and make the first visitor's pictures."""
@@ -118,7 +124,7 @@ class Engine:
                 comparison = self._compare(backbone, settings, coefficients, previous)
                 if key[1:] == self.opening(backbone) and comparison.naive.scored:
                     self._opening[key] = comparison
-            self._keep(session, Session(backbone, comparison))
+            self._keep(session, backbone, comparison)
             return comparison
 
     def rescale(self, session: str, coefficients: Coefficients) -> Comparison | None:
@@ -128,8 +134,17 @@ class Engine:
             if held is None:
                 return None
             comparison = self._rescale(held.backbone, held.comparison, coefficients)
-            self._keep(session, Session(held.backbone, comparison))
+            self._keep(session, held.backbone, comparison)
             return comparison
+
+    def weigh(self, session: str, k: float) -> Session | None:
+        """The session with another k: stored scores are weighed anew, nothing is computed on the device. None if the
+        session is unknown."""
+        with self._sessions_lock:
+            held = self._sessions.get(session)
+            if held is not None:
+                self._sessions[session] = held = replace(held, k=k)
+            return held
 
     def session(self, session: str) -> Session | None:
         """What a session looks at, None if nothing yet."""
@@ -137,7 +152,7 @@ class Engine:
 
     def forget(self, session: str) -> None:
         """Free what a closed tab held."""
-        with self._lock:
+        with self._lock, self._sessions_lock:
             self._sessions.pop(session, None)
 
     def _compare_here(
@@ -148,11 +163,13 @@ class Engine:
     def _rescale_here(self, backbone: str, comparison: Comparison, coefficients: Coefficients) -> Comparison:
         return rescale(self.backbone(backbone), comparison, coefficients)
 
-    def _keep(self, session: str, held: Session) -> None:
-        self._sessions[session] = held
-        self._sessions.move_to_end(session)
-        while len(self._sessions) > SESSIONS:
-            self._sessions.popitem(last=False)
+    def _keep(self, session: str, backbone: str, comparison: Comparison) -> None:
+        with self._sessions_lock:
+            held = self._sessions.get(session)  # its k may have changed while the device was busy
+            self._sessions[session] = Session(backbone, comparison, held.k if held else K_DEFAULT)
+            self._sessions.move_to_end(session)
+            while len(self._sessions) > SESSIONS:
+                self._sessions.popitem(last=False)
 
 
 def describe(backbone: Backbone, quantization: Quantization) -> tuple[str, str]:

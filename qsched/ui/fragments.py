@@ -2,6 +2,7 @@
 
 import math
 from html import escape
+from typing import Any
 
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
 from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
@@ -17,7 +18,7 @@ SUBTITLES = {
 METRICS = (
     ("CLIPScore", "Alignment of picture and prompt, 0 to 100; higher is better."),
     ("CLIP-IQA", "Quality of the picture by itself, 0 to 1; higher is better."),
-    ("JAQ", "Both joined; higher is better. The coefficients are searched for this number."),
+    ("JAQ", "Both joined, with k = {k}; higher is better. The coefficients are searched for this number."),
     ("Δ JAQ", "Difference of JAQ to full precision; 0 is no loss."),
     ("SSIM", "Structural similarity to full precision; 1 is the same picture."),
     ("PSNR", "Pixel similarity to full precision in decibels; higher is closer."),
@@ -56,7 +57,8 @@ def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
         metrics = {comparison.quality_name if name == QUALITY else name: why for name, why in metrics.items()}
         metrics[comparison.quality_name] = PREFERENCE
     head = "".join(
-        f'<span role="columnheader" title="{escape(why)}">{escape(name)}</span>' for name, why in metrics.items()
+        f'<span role="columnheader" title="{escape(why.format(k=f"{k:g}"))}">{escape(name)}</span>'
+        for name, why in metrics.items()
     )
     rows = "".join(_row(column, comparison.full_precision, k, lpips) for column in comparison.columns)
     style = "scores with-lpips" if lpips else "scores"
@@ -108,6 +110,30 @@ def definition(scorer: Scorer | None, k: float = K_DEFAULT) -> str:
     if scorer is None:
         return f'<p class="fine"><b>{formula}</b> with k = {k:g}; nobody has scored these pictures.</p>'
     return f'<p class="fine"><b>{formula}</b> with k = {k:g}, scored by <b>{escape(scorer.name)}</b>: {escape(scorer.definition)}. {ABOUT_SCORES}</p>'
+
+
+def stability(found: dict[str, Any], different: str = "") -> str:
+    """How sure the surface's optimum is, from Surface.stability: one line, its method on hover."""
+    k, gain = f"{found['k']:g}", found["gain"]
+    if found["wins"] is None:
+        return f'<p class="fine">k = {k}. One image per cell: how noisy the surface is cannot be said.</p>'
+    c_x, c_eps = (_range(*found["region"][name]) for name in ("c_x", "c_eps"))
+    text = (
+        f"At k = {k} the <b>best cell wins in {100 * found['wins']:.0f} % of resamples</b>; 95 % region: "
+        f"c<sub>x</sub> {c_x}, c<sub>ε</sub> {c_eps}."
+    )
+    if gain is not None:
+        verdict = "different from plain" if gain["different"] else "<b>not</b> different from plain"
+        text += (
+            f" Its gain over plain is {signed(gain['mean'])} [{signed(gain['low'])}, {signed(gain['high'])}], {verdict}; "
+            f"{signed(found['gain_out_of_bag'])} is left on prompts that did not choose it."
+        )
+    why = f"{found['method']}. {different}".strip()
+    return f'<p class="fine" title="{escape(why)}">{text}</p>'
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
 
 
 def device_note(device: str, arithmetic: str) -> str:

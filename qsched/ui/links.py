@@ -3,6 +3,7 @@
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
+from qsched.scoring import K_DEFAULT
 from qsched.ui import values
 from qsched.ui.engine import Engine, Session
 
@@ -16,8 +17,8 @@ COPY_SNIPPET = "() => { window.qsched?.copy(document.querySelector('#snippet cod
 TOGGLE_DARK = "() => window.qsched.toggleDark()"
 
 
-def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficients, str]:
-    """(backbone, settings, coefficients, shape) of a link; what it leaves open is what a first visitor sees, or the best known."""
+def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficients, str, float]:
+    """(backbone, settings, coefficients, shape, k) of a link; what it leaves open is what a first visitor sees, or the best known."""
     backbone = link.backbone or engine.default
     opening, _ = engine.opening(backbone)
     quantization = Quantization(link.bits or opening.quantization.bits)
@@ -27,8 +28,9 @@ def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficie
         link.steps if link.steps in engine.spec(backbone).steps else opening.steps,
         quantization,
     )
-    coefficients = _linked(link, settings.steps) or engine.best_known(backbone, settings) or Coefficients.identity()
-    return backbone, settings, coefficients, link.shape if link.c_x and link.shape else coefficients.shape
+    k = K_DEFAULT if link.k is None else link.k
+    coefficients = _linked(link, settings.steps) or engine.best_known(backbone, settings, k) or Coefficients.identity()
+    return backbone, settings, coefficients, link.shape if link.c_x and link.shape else coefficients.shape, k
 
 
 def _linked(link: values.Link, steps: int) -> Coefficients | None:
@@ -46,6 +48,6 @@ def followed(engine: Engine, held: Session | None, backbone: str, settings: Sett
     old = held.comparison.settings
     if (held.backbone, old.quantization, old.steps) == (backbone, settings.quantization, settings.steps):
         return None
-    if engine.best_known(held.backbone, old) != held.comparison.coefficients:
+    if engine.best_known(held.backbone, old, held.k) != held.comparison.coefficients:
         return None
-    return engine.best_known(backbone, settings)
+    return engine.best_known(backbone, settings, held.k)

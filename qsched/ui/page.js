@@ -36,6 +36,43 @@ window.qsched = (() => {
     ring.title = point.shape === shape ? "" : "The surface was computed for another shape.";
   };
 
+  // What lies under the pointer: numbers that the server sent along with the picture.
+  const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(3);
+  const span = (low, high, write) => (low === null ? "" : ` [${write(low)}, ${write(high)}]`);
+  const tell = (event) => {
+    const holder = document.querySelector("#surface"), image = holder?.querySelector("img");
+    const data = document.querySelector("[data-surface]")?.dataset.surface;
+    let tip = document.querySelector("#cell");
+    if (!image || !data || event.type === "mouseleave") return tip?.remove();
+    const { size, box, c_x, c_eps, k, jaq, interval, difference, different } = JSON.parse(data);
+    const frame = image.getBoundingClientRect(), unit = frame.width / size[0];
+    const x = (event.clientX - frame.left) / unit - box[0], y = (event.clientY - frame.top) / unit - box[1];
+    if (x < 0 || y < 0 || x >= box[2] || y >= box[3]) return tip?.remove();
+    const j = Math.floor((x * c_x.length) / box[2]), i = c_eps.length - 1 - Math.floor((y * c_eps.length) / box[3]);
+    const cell = i * c_x.length + j, plain = (value) => value.toFixed(3);
+    const lines = [`c_x ${c_x[j]}, c_\u03b5 ${c_eps[i]}`];
+    if (jaq[cell] === null) lines.push("no score");
+    else {
+      lines.push(`JAQ ${plain(jaq[cell])}${interval ? span(interval[0][cell], interval[1][cell], plain) : ""}, k = ${k}`);
+      if (difference) {
+        lines.push(`${signed(difference[0][cell])}${span(difference[1][cell], difference[2][cell], signed)} against plain`);
+        lines.push(different[cell] ? "different from plain" : "not different from plain");
+      }
+    }
+    if (!tip) {
+      tip = document.createElement("div");
+      tip.id = "cell";
+      tip.setAttribute("role", "tooltip");
+    }
+    if (tip.parentElement !== holder) holder.append(tip);
+    tip.replaceChildren(...lines.map((line) => Object.assign(document.createElement("span"), { textContent: line })));
+    const outer = holder.getBoundingClientRect(), room = outer.width - tip.offsetWidth;
+    tip.style.left = `${Math.max(0, Math.min(event.clientX - outer.left - tip.offsetWidth / 2, room))}px`;
+    // below the cells, to hide none; above them where the window ends
+    const below = frame.top + (box[1] + box[3]) * unit + 8, above = frame.top + box[1] * unit - tip.offsetHeight - 8;
+    tip.style.top = `${(below + tip.offsetHeight > innerHeight ? above : below) - outer.top}px`;
+  };
+
   // The wipe shows the pictures above it: when one of them changes, so does its side, without asking the server.
   const names = { "Full precision": "full-precision", Naive: "naive", "Q-Sched": "qsched" };
   const sync = () => {
@@ -52,7 +89,10 @@ window.qsched = (() => {
   const mark = (shape, c_x, c_eps) => {
     point = { shape, c_x: Number(c_x), c_eps: Number(c_eps) };
     const holder = document.querySelector("#surface");
-    if (holder) watch.observe(holder);
+    if (holder) {
+      watch.observe(holder);
+      holder.onmousemove = holder.onmouseleave = tell;
+    }
     pictures.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
     requestAnimationFrame(draw);
     for (const delay of [120, 400, 1200]) setTimeout(draw, delay); // the picture may still be on its way
@@ -69,11 +109,11 @@ window.qsched = (() => {
     setTimeout(() => (button.textContent = name), 1600);
   };
 
-  const share = async (backbone, bits, prompt, seed, steps, shape, ...sliders) => {
+  const share = async (backbone, bits, prompt, seed, steps, shape, k, ...sliders) => {
     const half = sliders.length / 2;
     const used = { constant: 1, ramp: 1, ends: 2, "per-step": steps }[shape];
     const numbers = (from) => sliders.slice(from, from + used).join(",");
-    const query = new URLSearchParams({ backbone, bits, prompt, seed, steps, shape, c_x: numbers(0), c_eps: numbers(half) });
+    const query = new URLSearchParams({ backbone, bits, prompt, seed, steps, shape, c_x: numbers(0), c_eps: numbers(half), k });
     const url = `${location.origin}${location.pathname}?${query}`;
     history.replaceState(null, "", url);
     await copy(url, "#share", "In the address bar");

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import gradio as gr
 
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparison
-from qsched.ui import fragments
+from qsched.scoring import K_DEFAULT
+from qsched.stability import HIGHEST_K
+from qsched.ui import fragments, values
 from qsched.ui.pictures import shown
 
 NAMES = (FULL_PRECISION, NAIVE, QSCHED)
@@ -21,9 +23,14 @@ class Results:
     notes: gr.HTML
     scores: gr.HTML
     definition: gr.HTML
+    k: gr.Slider
     surface: gr.Image
+    stability: gr.HTML
     geometry: gr.HTML
     no_surface: gr.HTML
+    sweep: gr.Accordion
+    sweep_image: gr.Image
+    sweep_open: gr.State
     left: gr.Dropdown
     right: gr.Dropdown
     wipe: gr.ImageSlider
@@ -31,6 +38,11 @@ class Results:
     save_record: gr.Button
     images_file: gr.DownloadButton
     record_file: gr.DownloadButton
+
+    @property
+    def map(self) -> list[gr.components.Component]:
+        """What belongs to the surface."""
+        return [self.surface, self.stability, self.geometry, self.no_surface, self.sweep]
 
     @property
     def qsched(self) -> list[gr.components.Component]:
@@ -64,8 +76,19 @@ def build_results() -> Results:
     with gr.Row(elem_classes="q-below"):
         with gr.Column(elem_classes="q-card", min_width=300, scale=8):
             gr.HTML(
-                '<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a cell to go there.</p>',
+                '<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a cell to go there; hatched '
+                "cells are within the noise of the plain scheduler.</p>",
                 elem_classes="plain",
+            )
+            k = gr.Slider(
+                0,
+                HIGHEST_K,
+                value=K_DEFAULT,
+                step=values.K_STEP,
+                label="k, weight of the quality in JAQ",
+                info="Weighs stored scores: makes no picture.",
+                elem_id="k",
+                buttons=[],
             )
             surface = gr.Image(
                 format="png",
@@ -78,7 +101,20 @@ def build_results() -> Results:
                 label="Loss surface",
             )
             no_surface = gr.HTML("", elem_id="no-surface", elem_classes="plain", visible=False)
+            stability = gr.HTML("", elem_id="stability", elem_classes="plain")
             geometry = gr.HTML("", elem_id="surface-geometry", elem_classes="plain")
+            with gr.Accordion("k sweep: how the optimum moves with k", open=False, elem_id="k-sweep") as sweep:
+                sweep_image = gr.Image(
+                    format="png",
+                    type="filepath",
+                    interactive=False,
+                    show_label=False,
+                    container=False,
+                    buttons=[],
+                    elem_id="k-sweep-image",
+                    label="k sweep",
+                )
+            sweep_open = gr.State(False)
         with gr.Column(elem_classes="q-card", min_width=240, scale=5):
             gr.HTML('<h3>Wipe</h3><p class="fine">Drag the handle across two pictures.</p>', elem_classes="plain")
             with gr.Row(elem_classes="q-pair"):
@@ -100,9 +136,14 @@ def build_results() -> Results:
         notes,
         scores,
         definition,
+        k,
         surface,
+        stability,
         geometry,
         no_surface,
+        sweep,
+        sweep_image,
+        sweep_open,
         left,
         right,
         wipe,
@@ -113,21 +154,21 @@ def build_results() -> Results:
     )
 
 
-def all_columns(results: Results, comparison: Comparison) -> dict:
+def all_columns(results: Results, comparison: Comparison, k: float) -> dict:
     """Outputs for all three pictures and everything below them that speaks of them."""
-    updates: dict = {results.notes: fragments.notes(comparison.notes), results.scores: fragments.scores(comparison)}
+    updates: dict = {results.notes: fragments.notes(comparison.notes), results.scores: fragments.scores(comparison, k)}
     for image, text, column in zip(results.images, results.captions, comparison.columns, strict=True):
         updates |= {image: shown(column.image), text: fragments.caption(column)}
     return updates
 
 
-def third_column(results: Results, comparison: Comparison) -> dict:
+def third_column(results: Results, comparison: Comparison, k: float) -> dict:
     """Outputs for the Q-Sched picture alone."""
     column = comparison.qsched
     return {
         results.images[2]: shown(column.image),
         results.captions[2]: fragments.caption(column),
-        results.scores: fragments.scores(comparison),
+        results.scores: fragments.scores(comparison, k),
     }
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from qsched.backbones import SPECS, BackboneSpec, Quantization
 from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
+from qsched.stability import HIGHEST_K
 
 LOW, HIGH, STEP = 0.5, 1.5, 0.005
+K_STEP = 0.1
 MOST_STEPS = max(max(spec.steps) for spec in SPECS.values())
 SHAPES = {"constant": "Constant", "ramp": "Ramp to 1", "ends": "Two ends", "per-step": "Per step"}
 MAIN_BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
@@ -84,6 +86,7 @@ class Link:
     shape: str | None = None
     c_x: tuple[float, ...] | None = None
     c_eps: tuple[float, ...] | None = None
+    k: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -116,6 +119,17 @@ def _numbers(text: str) -> tuple[float, ...]:
     return values
 
 
+def k_from(value: float) -> float:
+    """The slider's k.
+
+    Raises:
+        ValueError: if it is no number within the slider's range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= HIGHEST_K:
+        raise ValueError(f"k must be a number from 0 to {HIGHEST_K:g}.")
+    return round(float(value), 4)
+
+
 def _seed(text: str) -> int:
     if not 0 <= int(text) < 2**31:
         raise ValueError(text)
@@ -131,6 +145,7 @@ _READERS = {
     "shape": lambda text: _known(text, list(SHAPES)),
     "c_x": _numbers,
     "c_eps": _numbers,
+    "k": lambda text: k_from(float(text)),
 }
 
 

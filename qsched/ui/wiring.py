@@ -27,9 +27,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         r.definition,
         r.wipe,
         c.device,
-        r.surface,
-        r.geometry,
-        r.no_surface,
+        *r.map,
         c.best,
     ]
     chosen = [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples]
@@ -52,7 +50,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     demo.load(
         spoken(tab.open),
         [tab.dark, *pair],
-        [*shown, *chosen, tab.dark],
+        [*shown, *chosen, tab.dark, r.k],
         api_name="open",
         js=links.READ_DARK,
         **HIDDEN,
@@ -86,11 +84,24 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     recolour = {
         "fn": spoken(tab.redraw),
         "inputs": tab.dark,
-        "outputs": [r.surface, r.geometry, r.no_surface, c.best],
+        "outputs": [*r.map, c.best],
     }
     toggle.click(None, None, tab.dark, js=links.TOGGLE_DARK, api_name="toggle_dark", **HIDDEN).then(
         api_name="redraw", **recolour, **QUIET
     )
+
+    gr.on(
+        [r.k.input, r.k.release],
+        spoken(tab.weigh),
+        [r.k, tab.dark],
+        [r.scores, r.definition, *r.map, c.best],
+        api_name="weigh",
+        **QUIET,
+    )
+    swept = [r.sweep_image, r.sweep_open]
+    r.sweep.expand(spoken(tab.sweep), tab.dark, swept, api_name="sweep", **QUIET)
+    r.sweep.collapse(lambda: False, None, r.sweep_open, api_name="sweep_closed", **HIDDEN)
+    r.geometry.change(spoken(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET)
 
     point = [c.shape, c.c_x[0], c.c_eps[0]]
     gr.on(
@@ -102,7 +113,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         api_name="mark",
         **HIDDEN,
     )
-    linked = [c.backbone, c.bits, c.prompt, c.seed, c.steps, c.shape, *c.sliders]
+    linked = [c.backbone, c.bits, c.prompt, c.seed, c.steps, c.shape, r.k, *c.sliders]
     c.share.click(None, linked, None, js=links.COPY, api_name="share", **HIDDEN)
     for button, file, write, name in (
         (r.save_images, r.images_file, downloads.images_file, "download_images"),

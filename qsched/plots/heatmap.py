@@ -1,0 +1,180 @@
+"""The loss surface as a picture that can be clicked, and redrawn while a slider moves.
+
+matplotlib (object-oriented, Agg, no pyplot) renders everything but the current point once; that picture is kept. A new
+current point is then painted over a copy with PIL, which takes about a millisecond instead of a tenth of a second.
+Cells have whole numbers of pixels, so the way back from a click to a cell is exact.
+"""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from qsched.plots.current import draw_current
+from qsched.plots.geometry import SurfaceImage, whole
+from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, label, scale, ticks
+from qsched.plots.noise import hatch, outline
+from qsched.remembering import Remembered
+from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
+from qsched.surface import Surface
+
+MARGINS = (128, 148, 138, 92)  # left, top, right, bottom of the cells at the default width
+SECOND_ROW = 40  # of the legend: what the noise does
+
+
+def surface_figure(
+    surface: Surface,
+    current: tuple[float, float] | None = None,
+    k: float = K_DEFAULT,
+    dark: bool = False,
+    size: tuple[int, int] = SIZE,
+    note: str = "",
+    noise: bool = True,
+) -> SurfaceImage:
+    """The surface as a heatmap of JAQ with the optimum, the plain scheduler (1, 1) and the current point.
+
+    Cells that do not differ significantly from the plain scheduler's are hatched, and the cells that hold 95 % of the
+    optima of resampled prompts are outlined (see `qsched.uncertainty` and `qsched.stability`).
+
+    Args:
+        surface: may have failed or not yet computed cells, which are grey; best and plain need a score to be marked.
+        current: (c_x, c_eps) of the sliders, clipped to the edge when outside; None or NaN draws no such mark.
+        k: weight of the quality term.
+        dark: light letters on a dark page.
+        size: of the picture in pixels, (width, height), at least (420, 360).
+        note: second line of the title, such as the scorer's name and the number of prompts.
+        noise: False leaves hatching and outline out; so does a surface of one image per cell.
+    Raises:
+        ValueError: if the size is too small for the grid.
+    """
+    base = _base(surface, float(k), bool(dark), size, note, noise)
+    image = base.image.copy()
+    if current is not None and not np.isnan(current).any():
+        draw_current(image, base, base.value_to_xy(*current), size[0] / SIZE[0])
+    return SurfaceImage(image, base.box, base.c_x, base.c_eps)
+
+
+_bases: Remembered[SurfaceImage] = Remembered(32)  # of 1.9 MB each
+_matplotlib_lock = threading.Lock()  # matplotlib is not thread-safe
+
+
+def _base(surface: Surface, k: float, dark: bool, size: tuple[int, int], note: str, noise: bool) -> SurfaceImage:
+    """Everything but the current point, from memory if this surface was drawn before (known by its values)."""
+
+    def render() -> SurfaceImage:
+        with _matplotlib_lock:
+            return _render(surface, k, LOOKS[dark], size, note, noise)
+
+    return _bases.get((surface.digest(), k, dark, tuple(size), note, noise), render)
+
+
+def _render(surface: Surface, k: float, look: Look, size: tuple[int, int], note: str, noise: bool) -> SurfaceImage:
+    (width, height), unit, values = size, size[0] / SIZE[0], surface.jaq(k)
+    noise = noise and surface.images > 1
+    left, top, right, bottom = (round(margin * unit) for margin in MARGINS)
+    top += round(SECOND_ROW * unit) * noise
+    box_width = whole(width - left - right, len(surface.c_x))
+    box_height = whole(height - top - bottom, len(surface.c_eps))
+    drawn = SurfaceImage(Image.new("RGB", (1, 1)), (left, top, box_width, box_height), surface.c_x, surface.c_eps)
+
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=look.background)
+    canvas = FigureCanvasAgg(figure)
+    pixels = lambda x, y, w, h: (x / width, 1 - (y + h) / height, w / width, h / height)
+    points = lambda px: px * unit * 72 / DPI
+
+    # one axes over the whole picture in pixel coordinates carries marks and letters: no layout can move them
+    page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), zorder=2)
+    page.set_axis_off()
+    write = lambda x, y, text, px, **style: page.text(
+        x, y, text, fontsize=points(px), **{"color": look.text, "ha": "center", "va": "center"} | style
+    )
+    norm, colours, extend = scale(values, look.failed)
+    cells = figure.add_axes(pixels(left, top, box_width, box_height))
+    painted = colours(norm(np.ma.masked_invalid(values)), bytes=True)  # here, not in imshow, which rounds on the way
+    cells.imshow(painted, origin="lower", aspect="auto", interpolation="nearest")
+    cells.set_axis_off()
+
+    edge_x, edge_y = left - 1, top + box_height + 1
+    stroke = dict(color=look.muted, linewidth=points(2), solid_capstyle="butt")  # a round cap would reach into a cell
+    for tick in ticks(surface.c_x):
+        x = drawn.value_to_xy(tick, surface.c_eps[0])[0]
+        page.plot((x, x), (edge_y, edge_y + 7 * unit), **stroke)
+        write(x, edge_y + 24 * unit, label(tick), 23)
+    for tick in ticks(surface.c_eps):
+        y = drawn.value_to_xy(surface.c_x[0], tick)[1]
+        page.plot((edge_x, edge_x - 7 * unit), (y, y), **stroke)
+        write(edge_x - 13 * unit, y, label(tick), 23, ha="right")
+    write(left + box_width / 2, top + box_height + 62 * unit, r"$c_x$  scales the noisy image", 26)
+    write(26 * unit, top + box_height / 2, r"$c_\epsilon$  scales the prediction", 26, rotation=90)
+    write(width / 2, 30 * unit, f"{JAQ_DEFINITION.replace(' * ', ' · ')},  k = {k:g}", 29, weight="bold")
+    if note:
+        write(width / 2, 70 * unit, note, min(23, 1380 / len(note)), color=look.muted)
+
+    bar = figure.add_axes(pixels(left + box_width + round(26 * unit), top, round(26 * unit), box_height))
+    colorbar = figure.colorbar(ScalarMappable(norm, colours), cax=bar, extend=extend, extendfrac=0.04)
+    colorbar.outline.set_visible(False)
+    bar.tick_params(labelsize=points(23), colors=look.text, length=0, pad=6 * unit)
+    bar.yaxis.get_major_locator().set_params(nbins=6)
+    bar.yaxis.set_visible(bool(np.isfinite(values).any()))
+
+    second = []
+    if noise and np.isfinite(values).any():
+        second += hatch(page, drawn, surface, painted, k, look, points)
+        second += outline(page, drawn, surface, k, look, points)
+    rows = [_marks(page, drawn, surface, values, k, look, points), second]
+    for row, (handles, y) in enumerate(zip(rows, (112, 112 + SECOND_ROW), strict=True)):
+        if handles:
+            legend = page.legend(
+                handles=handles,
+                loc="center",
+                bbox_to_anchor=(0.5, 1 - y * unit / height),
+                ncols=len(handles),
+                frameon=False,
+                fontsize=points(24),
+                labelcolor=look.text,
+                handletextpad=0.35,
+                columnspacing=1.3,
+                handlelength=1.4,
+            )
+            if row == 0:
+                page.add_artist(legend)  # the next legend would replace it
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return SurfaceImage(image, drawn.box, drawn.c_x, drawn.c_eps)
+
+
+def _marks(
+    page: Axes,
+    drawn: SurfaceImage,
+    surface: Surface,
+    values: np.ndarray,
+    k: float,
+    look: Look,
+    points: Callable[[float], float],
+) -> list[Artist]:
+    """Mark optimum and plain scheduler; return the legend's entries."""
+    entry = lambda label, **style: Line2D([], [], linestyle="none", label=label, **style)
+    common = dict(markerfacecolor=look.mark, markeredgecolor=look.edge, markeredgewidth=points(2.5))
+    handles = []
+    if np.isfinite(values).any():
+        c_x, c_eps, value = surface.best(k)
+        style = dict(marker="*", markersize=points(32), **common)
+        page.plot(*([axis] for axis in drawn.value_to_xy(c_x, c_eps)), **style, zorder=4)
+        handles.append(entry(f"best {value:.3f}", **style))
+    if (plain := surface.plain()) is not None:
+        style = dict(marker="s", markersize=points(15), **common)
+        page.plot(*([axis] for axis in drawn.value_to_xy(1.0, 1.0)), **style, zorder=3)
+        sign = "" if (surface.c_eps[plain[0]], surface.c_x[plain[1]]) == (1.0, 1.0) else "≈ "
+        handles.append(entry(f"plain {sign}{values[plain]:.3f}", **style))
+    ring = dict(marker="o", markersize=points(24), markerfacecolor="none", markeredgecolor=CURRENT)
+    handles.append(entry("current", markeredgewidth=points(4), **ring))
+    if not np.isfinite(values).all():
+        handles.append(entry("no score", marker="s", markersize=points(22), color=look.failed))
+    return handles

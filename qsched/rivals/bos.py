@@ -25,7 +25,8 @@ class BosLinear(nn.Module):
     def __init__(self, packed: PackedLayer, row: Tensor) -> None:
         super().__init__()
         self.rest = packed
-        self.row = nn.Parameter(row.detach().clone(), requires_grad=False)
+        with torch.inference_mode(False):  # what is made in inference mode could not be loaded into
+            self.row = nn.Parameter(row.detach().clone(), requires_grad=False)
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:

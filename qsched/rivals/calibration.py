@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from qsched.backbones import Backbone
 
 PROMPTS = 2
+"""The fewest that show whether a token is the same in all of them."""
 FALLBACK = ("a red apple on a wooden table", "a fox in the snow")
 CONSTANT = 1e-3
 """First tokens that differ by less than this share of their largest value are one and the same."""
@@ -67,14 +68,15 @@ class Observation:
     inputs: dict[str, LayerInputs] = field(default_factory=dict)
 
 
-def observe(backbone: "Backbone", watch: Iterable[str] = ()) -> Observation:
-    """Sample the backbone's first PROMPTS examples in full precision and record it; backbone.calls stays as it was.
+def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROMPTS) -> Observation:
+    """Sample the backbone's first examples in full precision and record it; backbone.calls stays as it was.
 
     Args:
         watch: dotted names of Linear and Conv2d layers whose inputs to record.
+        prompts: how many examples, 1 or 2.
     """
     seen, denoiser, calls = Observation(), backbone.denoiser, backbone.calls
-    prompts = list((*backbone.spec.examples, *FALLBACK)[:PROMPTS])
+    texts = list((*backbone.spec.examples, *FALLBACK)[:prompts])
 
     def answered(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         seen.calls.append(Call(args, kwargs, prediction_of(output)))
@@ -94,8 +96,8 @@ def observe(backbone: "Backbone", watch: Iterable[str] = ()) -> Observation:
     hooks = [fed(name, denoiser.get_submodule(name)) for name in watch]
     hooks.append(denoiser.register_forward_hook(answered, with_kwargs=True))
     try:
-        noise = draw_noise(backbone.latent_shape, 0, range(len(prompts)))
-        sample(backbone, backbone.encode(prompts), noise, backbone.spec.default_steps)
+        noise = draw_noise(backbone.latent_shape, 0, range(len(texts)))
+        sample(backbone, backbone.encode(texts), noise, backbone.spec.default_steps)
     finally:
         backbone.calls = calls
         for hook in hooks:

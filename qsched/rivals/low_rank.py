@@ -40,7 +40,7 @@ class LowRankLayer(nn.Module):
             smoothed = weight.float() * s
             up, down = factors(smoothed.flatten(1), rank)
             # the residual is what the stored factors leave over, so that their own rounding costs nothing
-            up, down = up.to(dtype), (down.view(rank, *shape[1:]) / s).to(dtype)
+            up, down = up.to(dtype).contiguous(), (down.view(rank, *shape[1:]) / s).to(dtype).contiguous()
             branch = (up.float() @ down.float().flatten(1)).view(shape)
             layer.weight = nn.Parameter(((weight.float() - branch) * s).to(dtype), requires_grad=False)
             self.residual = pack(layer)

@@ -18,16 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from qsched.packing import BitWidth, packed_bytes
-from qsched.quantization import SizeReport, check_options, layers_to_pack, quantize
+from qsched.quantization import SizeReport, layers_to_pack, quantize
 from qsched.rivals.calibration import observe
 from qsched.rivals.low_rank import LowRankLayer
 
 if TYPE_CHECKING:
-    from qsched.backbones import Backbone, Quantization
+    from qsched.backbones import Backbone
 
 RANK = 32
 STRENGTH = 0.25
-"""Share of an activation outlier that smoothing moves into the weights, alpha of arXiv 2211.10438."""
+"""Share of an activation outlier that smoothing moves into the weights, alpha of arXiv 2211.10438. Of 0, 0.25, 0.5, 0.75
+it left the smallest error in the embedded model's calibration calls."""
 LIMIT = 64.0
 """Divisors lie between 1 / LIMIT and LIMIT, so that float16 holds what they divide and multiply."""
 
@@ -73,6 +74,12 @@ def svdquant(module: nn.Module, bits: str | BitWidth, *, rank: int = RANK,
             f"{len(without)} layers have no branch: it would take more bytes than their packing saves, or they are grouped convolutions"
         )
     return report
+
+
+def smoothing_inputs(backbone: Backbone, scope: str, keep: tuple[str, ...]) -> dict[str, Tensor]:
+    """Largest input magnitude per channel of every layer that quantize() would pack, over the calibration calls."""
+    names = [group[0] for group in layers_to_pack(backbone.denoiser, scope, keep)[0]]
+    return {name: inputs.largest for name, inputs in observe(backbone, names).inputs.items()}
 
 
 def rank_for(layer: nn.Module, bits: BitWidth, rank: int = RANK) -> int:

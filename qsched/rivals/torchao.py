@@ -7,7 +7,6 @@ that W4A8 is stored no smaller than W8A8, and its modules can be copied but not 
 from __future__ import annotations
 
 import importlib.util
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -72,7 +71,7 @@ def torchao_quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int
     report.quantized = {"linear": len(layers)}
     report.execution = {"int8" if bits.weight == 8 else "fake": len(layers)}
     report.bytes_after, report.bytes_in_memory = _bytes(module, 2), _bytes(module, None)
-    report.notes.append("torchao: Linear layers only, convolutions in full precision")
+    report.notes.append("Linear layers only, by torchao; convolutions in full precision")
     if bits.weight == 4:
         left = len(groups) - len(layers)
         report.notes.append(
@@ -83,8 +82,6 @@ def torchao_quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int
 
 
 def _torchao() -> Any:
-    for name in ("torch.utils._pytree", "torchao"):  # import-time warnings about torch's own future
-        logging.getLogger(name).setLevel(logging.ERROR)
     from torchao import quantization
 
     names = "quantize_ PerGroup Int8DynamicActivationInt8WeightConfig Int8DynamicActivationIntxWeightConfig".split()

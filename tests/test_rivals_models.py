@@ -119,6 +119,26 @@ def test_the_command_line_knows_the_registry():
     assert NAMES == tuple(METHODS)
 
 
+def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
+    from qsched.ui import fragments, values
+    from qsched.ui.engine import Engine, describe
+
+    monkeypatch.setattr("qsched.rivals.torchao.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    choices = values.method_choices()
+    assert [name for _, name in choices] == list(METHODS)
+    assert [name for label, name in choices if "(not here)" in label] == ["torchao"]
+    note = values.method_note()
+    assert "torchao is not installed" in note and "no CUDA device" in note
+    how = values.quantization_from("w4a4", 0, "token", "all", True, "svdquant")
+    assert how == Quantization("w4a4", method="svdquant")
+    engine = Engine(load=lambda *a, **k: embedded())
+    assert engine.preset("emoji-lcm", Quantization("w4a4"), 4) and engine.preset("emoji-lcm", how, 4) is None
+    assert "SVDQuant: a branch of rank 32" in describe(embedded(), how)[1]
+    missing = fragments.no_surface("emoji-lcm", "w4a4", 4, method="svdquant")
+    assert "--method svdquant" in missing and "w4a4-svdquant-4steps.json" in missing
+
+
 # --- torchao and Nunchaku ---------------------------------------------------------------------------------------------
 
 

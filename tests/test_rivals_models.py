@@ -21,6 +21,7 @@ from qsched.rivals import mixdq as mixdq_module
 from qsched.rivals.bos import BosLinear
 from qsched.rivals.calibration import observe
 from qsched.search import search
+from qsched.search_options import SearchOptions
 
 
 @pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
@@ -71,7 +72,7 @@ def test_pictures_come_nearer_to_full_precision_than_plain_rounding(method):
 
 def test_a_search_a_preset_and_an_evaluation_keep_to_the_method(tmp_path):
     how = Quantization("w4a4", method="svdquant")
-    found = search(embedded(), how, PROMPTS[:1], steps=1, resolution=2, c_range=(0.9, 1.1))
+    found = search(embedded(), SearchOptions(how, PROMPTS[:1], 1, resolution=2, c_range=(0.9, 1.1)))
     assert found.method == "svdquant" and quantization_of(found) == how
     for name in (preset_name("w4a4", 1, "svdquant"), preset_name("w4a4", 1)):
         save_preset(found, tmp_path / "emoji-lcm" / name)

@@ -207,7 +207,7 @@ def test_ranks_stay_small_and_branches_that_do_not_pay_are_left_out():
     model = nn.ModuleDict({"large": nn.Linear(256, 256), "small": nn.Linear(2, 64)})
     report = svdquant(model, "w4a4")
     assert isinstance(model["small"], PackedLayer) and isinstance(model["large"], LowRankLayer)
-    assert "beside 1 layers" in report.notes[0] and report.notes[1].startswith("1 layers have no branch")
+    assert "beside 1 of 2 layers" in report.notes[0] and report.notes[1].startswith("no branch beside 1 of them")
     with pytest.raises(ValueError, match="rank 0"):
         svdquant(nn.ModuleDict({"a": nn.Linear(8, 8)}), "w4a4", rank=0)
 

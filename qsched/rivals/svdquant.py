@@ -66,12 +66,12 @@ def svdquant(module: nn.Module, bits: str | BitWidth, *, rank: int = RANK,
     report = quantize(module, bits, make=make, **options)
     beside = sum(report.quantized.values()) - len(without)
     report.notes.append(
-        f"SVDQuant: a branch of rank {rank} or less in 16 bits beside {beside} layers, {branch_bytes / 2**20:.2f} MiB of the stored size; "
+        f"SVDQuant: a branch of rank {rank} or less in 16 bits beside {beside} of {sum(report.quantized.values())} layers, {branch_bytes / 2**20:.2f} MiB of the stored size; "
         f"inputs smoothed in {smoothed} of them; no GPTQ, no fused kernels"
     )
     if without:
         report.notes.append(
-            f"{len(without)} layers have no branch: it would take more bytes than their packing saves, or they are grouped convolutions"
+            f"no branch beside {len(without)} of them: it would take more bytes than their packing saves, or they are grouped convolutions"
         )
     return report
 

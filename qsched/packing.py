@@ -67,6 +67,12 @@ def pack(values: Tensor, bits: int) -> Tensor:
     return _pack_plane(unsigned, bits)
 
 
+def packed_bytes(numel: int, bits: int) -> int:
+    """Bytes of pack() for this many integers."""
+    plane = lambda bits: -(-numel * bits // 8)
+    return plane(2) + plane(1) if bits == 3 else plane(bits)
+
+
 def unpack(packed: Tensor, bits: int, shape: tuple[int, ...]) -> Tensor:
     """The int8 tensor of this shape that pack(values, bits) was made from, bit for bit."""
     if bits == 8:

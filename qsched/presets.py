@@ -40,7 +40,7 @@ PRESETS = Path(__file__).parents[1] / "presets"
 FORMAT, VERSION = "qsched-preset", 1
 SHAPES = {"constant": Coefficients.constant, "ramp": Coefficients.ramp}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_FILE = re.compile(r"(w\d+a\d+)-(\d+)steps\.json")
+_FILE = re.compile(r"(w\d+a\d+)(?:-([a-z]+))?-(\d+)steps\.json")
 
 
 class PresetError(ValueError):
@@ -94,6 +94,11 @@ class Preset:
             raise ValueError("prompts must be a list of at least one text")
         self.surface.laid_out(len(self.prompts))
         self.coefficients.expand(self.steps)
+
+    @property
+    def method(self) -> str:
+        """The method of qsched.rivals that quantized the denoiser; "plain" in presets that do not name one."""
+        return self.settings.get("method", "plain")
 
     def at(self, c_x: float, c_eps: float) -> Coefficients:
         """The coefficients that a point of the surface stands for, in this preset's shape."""
@@ -203,6 +208,7 @@ class PresetFile(NamedTuple):
     bits: str
     steps: int
     path: Path
+    method: str = "plain"
 
 
 def list_presets(folder: str | Path = PRESETS) -> list[PresetFile]:
@@ -210,22 +216,31 @@ def list_presets(folder: str | Path = PRESETS) -> list[PresetFile]:
     found = []
     for path in Path(folder).glob("*/*.json"):
         if name := _FILE.fullmatch(path.name):
-            found.append(PresetFile(path.parent.name, name[1], int(name[2]), path))
-    order = lambda file: (file.backbone, [-int(n) for n in re.findall(r"\d+", file.bits)], file.steps)
+            found.append(PresetFile(path.parent.name, name[1], int(name[3]), path, name[2] or "plain"))
+    order = lambda file: (file.backbone, [-int(n) for n in re.findall(r"\d+", file.bits)], file.steps, file.method)
     return sorted(found, key=order)
 
 
-def find_preset(backbone: str, bits: Any, steps: int, folder: str | Path = PRESETS) -> Preset | None:
-    """The shipped preset for a backbone id, bit-width ("w4a8" or a BitWidth) and step count, or None.
+def find_preset(
+    backbone: str, bits: Any, steps: int, folder: str | Path = PRESETS, method: str = "plain"
+) -> Preset | None:
+    """The shipped preset for a backbone id, bit-width ("w4a8" or a BitWidth), step count and method, or None. A method
+    other than plain stands in the file's name: w4a4-svdquant-4steps.json.
 
     Raises:
         PresetError: if there is one and it is broken.
     """
-    name = f"{bits}-{steps}steps.json"
+    name = preset_name(bits, steps, method)
     if not _NAME.fullmatch(backbone) or not _FILE.fullmatch(name):
         return None  # also keeps an id like "../x" inside the folder
     path = Path(folder) / backbone / name
-    return load_preset(path) if path.is_file() else None
+    preset = load_preset(path) if path.is_file() else None
+    return preset if preset and preset.method == method else None
+
+
+def preset_name(bits: Any, steps: int, method: str = "plain") -> str:
+    """The name of a shipped preset's file: w4a8-4steps.json, w4a8-mixdq-4steps.json."""
+    return f"{bits}-{steps}steps.json" if method == "plain" else f"{bits}-{method}-{steps}steps.json"
 
 
 def export_scheduler(preset: Preset, scheduler: Any, folder: str | Path, source: str | None = None) -> str:
@@ -264,6 +279,12 @@ def _snippet(preset: Preset, twin: str, folder: str, source: str) -> str:
     )
     if preset.settings.get("keep_high_precision") is False:
         options += ", keep=()"
+    part = "transformer" if "FlowMatch" in twin else "unet"
+    given = "from qsched.quantization import quantize", f"quantize(pipe.{part}, {preset.bits!r}{options})"
+    if preset.method != "plain":
+        settings = "".join(f", {name}={value!r}" for name, value in preset.settings.items() if value is not None)
+        made = f"load_backbone({preset.backbone!r}).quantized(Quantization({preset.bits!r}{settings}))"
+        given = "from qsched.backbones import Quantization, load_backbone", f"pipe.{part} = {made}.module"
     use = f'image = pipe("...", num_inference_steps={preset.steps}).images[0]'
     chosen = ", ".join(f"{name} = {value}" for name, value in preset.coefficients.to_dict().items())
     return f"""# Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps
@@ -275,11 +296,11 @@ With the qsched package:
 
 ```python
 from diffusers import DiffusionPipeline
-from qsched.quantization import quantize
+{given[0]}
 from qsched.schedulers import {twin}
 
 pipe = DiffusionPipeline.from_pretrained({source!r})
-quantize(pipe.{"transformer" if "FlowMatch" in twin else "unet"}, {preset.bits!r}{options})
+{given[1]}
 pipe.scheduler = {twin}.from_pretrained({folder!r})  # the path of this folder
 {use}
 ```

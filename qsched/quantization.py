@@ -33,7 +33,7 @@ What is left to you: fuse LoRA weights first, since packed layers have no `.weig
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -45,8 +45,8 @@ from .packing import ACTIVATION_BITS, WEIGHT_BITS, BitWidth, pack, unpack
 
 __all__ = [
     "ACTIVATION_BITS", "ACTIVATION_SCALES", "DEFAULT_KEEP", "EXECUTIONS", "SCOPES", "WEIGHT_BITS", "BitWidth",
-    "KeptLayer", "QuantConv2d", "QuantLinear", "SizeReport", "cache_bytes", "fastest_execution", "pack", "quantize",
-    "stored_bytes", "unpack",
+    "KeptLayer", "QuantConv2d", "QuantLinear", "SizeReport", "cache_bytes", "check_options", "fastest_execution",
+    "layers_to_pack", "pack", "quantize", "stored_bytes", "unpack",
 ]  # fmt: skip
 
 ACTIVATION_SCALES = ("token", "tensor")
@@ -82,6 +82,8 @@ class SizeReport:
     quantized: packed layers by kind.  execution: the same layers by how they run where the module lies now.
     kept: layers left in high precision.
     per_channel: layers that group_size does not divide and that have one scale per output channel instead.
+    layer_bits: packed layers by bit-width, where not all have the same one.
+    notes: sentences about what a method other than plain rounding did (qsched.rivals).
     """
 
     bits: str
@@ -93,6 +95,8 @@ class SizeReport:
     execution: dict[str, int] = field(default_factory=dict)
     kept: list[KeptLayer] = field(default_factory=list)
     per_channel: list[str] = field(default_factory=list)
+    layer_bits: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ratio(self) -> float:
@@ -123,7 +127,7 @@ def cache_bytes(module: nn.Module) -> int:
 
 def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None = None, activation_scale: str = "token",
              scope: str = "all", keep: Iterable[str] = DEFAULT_KEEP, execution: str = "auto",
-             cache: bool | str = "auto") -> SizeReport:  # fmt: skip
+             cache: bool | str = "auto", make: Callable[..., nn.Module] | None = None) -> SizeReport:  # fmt: skip
     """Replace the Linear and Conv2d layers inside a module by packed ones, in place.
 
     To load a quantized state_dict, quantize a model of the same architecture with the same arguments, then
@@ -138,11 +142,47 @@ def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None 
         keep: shell-style patterns for the names of layers, or of modules around them, to leave alone; () packs all.
         execution: "auto", "fake" or "int8" (this module's docstring says how they differ).
         cache: hold unpacked weights in memory: True, False, or "auto" for at most CACHE_LIMIT quantized weights.
+        make: called as make(name, layer, pack) for every layer to be packed; returns what stands in its place, a module
+            with pack(layer) or pack(layer, BitWidth) in it.
     Raises:
         ValueError: an option out of range, a module with packed layers in it, nothing to quantize, or weights that are
             NaN or infinite. The module is then as it was.
     """
-    bits = BitWidth.parse(bits)
+    bits, keep = BitWidth.parse(bits), (keep,) if isinstance(keep, str) else tuple(keep)
+    check_options(group_size, activation_scale, scope, execution, cache)
+    report = SizeReport(str(bits), stored_bytes(module))
+    groups, report.kept = layers_to_pack(module, scope, keep)
+    if cache == "auto":
+        cache = sum(module.get_submodule(names[0]).weight.numel() for names in groups) <= CACHE_LIMIT
+
+    def pack_layer(layer: nn.Module, bits: BitWidth = bits) -> PackedLayer:
+        kind = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
+        return kind(layer, bits, group_size, activation_scale, execution, cache).train(layer.training)
+
+    widths: dict[str, int] = {}
+    for names in groups:
+        layer = module.get_submodule(names[0])
+        device, dtype = layer.weight.device, layer.weight.dtype
+        made = pack_layer(layer) if make is None else make(names[0], layer, pack_layer)
+        packed = next(part for part in made.modules() if isinstance(part, PackedLayer))
+        for name in names:  # one layer used in several places stays one layer
+            parent, _, leaf = name.rpartition(".")
+            setattr(module.get_submodule(parent), leaf, made)
+        mode = packed.uses(device, dtype)
+        report.quantized[packed.kind] = report.quantized.get(packed.kind, 0) + 1
+        report.execution[mode] = report.execution.get(mode, 0) + 1
+        widths[str(packed.bits)] = widths.get(str(packed.bits), 0) + 1
+        report.cache_bytes += packed.cache_need(mode, dtype)
+        if group_size and packed.group_size is None:
+            report.per_channel.append(names[0])
+    report.layer_bits = dict(sorted(widths.items())) if set(widths) != {str(bits)} else {}
+    report.bytes_after, report.bytes_in_memory = stored_bytes(module), stored_bytes(module, None)
+    return report
+
+
+def check_options(group_size: int | None = None, activation_scale: str = "token", scope: str = "all",
+                  execution: str = "auto", cache: bool | str = "auto") -> None:  # fmt: skip
+    """Raise ValueError, one sentence, for an option of quantize() that is out of range."""
     options = (("activation_scale", activation_scale, ACTIVATION_SCALES), ("scope", scope, SCOPES),
                ("execution", execution, EXECUTIONS), ("cache", cache, ("auto", True, False)))  # fmt: skip
     for name, value, allowed in options:
@@ -150,39 +190,19 @@ def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None 
             raise ValueError(f"{name} {value!r} is none of {', '.join(map(repr, allowed))}")
     if group_size is not None and (type(group_size) is not int or group_size < 1):
         raise ValueError(f"group_size {group_size!r} is neither None nor a positive number of input channels")
-    for layer in module.modules():
-        if isinstance(layer, PackedLayer):
-            raise ValueError(f"the module is already quantized (to {layer.bits}): take a full-precision copy")
-    report = SizeReport(str(bits), stored_bytes(module))
-    groups, weights = _choose(module, scope, (keep,) if isinstance(keep, str) else tuple(keep), report)
-    if not groups:
-        raise ValueError("nothing to quantize: no Linear or Conv2d inside the module is in scope and outside keep")
-    cache = weights <= CACHE_LIMIT if cache == "auto" else cache
-    for names in groups:
-        layer = module.get_submodule(names[0])
-        kind = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
-        packed = kind(layer, bits, group_size, activation_scale, execution, cache).train(layer.training)
-        for name in names:  # one layer used in several places stays one layer
-            parent, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(parent), leaf, packed)
-        mode = packed.uses(layer.weight.device, layer.weight.dtype)
-        report.quantized[packed.kind] = report.quantized.get(packed.kind, 0) + 1
-        report.execution[mode] = report.execution.get(mode, 0) + 1
-        report.cache_bytes += packed.cache_need(mode, layer.weight.dtype)
-        if group_size and packed.group_size is None:
-            report.per_channel.append(names[0])
-    report.bytes_after, report.bytes_in_memory = stored_bytes(module), stored_bytes(module, None)
-    return report
 
 
-def _choose(module: nn.Module, scope: str, keep: tuple[str, ...], report: SizeReport) -> tuple[list[list[str]], int]:
-    """The names of the layers to pack (several for one used in several places) and how many weights they have.
+def layers_to_pack(module: nn.Module, scope: str, keep: tuple[str, ...]) -> tuple[list[list[str]], list[KeptLayer]]:
+    """The names of the layers that quantize() would pack (several for one used in several places), and what it keeps.
 
-    What stays in high precision goes to report.kept.
+    Raises:
+        ValueError: a module with packed layers in it, nothing to pack, or weights that are NaN or infinite.
     """
     names: dict[int, list[str]] = {}
-    weights = 0
+    kept = []
     for name, layer in module.named_modules(remove_duplicate=False):
+        if isinstance(layer, PackedLayer):
+            raise ValueError(f"the module is already quantized (to {layer.bits}): take a full-precision copy")
         if id(layer) in names:
             names[id(layer)].append(name)
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
@@ -190,13 +210,14 @@ def _choose(module: nn.Module, scope: str, keep: tuple[str, ...], report: SizeRe
             # a subclass may use its weights in its own way: nn.MultiheadAttention reads out_proj.weight, for one
             packable = type(layer) in (nn.Linear, nn.Conv2d) and name != "" and (scope == "all" or kind == "linear")
             if not packable or _matches(name, keep):
-                report.kept.append(KeptLayer(name, kind, stored_bytes(layer)))
+                kept.append(KeptLayer(name, kind, stored_bytes(layer)))
                 continue
             if not layer.weight.is_meta and not layer.weight.isfinite().all():
                 raise ValueError(f"{name} has weights that are NaN or infinite; nothing was quantized")
             names[id(layer)] = [name]
-            weights += layer.weight.numel()
-    return list(names.values()), weights
+    if not names:
+        raise ValueError("nothing to quantize: no Linear or Conv2d inside the module is in scope and outside keep")
+    return list(names.values()), kept
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

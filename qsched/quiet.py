@@ -19,12 +19,13 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 def quiet(offline: bool = False) -> None:
     """Silence import-time messages of diffusers' dependencies; what the user has set in the environment wins.
 
-    diffusers imports bitsandbytes wherever it is installed, and bitsandbytes warns about a kernel for CPUs that nothing
-    here uses.
+    diffusers imports bitsandbytes and torchao wherever they are installed; bitsandbytes warns about a kernel for CPUs that
+    nothing here uses, and torchao makes torch warn about torch's own future.
 
     Args:
         offline: also keep the Hugging Face libraries from asking the hub for anything.
     """
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for name in ("bitsandbytes", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     for name, value in (SETTINGS | (OFFLINE if offline else {})).items():
         os.environ.setdefault(name, value)

@@ -1,6 +1,5 @@
 """The three calls that sampling needs from every family: encode prompts, predict noise, decode latents."""
 
-import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from qsched.backbones.spec import BackboneSpec
 from qsched.batch_invariance import make_batch_invariant
-from qsched.quantization import DEFAULT_KEEP, SizeReport, quantize
+from qsched.quantization import SizeReport
 from qsched.scoring import Scorer
 
 CACHED_DENOISERS = 4
@@ -46,13 +45,14 @@ class Condition:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a denoiser is quantized: bit-widths, granularity and what stays in high precision."""
+    """How a denoiser is quantized: bit-widths, granularity, what stays in high precision, and by which method of qsched.rivals."""
 
     bits: str = "w4a8"
     group_size: int | None = None
     activation_scale: str = "token"
     scope: str = "all"
     keep_high_precision: bool = True
+    method: str = "plain"
 
 
 @dataclass(frozen=True)
@@ -111,17 +111,15 @@ class Backbone(ABC):
         )
 
     def quantized(self, quantization: Quantization) -> Quantized:
-        """The denoiser quantized as asked; the latest few are kept."""
+        """The denoiser quantized as asked; the latest few are kept.
+
+        Raises:
+            ValueError: one sentence, if these settings or this method cannot be had.
+        """
         if quantization not in self._quantized:
-            module = copy.deepcopy(self.denoiser)
-            report = quantize(
-                module,
-                quantization.bits,
-                group_size=quantization.group_size,
-                activation_scale=quantization.activation_scale,
-                scope=quantization.scope,
-                keep=DEFAULT_KEEP if quantization.keep_high_precision else (),
-            )
+            from qsched.rivals import make_quantized  # they sample, which needs this module
+
+            module, report = make_quantized(self, quantization)
             make_batch_invariant(module)
             self._quantized[quantization] = Quantized(module, report, quantization)
             while len(self._quantized) > CACHED_DENOISERS:

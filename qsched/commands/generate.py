@@ -53,16 +53,19 @@ def run(args: argparse.Namespace) -> Result:
     settings = settings.check(backbone)
     folder = writable_folder(args.out)
     if chosen is None:
-        preset = preset or find_preset(backbone.spec.id, how.bits, steps)
+        preset = preset or find_preset(backbone.spec.id, how.bits, steps, method=how.method)
         chosen = preset.coefficients if preset else Coefficients.identity()
     chosen.expand(steps)
     compare(backbone, Settings("warm-up", 0, min(backbone.spec.steps), how), Coefficients.identity())
     comparison = compare(backbone, settings, chosen)
     data = record(backbone, comparison, args.k)
-    if preset is not None and (preset.backbone, preset.bits, preset.steps) != (backbone.spec.id, how.bits, steps):
-        data["notes"].append(f"The preset was made for {preset.backbone}, {preset.bits}, {preset.steps} steps.")
+    made_for = preset and (preset.backbone, preset.bits, preset.steps, preset.method)
+    if preset is not None and made_for != (backbone.spec.id, how.bits, steps, how.method):
+        by = "" if preset.method == "plain" else f" by {preset.method}"
+        data["notes"].append(f"The preset was made for {preset.backbone}, {preset.bits}{by}, {preset.steps} steps.")
     if preset is None and chosen.is_identity:
         data["notes"].append("No coefficients were given and no preset is known, so Q-Sched equals naive here.")
+    data["notes"] += [f"{note[:1].upper()}{note[1:]}." for note in data["size"]["notes"]]
     images = {name: _png(column.image) for name, column in zip(FILES, comparison.columns, strict=True)}
     data["files"] = list(images)
     write_files(folder, images | {"result.json": (to_json(data, indent=1) + "\n").encode()})

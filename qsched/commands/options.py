@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from qsched.coefficients import Coefficients
 
 
+METHODS = ("plain", "mixdq", "svdquant", "torchao")
+"""Those of qsched.rivals, spelled out so that --help need not import them."""
+
+
 def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
 
@@ -80,6 +84,7 @@ def add_granularity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize-all", action="store_true", help="also the layers kept in high precision by convention"
     )
+    parser.add_argument("--method", default="plain", choices=METHODS, help="of quantizing (default: %(default)s)")
 
 
 def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantization":
@@ -92,7 +97,7 @@ def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantiza
     from qsched.quantization import BitWidth
 
     name = str(BitWidth.parse(bits or args.bits))
-    return Quantization(name, args.group_size, args.activation_scale, args.scope, not args.quantize_all)
+    return Quantization(name, args.group_size, args.activation_scale, args.scope, not args.quantize_all, args.method)
 
 
 def add_coefficients(parser: argparse.ArgumentParser) -> None:

@@ -103,6 +103,7 @@ class CompareTab:
         scale,
         scope,
         keep,
+        method,
         shape,
         dark,
         left,
@@ -113,7 +114,9 @@ class CompareTab:
         spec, held = self.engine.spec(backbone), self.engine.session(request.session_hash)
         if held and held.backbone != backbone and steps not in spec.steps:
             steps = spec.default_steps
-        settings = Settings(prompt or "", seed, steps, values.quantization_from(bits, group, scale, scope, keep))
+        settings = Settings(
+            prompt or "", seed, steps, values.quantization_from(bits, group, scale, scope, keep, method)
+        )
         coefficients = links.followed(self.engine, held, backbone, settings)
         followed = coefficients is not None
         if followed:

@@ -36,12 +36,13 @@ class Controls:
     activation_scale: gr.Radio
     scope: gr.Radio
     keep: gr.Checkbox
+    method: gr.Dropdown
     device: gr.HTML
 
     @property
     def quantization(self) -> list[gr.components.Component]:
         """Inputs of values.quantization_from."""
-        return [self.bits, self.group_size, self.activation_scale, self.scope, self.keep]
+        return [self.bits, self.group_size, self.activation_scale, self.scope, self.keep, self.method]
 
     @property
     def settings(self) -> list[gr.components.Component]:
@@ -107,6 +108,13 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             reset = gr.Button("Reset to 1", elem_id="reset", min_width=80, size="md")
             share = gr.Button("Copy link", elem_id="share", min_width=80, size="md")
     with gr.Accordion("Advanced", open=False, elem_id="advanced", elem_classes="q-card"):
+        method = gr.Dropdown(
+            values.method_choices(),
+            value="plain",
+            label="Method",
+            info=values.method_note() or None,
+            elem_id="method",
+        )
         group_size = gr.Dropdown(GROUPS, value=0, label="Weight scales", elem_id="group-size")
         activation_scale = gr.Radio(
             list(ACTIVATION_SCALES),
@@ -144,6 +152,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         activation_scale,
         scope,
         keep,
+        method,
         device,
     )
 

@@ -87,7 +87,7 @@ class Engine:
         Raises:
             PresetError: if there is one and it is broken.
         """
-        preset = find_preset(backbone, quantization.bits, steps, self._presets)
+        preset = find_preset(backbone, quantization.bits, steps, self._presets, quantization.method)
         return preset if preset and _fits(preset, quantization) else None
 
     def best_known(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients | None:
@@ -173,22 +173,22 @@ class Engine:
 
 
 def describe(backbone: Backbone, quantization: Quantization) -> tuple[str, str]:
-    """What the device is, and whether the quantized layers' arithmetic is real or simulated there: two short sentences."""
+    """What the device is, and whether the quantized layers' arithmetic is real or simulated there, with what the method
+    has to say."""
     if backbone.device.type == "cuda":
         device = f"{torch.cuda.get_device_name(backbone.device)}, {str(backbone.dtype).removeprefix('torch.')}"
     else:
         threads = torch.get_num_threads()
         device = f"CPU, {threads} thread{'s' * (threads > 1)}, {str(backbone.dtype).removeprefix('torch.')}"
-    modes = backbone.quantized(quantization).report.execution
-    real, simulated = modes.get("int8", 0), modes.get("fake", 0)
+    report = backbone.quantized(quantization).report
+    real, simulated = report.execution.get("int8", 0), report.execution.get("fake", 0)
     if real and simulated:
-        return device, f"{real} quantized layers multiply real integers, {simulated} simulate it in floating point"
-    return (
-        device,
-        "quantized layers multiply real integers (int8)"
-        if real
-        else "packed weights are real, their arithmetic is simulated in floating point",
-    )
+        arithmetic = f"{real} quantized layers multiply real integers, {simulated} simulate it in floating point"
+    elif simulated:
+        arithmetic = "packed weights are real, their arithmetic is simulated in floating point"
+    else:
+        arithmetic = f"quantized layers multiply real integers ({', '.join(report.execution)})"
+    return device, ". ".join([arithmetic, *(note[:1].upper() + note[1:] for note in report.notes)])
 
 
 def _fits(preset: Preset, quantization: Quantization) -> bool:

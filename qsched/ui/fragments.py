@@ -5,6 +5,7 @@ from html import escape
 from typing import Any
 
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
+from qsched.presets import preset_name
 from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
 from qsched.scoring.signatures import Badge
 
@@ -146,9 +147,10 @@ def notes(lines: tuple[str, ...]) -> str:
     return "".join(f'<p class="note" role="status">{escape(line)}</p>' for line in lines)
 
 
-def no_surface(backbone: str, bits: str, steps: int, reason: str = "") -> str:
+def no_surface(backbone: str, bits: str, steps: int, reason: str = "", method: str = "plain") -> str:
     """How to make the preset that is missing."""
-    command = f"python -m qsched search --backbone {backbone} --bits {bits} --steps {steps} --out presets/{backbone}/{bits}-{steps}steps.json"
+    by = "" if method == "plain" else f" --method {method}"
+    command = f"python -m qsched search --backbone {backbone} --bits {bits}{by} --steps {steps} --out presets/{backbone}/{preset_name(bits, steps, method)}"
     why = (
         reason
         or f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} with these settings yet, so no surface and no best known coefficients."

@@ -33,7 +33,9 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
     except PresetError as error:
         preset, reason = None, str(error)
     if preset is None:
-        sentence = fragments.no_surface(place.backbone, place.quantization.bits, place.steps, reason)
+        sentence = fragments.no_surface(
+            place.backbone, place.quantization.bits, place.steps, reason, place.quantization.method
+        )
         return {
             results.surface: gr.update(value=None, visible=False),
             results.geometry: "",

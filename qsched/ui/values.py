@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from qsched.backbones import SPECS, BackboneSpec, Quantization
 from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
+from qsched.rivals import METHODS, nunchaku_available
 from qsched.stability import HIGHEST_K
 
 LOW, HIGH, STEP = 0.5, 1.5, 0.005
@@ -19,6 +20,17 @@ OTHER_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (16, 8, 4) if f"w{
 def bits_choices() -> list[tuple[str, str]]:
     """(label, value) of every bit-width, the common ones first."""
     return [(bits.upper(), bits) for bits in MAIN_BITS + OTHER_BITS]
+
+
+def method_choices() -> list[tuple[str, str]]:
+    """(label, value) of every method of quantizing; those that cannot run here say so."""
+    return [(m.title + (" (not here)" if m.unavailable() else ""), name) for name, m in METHODS.items()]
+
+
+def method_note() -> str:
+    """Why some methods cannot run here, one sentence each; empty if all can."""
+    reasons = [method.unavailable() for method in METHODS.values()]
+    return " ".join(f"Not here: {reason}" for reason in (*reasons, nunchaku_available()) if reason)
 
 
 def steps_choices(spec: BackboneSpec) -> list[tuple[str, int]]:
@@ -149,6 +161,8 @@ _READERS = {
 }
 
 
-def quantization_from(bits: str, group_size: int | None, activation_scale: str, scope: str, keep: bool) -> Quantization:
+def quantization_from(
+    bits: str, group_size: int | None, activation_scale: str, scope: str, keep: bool, method: str = "plain"
+) -> Quantization:
     """The advanced settings as one value; group size 0 or None is one scale per output channel."""
-    return Quantization(bits, int(group_size) if group_size else None, activation_scale, scope, bool(keep))
+    return Quantization(bits, int(group_size) if group_size else None, activation_scale, scope, bool(keep), method)

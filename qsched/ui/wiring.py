@@ -57,7 +57,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **DEVICE,
     )
     demo.unload(tab.forget)
-    settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep]
+    settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep, c.method]
     asked = [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)]
     settle(gr.on(asked, api_name="generate", **make), "")
     rolled = c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN)

@@ -1,0 +1,243 @@
+"""The rivals through the backbone: every command and the page on top of them; torchao; when Nunchaku's kernels are used."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from command_line import CommandLine
+from embedded_model import PROMPTS, embedded
+from torch import nn
+
+from qsched.backbones import Quantization
+from qsched.coefficients import Coefficients
+from qsched.comparison import Settings, compare, record
+from qsched.evaluation import evaluate, quantization_of
+from qsched.presets import export_scheduler, find_preset, list_presets, preset_name, save_preset
+from qsched.quantization import stored_bytes
+from qsched.rivals import METHODS, make_quantized, nunchaku
+from qsched.rivals import mixdq as mixdq_module
+from qsched.rivals.bos import BosLinear
+from qsched.rivals.calibration import observe
+from qsched.search import search
+from qsched.search_options import SearchOptions
+
+
+@pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
+def test_svdquant_of_the_embedded_model(bits):
+    backbone, calls = embedded(), embedded().calls
+    made = backbone.quantized(Quantization(bits, method="svdquant"))
+    assert backbone.calls == calls and made.report.bytes_after == stored_bytes(made.module)
+    plain = backbone.quantized(Quantization(bits))
+    assert plain.module is not made.module
+    assert made.report.bytes_after > plain.report.bytes_after and made.report.quantized == plain.report.quantized
+    calls = observe(backbone).calls
+    errors = [sum(call.error(made.module) for call in calls) for made in (made, plain)]
+    assert errors[0] < (0.5 if bits == "w4a4" else 1) * errors[1]
+
+
+def test_mixdq_of_the_embedded_model(monkeypatch):
+    backbone, asked, measured = embedded(), [], mixdq_module.layer_errors
+    monkeypatch.setattr(mixdq_module, "layer_errors", lambda *a: (asked.append(a[1]), measured(*a))[1])
+    made, plain = (backbone.quantized(Quantization("w4a8", method=method)) for method in ("mixdq", "plain"))
+    rows = [layer.row for layer in made.module.modules() if isinstance(layer, BosLinear)]
+    assert len(rows) == 8, "to_k and to_v of four cross-attentions"
+    assert made.report.bytes_after <= plain.report.bytes_after + 2 * sum(row.numel() for row in rows)
+    assert made.report.bytes_after == stored_bytes(made.module) and len(made.report.layer_bits) == 3
+    calls = observe(backbone).calls
+    assert sum(call.error(made.module) for call in calls) < 0.3 * sum(call.error(plain.module) for call in calls)
+    count = len(asked)
+    again = backbone.quantized(Quantization("w3a8", method="mixdq"))
+    assert len(asked) == count <= sum(plain.report.quantized.values()), "all bit-widths share one measurement"
+    assert again.report.bytes_after < made.report.bytes_after
+
+
+@pytest.mark.parametrize("method", ["mixdq", "svdquant", "torchao"])
+def test_pictures_come_nearer_to_full_precision_than_plain_rounding(method):
+    if method == "torchao":
+        pytest.importorskip("torchao", reason="the optional package torchao is not installed")
+    how, chosen = Quantization("w4a8", method=method), Coefficients.constant(1.02, 1.01)
+    naive, moved = [], []
+    for prompt in PROMPTS:
+        comparison = compare(embedded(), Settings(prompt, 3, 2, how), chosen)
+        plain = compare(embedded(), Settings(prompt, 3, 2, Quantization("w4a8")), chosen, comparison)
+        naive.append(comparison.naive.ssim - plain.naive.ssim)
+        moved.append(comparison.qsched.ssim != comparison.naive.ssim)
+    assert sum(naive) > 0 and all(moved)
+    written = record(embedded(), comparison)
+    assert written["settings"]["quantization"]["method"] == method and written["size"]["notes"]
+    assert json.dumps(written["size"])
+
+
+def test_a_search_a_preset_and_an_evaluation_keep_to_the_method(tmp_path):
+    how = Quantization("w4a4", method="svdquant")
+    found = search(embedded(), SearchOptions(how, PROMPTS[:1], 1, resolution=2, c_range=(0.9, 1.1)))
+    assert found.method == "svdquant" and quantization_of(found) == how
+    for name in (preset_name("w4a4", 1, "svdquant"), preset_name("w4a4", 1)):
+        save_preset(found, tmp_path / "emoji-lcm" / name)
+    assert find_preset("emoji-lcm", "w4a4", 1, tmp_path, "svdquant").coefficients == found.coefficients
+    assert find_preset("emoji-lcm", "w4a4", 1, tmp_path) is None, "a preset of another method under plain's name"
+    assert find_preset("emoji-lcm", "w4a4", 1, tmp_path, "mixdq") is None
+    assert {(f.bits, f.steps, f.method) for f in list_presets(tmp_path)} == {
+        ("w4a4", 1, "plain"),
+        ("w4a4", 1, "svdquant"),
+    }
+    result = evaluate(embedded(), found, PROMPTS[1:2], seeds=1)
+    assert result.estimate("naive", "ssim").mean > 0.3
+    snippet = export_scheduler(found, embedded().scheduler, tmp_path / "scheduler")
+    assert "load_backbone('emoji-lcm').quantized(Quantization('w4a4'" in snippet and "method='svdquant'" in snippet
+
+
+def test_presets_without_a_method_are_plain_ones():
+    preset = find_preset("emoji-lcm", "w4a8", 4)
+    assert "method" not in preset.settings and preset.method == "plain"
+    assert quantization_of(preset) == Quantization("w4a8")
+    assert find_preset("emoji-lcm", "w4a8", 4, method="mixdq") is None
+
+
+def test_generate_says_what_the_method_did(tmp_path, capsys, monkeypatch):
+    line = CommandLine(capsys, monkeypatch)
+    arguments = ["generate", "--bits", "w4a4", "--steps", 1, "--prompt", "fox", "--out", tmp_path]
+    status, out, err = line.run(*arguments, "--method", "svdquant")
+    assert (status, err) == (0, "") and "SVDQuant: a branch of rank 32" in out and "no preset is known" in out
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["settings"]["quantization"]["method"] == "svdquant"
+    assert stored["size"]["bytes_after"] == stored["columns"][1]["stored_bytes"]
+    monkeypatch.setattr("qsched.rivals.torchao.importlib.util.find_spec", lambda name: None)
+    assert "pip install torchao" in line.fails(*arguments, "--method", "torchao")
+    assert "invalid choice: 'gptq'" in line.fails(*arguments, "--method", "gptq")
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao\."):
+        embedded().quantized(Quantization(method="gptq"))
+
+
+def test_the_command_line_knows_the_registry():
+    from qsched.commands.options import METHODS as NAMES
+
+    assert NAMES == tuple(METHODS)
+
+
+def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
+    from qsched.ui import fragments, values
+    from qsched.ui.engine import Engine, describe
+
+    monkeypatch.setattr("qsched.rivals.torchao.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    choices = values.method_choices()
+    assert [name for _, name in choices] == list(METHODS)
+    assert [name for label, name in choices if "(not here)" in label] == ["torchao"]
+    note = values.method_note()
+    assert "torchao is not installed" in note and "no CUDA device" in note
+    how = values.quantization_from("w4a4", 0, "token", "all", True, "svdquant")
+    assert how == Quantization("w4a4", method="svdquant")
+    engine = Engine(load=lambda *a, **k: embedded())
+    assert engine.preset("emoji-lcm", Quantization("w4a4"), 4) and engine.preset("emoji-lcm", how, 4) is None
+    assert "SVDQuant: a branch of rank 32" in describe(embedded(), how)[1]
+    missing = fragments.no_surface("emoji-lcm", "w4a4", 4, method="svdquant")
+    assert "--method svdquant" in missing and "w4a4-svdquant-4steps.json" in missing
+
+
+# --- torchao and Nunchaku ---------------------------------------------------------------------------------------------
+
+
+def test_without_torchao_one_sentence(monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torchao" else find(name, *a))
+    with pytest.raises(ValueError, match=r"^torchao is not installed \(pip install torchao\)\.$"):
+        embedded().quantized(Quantization("w8a8", method="torchao"))
+
+
+def torchao_quantize(*arguments, **options):
+    pytest.importorskip("torchao", reason="the optional package torchao is not installed")
+    from qsched.rivals.torchao import torchao_quantize as call
+
+    return call(*arguments, **options)
+
+
+class Small(nn.Module):
+    """Two Linear layers and a convolution: (B, 64) -> (B, 8, 1, 1)."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.two, self.conv = nn.Linear(64, 96), nn.Linear(96, 8), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return self.conv(self.two(self.one(x))[..., None, None])
+
+
+@pytest.mark.parametrize(("bits", "limit"), [("w8a8", 0.02), ("w4a8", 0.2)])
+def test_torchao_quantizes_linear_layers_and_says_what_it_stores(bits, limit):
+    model, x = Small(), torch.randn(20, 64)
+    expected = model(x)
+    report = torchao_quantize(model, bits)
+    for one in (model, copy.deepcopy(model)):
+        assert 0 < (one(x) - expected).norm() / expected.norm() < limit
+    assert report.quantized == {"linear": 2} and [layer.name for layer in report.kept] == ["conv"]
+    weights, rest = 64 * 96 + 96 * 8, 2 * (96 + 8 + 8 * 8 + 8)
+    groups = 96 * 64 // 32 + 8 * 96 // 32 if bits == "w4a8" else 96 + 8
+    # one byte per weight, at four bits too; per group two bytes of scale and one of zero point
+    assert report.bytes_after == weights + 3 * groups + rest
+    assert report.execution == {"int8" if bits == "w8a8" else "fake": 2} and "Linear layers only" in report.notes[0]
+    assert bits == "w8a8" or "one 4-bit weight per byte" in report.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(bits="w4a4"), "torchao quantizes to w8a8 and w4a8, not to w4a4"),
+        (dict(bits="w8a8", activation_scale="tensor"), "per token"),
+        (dict(bits="w8a8", group_size=32), "leave out the group size"),
+        (dict(bits="w4a8", group_size=40), "no group of 40 divides"),
+        (dict(bits="w4a8", keep="*"), "nothing to quantize"),
+    ],
+)
+def test_what_torchao_does_not_have_is_one_sentence(options, message):
+    model = Small()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        torchao_quantize(model, **options)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("cuda", "capability", "package", "trust", "message"),
+    [
+        (False, None, True, "true", "no CUDA device"),
+        (True, (9, 0), True, "true", "Hopper"),
+        (True, (7, 0), True, "true", "Turing"),
+        (True, (8, 9), False, "true", "pip install kernels"),
+        (True, (8, 9), True, "", "DIFFUSERS_TRUST_REMOTE_KERNELS=true"),
+        (True, (8, 9), True, "true", None),
+    ],
+)
+def test_why_nunchaku_cannot_run(monkeypatch, cuda, capability, package, trust, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(nunchaku.importlib.util, "find_spec", lambda name: object() if package else None)
+    monkeypatch.setenv(nunchaku.TRUST, trust)
+    reason = nunchaku.nunchaku_available()
+    assert reason is None if message is None else message in reason
+
+
+def test_a_prequantized_checkpoint_is_used_where_it_can_be(monkeypatch, tmp_path):
+    backbone = copy.copy(embedded())
+    backbone.spec = replace(backbone.spec, source=str(tmp_path))
+    (tmp_path / "unet-nunchaku-lite").mkdir()
+    (tmp_path / "unet-nunchaku-lite" / "config.json").write_text("{}")
+    how = Quantization("w4a4", method="svdquant")
+    monkeypatch.setattr("qsched.rivals.nunchaku_available", lambda: "No such GPU.")
+    assert make_quantized(backbone, how)[1].notes[-1].endswith("unet-nunchaku-lite is not used: No such GPU")
+    monkeypatch.setattr("qsched.rivals.nunchaku_available", lambda: None)
+    with pytest.raises(ValueError, match=r"The Nunchaku checkpoint .* cannot be loaded"):
+        make_quantized(backbone, how)
+    copied = copy.deepcopy(backbone.denoiser)
+    monkeypatch.setattr(type(backbone.denoiser), "from_pretrained", lambda folder, torch_dtype: copied)
+    module, report = make_quantized(backbone, how)
+    assert module is copied and report.bytes_after == stored_bytes(copied, None)
+    assert make_quantized(backbone, Quantization("w8a8", method="svdquant"))[0] is not copied

@@ -18,7 +18,7 @@ from qsched.intervals import BOOTSTRAP, OVER_SEEDS, Estimate, bootstrap, over_se
 from qsched.presets import Preset
 from qsched.provenance import device_name, versions
 from qsched.sampling import draw_noise, first_prediction, sample
-from qsched.scoring import ALIGNMENT_FLOOR, JAQ_DEFINITION, K_DEFAULT, similarity
+from qsched.scoring import ALIGNMENT_FLOOR, JAQ_DEFINITION, K_DEFAULT, QUALITY, quality_name, similarity
 
 CONTROL = "full precision + coefficients"
 COLUMNS = (FULL_PRECISION, NAIVE, QSCHED, CONTROL)
@@ -69,6 +69,11 @@ class Evaluation:
     revision: str
     categories: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def formula(self) -> str:
+        """JAQ in the scorer's own terms."""
+        return JAQ_DEFINITION.replace(QUALITY, self.scorer.get("quality", QUALITY))
 
     @property
     def metrics(self) -> dict[str, str]:
@@ -144,7 +149,7 @@ class Evaluation:
             "prompts": self.prompts,
             "seeds": self.seeds,
             "k": self.k,
-            "jaq": JAQ_DEFINITION,
+            "jaq": self.formula,
             "scorer": self.scorer,
             "intervals": {"level": 0.95, "jaq": OVER_SEEDS, "others": BOOTSTRAP, "differences": f"paired, {BOOTSTRAP}"},
             "columns": {c: {metric: self.estimate(c, metric).to_dict() for metric in self.metrics} for c in COLUMNS},
@@ -229,7 +234,7 @@ def evaluate(
             if on_batch is not None:
                 on_batch(len(COLUMNS) * (row * len(prompts) + index[-1] + 1), total)
     judge = {"name": scorer.name, "definition": scorer.definition}
-    judge["quality"] = getattr(scorer, "quality_name", METRICS["quality"])
+    judge["quality"] = quality_name(scorer)
     return Evaluation(
         preset, prompts, seeds, k, scores, failed, judge, device_name(backbone.device), backbone.revision,
         _indices(prompts, categories or {}), _notes(backbone, preset, prompts, seeds, failed, total),

@@ -20,7 +20,7 @@ import numpy as np
 from qsched import schedulers
 from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
-from qsched.scoring import K_DEFAULT
+from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
 from qsched.surface import Surface
 
 __all__ = [
@@ -99,6 +99,11 @@ class Preset:
     def method(self) -> str:
         """The method of qsched.rivals that quantized the denoiser; "plain" in presets that do not name one."""
         return self.settings.get("method", "plain")
+
+    @property
+    def formula(self) -> str:
+        """What JAQ is in this preset, in its scorer's own terms."""
+        return str(self.provenance.get("jaq", JAQ_DEFINITION))
 
     def at(self, c_x: float, c_eps: float) -> Coefficients:
         """The coefficients that a point of the surface stands for, in this preset's shape."""

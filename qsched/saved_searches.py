@@ -14,7 +14,7 @@ from qsched.backbones import Backbone, Quantization
 from qsched.presets import Preset
 from qsched.provenance import device_name, versions
 from qsched.sampling import prepare_scheduler
-from qsched.scoring import JAQ_DEFINITION
+from qsched.scoring import jaq_definition
 from qsched.search_job import SearchError
 from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies import strategy_of
@@ -132,6 +132,7 @@ def preset_of(
             "at_edge": bool(edge & {*best.c_x, *best.c_eps}),
             "best": {"jaq": value_of(done[best], options.k)},
             "summary": surface.summary(options.k),
+            "stability": surface.stability(prompts=len(options.prompts), k=options.k),
             "k": options.k,
             "seeds": list(range(options.seed, options.seed + options.seeds)),
             **(cost or {}),
@@ -141,7 +142,7 @@ def preset_of(
 
 def surface_of(options: SearchOptions, done: Mapping[Candidate, Scores]) -> Surface:
     """The finished points of the grid; the other cells have no score."""
-    surface = Surface.empty(options.axis, options.axis, options.images)
+    surface = Surface.empty(options.axis, options.axis, options.images, prompts=len(options.prompts))
     for candidate, scores in done.items():
         record(surface, candidate, scores)
     return surface
@@ -174,7 +175,7 @@ def _about(backbone: Backbone, options: SearchOptions) -> dict[str, Any]:
         "options": asdict(options) | {"bits": asdict(options.quantization)},
         "provenance": {
             "scorer": {"name": scorer.name, "definition": scorer.definition},
-            "jaq": JAQ_DEFINITION,
+            "jaq": jaq_definition(scorer),
             "timesteps": prepare_scheduler(backbone, options.steps, None).timesteps.tolist(),
             "execution": backbone.quantized(options.quantization).report.execution,
             "device": device_name(backbone.device),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qsched.backbones import Backbone
 from qsched.presets import Preset
-from qsched.saved_searches import open_study, preset_of, record
+from qsched.saved_searches import open_study, preset_of, record, surface_of
 from qsched.search_job import Job, SearchError
 from qsched.search_options import STRATEGIES, Candidate, SearchOptions, grid
 from qsched.strategies import strategy_of
@@ -121,9 +121,7 @@ def search(
     job, strategy = Job(backbone, options, batch_size, device), strategy_of(options)
     study = open_study(backbone, options, storage, study_name, resume)
     begin, calls = time.perf_counter(), backbone.calls
-    progress = Progress(
-        Surface.empty(options.axis, options.axis, options.images), strategy.total, images_per_candidate=options.images
-    )
+    progress = Progress(surface_of(options, {}), strategy.total, images_per_candidate=options.images)
     tell = _Teller(progress, begin, on_progress)
     with study.at_work():
         while not (stop is not None and stop()):

@@ -10,6 +10,7 @@ from qsched import load_backbone
 from qsched.backbones import Backbone
 from qsched.coefficients import Coefficients
 from qsched.presets import Preset
+from qsched.quiet import quiet
 from qsched.surface import Surface
 
 PROMPTS = ["red apple, glossy style", "fox, flat style", "pizza, classic style"]
@@ -18,6 +19,7 @@ PROMPTS = ["red apple, glossy style", "fox, flat style", "pizza, classic style"]
 @functools.cache
 def embedded() -> Backbone:
     """The backbone that ships with the app."""
+    quiet()  # loading imports what warns, and some tests read stderr
     return load_backbone("emoji-lcm", device="cpu")
 
 

@@ -7,7 +7,6 @@ from qsched.commands.output import table
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED
 from qsched.evaluation import COLUMNS, DIFFERENCES, FEWEST_PROMPTS, TO_FULL_PRECISION, Evaluation
 from qsched.intervals import BOOTSTRAP, OVER_SEEDS, Estimate
-from qsched.scoring import JAQ_DEFINITION
 
 WIDTH = 120
 GAIN = next(iter(DIFFERENCES))
@@ -55,7 +54,7 @@ def _title(evaluation: Evaluation) -> str:
 def _footnotes(evaluation: Evaluation) -> Iterator[str]:
     scorer = evaluation.scorer
     yield (
-        f"{JAQ_DEFINITION}, k = {evaluation.k:g}, per seed from the means over the prompts "
+        f"{evaluation.formula}, k = {evaluation.k:g}, per seed from the means over the prompts "
         f"({scorer['name']}: {scorer['definition']})."
     )
     similar = [name for metric, name in evaluation.metrics.items() if metric in TO_FULL_PRECISION]

@@ -62,9 +62,11 @@ def _draw(preset: "Preset", k: float, sweep: bool, folder: Path, path: Path) -> 
     from qsched.plots import k_sweep_figure, surface_figure
 
     note = f"{preset.backbone}, {preset.bits.upper()}, {preset.steps} steps, {len(preset.prompts)} prompts"
-    pictures = {path.name: surface_figure(preset.surface, None, k, note=note).image}
+    pictures = {path.name: surface_figure(preset.surface, None, k, note=note, formula=preset.formula).image}
     if sweep:
-        pictures[f"{path.stem}-sweep{path.suffix}"] = k_sweep_figure(preset.surface, k, note=note)
+        pictures[f"{path.stem}-sweep{path.suffix}"] = k_sweep_figure(
+            preset.surface, k, note=note, formula=preset.formula
+        )
     return write_files(folder, {name: _png(picture) for name, picture in pictures.items()})
 
 
@@ -75,14 +77,12 @@ def _png(picture: Any) -> bytes:
 
 
 def _text(preset: "Preset", data: dict[str, Any]) -> str:
-    from qsched.scoring import JAQ_DEFINITION
-
     found, summary = data["stability"], data["summary"]
     best, gain = found["best"], found["gain"]
     many = lambda count, noun: f"{count} {noun}" + "s" * (count != 1)
     lines = [
         f"{preset.backbone}, {preset.bits}, {many(preset.steps, 'step')}, {many(found['prompts'], 'prompt')} x "
-        f"{many(found['seeds'], 'seed')}, {many(summary['cells'], 'cell')}. {JAQ_DEFINITION}, k = {found['k']:g}.",
+        f"{many(found['seeds'], 'seed')}, {many(summary['cells'], 'cell')}. {preset.formula}, k = {found['k']:g}.",
         f"best cell     c_x {best['c_x']:g}, c_eps {best['c_eps']:g}: JAQ {best['jaq']:.3f}",
     ]
     if gain is not None:

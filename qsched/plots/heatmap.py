@@ -36,6 +36,7 @@ def surface_figure(
     dark: bool = False,
     size: tuple[int, int] = SIZE,
     note: str = "",
+    formula: str = JAQ_DEFINITION,
     noise: bool = True,
 ) -> SurfaceImage:
     """The surface as a heatmap of JAQ with the optimum, the plain scheduler (1, 1) and the current point.
@@ -50,11 +51,12 @@ def surface_figure(
         dark: light letters on a dark page.
         size: of the picture in pixels, (width, height), at least (420, 360).
         note: second line of the title, such as the scorer's name and the number of prompts.
+        formula: of JAQ in the scorer's own terms.
         noise: False leaves hatching and outline out; so does a surface of one image per cell.
     Raises:
         ValueError: if the size is too small for the grid.
     """
-    base = _base(surface, float(k), bool(dark), size, note, noise)
+    base = _base(surface, float(k), bool(dark), size, note, formula, noise)
     image = base.image.copy()
     if current is not None and not np.isnan(current).any():
         draw_current(image, base, base.value_to_xy(*current), size[0] / SIZE[0])
@@ -65,17 +67,21 @@ _bases: Remembered[SurfaceImage] = Remembered(32)  # of 1.9 MB each
 _matplotlib_lock = threading.Lock()  # matplotlib is not thread-safe
 
 
-def _base(surface: Surface, k: float, dark: bool, size: tuple[int, int], note: str, noise: bool) -> SurfaceImage:
+def _base(
+    surface: Surface, k: float, dark: bool, size: tuple[int, int], note: str, formula: str, noise: bool
+) -> SurfaceImage:
     """Everything but the current point, from memory if this surface was drawn before (known by its values)."""
 
     def render() -> SurfaceImage:
         with _matplotlib_lock:
-            return _render(surface, k, LOOKS[dark], size, note, noise)
+            return _render(surface, k, LOOKS[dark], size, note, formula, noise)
 
-    return _bases.get((surface.digest(), k, dark, tuple(size), note, noise), render)
+    return _bases.get((surface.digest(), k, dark, tuple(size), note, formula, noise), render)
 
 
-def _render(surface: Surface, k: float, look: Look, size: tuple[int, int], note: str, noise: bool) -> SurfaceImage:
+def _render(
+    surface: Surface, k: float, look: Look, size: tuple[int, int], note: str, formula: str, noise: bool
+) -> SurfaceImage:
     (width, height), unit, values = size, size[0] / SIZE[0], surface.jaq(k)
     noise = noise and surface.images > 1
     left, top, right, bottom = (round(margin * unit) for margin in MARGINS)
@@ -113,7 +119,7 @@ def _render(surface: Surface, k: float, look: Look, size: tuple[int, int], note:
         write(edge_x - 13 * unit, y, label(tick), 23, ha="right")
     write(left + box_width / 2, top + box_height + 62 * unit, r"$c_x$  scales the noisy image", 26)
     write(26 * unit, top + box_height / 2, r"$c_\epsilon$  scales the prediction", 26, rotation=90)
-    write(width / 2, 30 * unit, f"{JAQ_DEFINITION.replace(' * ', ' · ')},  k = {k:g}", 29, weight="bold")
+    write(width / 2, 30 * unit, f"{formula.replace(' * ', ' · ')},  k = {k:g}", 29, weight="bold")
     if note:
         write(width / 2, 70 * unit, note, min(23, 1380 / len(note)), color=look.muted)
 

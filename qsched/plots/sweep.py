@@ -33,6 +33,7 @@ def k_sweep_figure(
     dark: bool = False,
     size: tuple[int, int] = SWEEP_SIZE,
     note: str = "",
+    formula: str = JAQ_DEFINITION,
 ) -> Image.Image:
     """The best cell's c_x, c_eps and gain for every k from 0 to 5, from the stored scores.
 
@@ -42,6 +43,7 @@ def k_sweep_figure(
         dark: light letters on a dark page.
         size: of the picture in pixels, (width, height).
         note: second line of the title.
+        formula: of JAQ in the scorer's own terms.
     Returns:
         PIL image, RGB.
     Raises:
@@ -50,9 +52,9 @@ def k_sweep_figure(
 
     def render() -> _Base:
         with _matplotlib_lock:
-            return _render(surface.k_sweep(), dark, size, note)
+            return _render(surface.k_sweep(), dark, size, note, formula)
 
-    base = _kept.get((surface.digest(), dark, tuple(size), note), render)
+    base = _kept.get((surface.digest(), dark, tuple(size), note, formula), render)
     image = base.image.copy()
     if k is not None and KS[0] <= k <= KS[-1]:
         draw, half = ImageDraw.Draw(image), max(1, round(size[0] / SWEEP_SIZE[0]))
@@ -62,13 +64,13 @@ def k_sweep_figure(
     return image
 
 
-def _render(sweep: Sweep, dark: bool, size: tuple[int, int], note: str) -> _Base:
+def _render(sweep: Sweep, dark: bool, size: tuple[int, int], note: str, formula: str) -> _Base:
     look, line = LOOKS[dark], LINE[dark]
     (width, height), unit = size, size[0] / SWEEP_SIZE[0]
     points = lambda px: px * unit * 72 / DPI
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=look.background)
     canvas = FigureCanvasAgg(figure)
-    title = f"Optimum of {JAQ_DEFINITION.removeprefix('JAQ = ').replace(' * ', ' · ')}"
+    title = f"Optimum of {formula.removeprefix('JAQ = ').replace(' * ', ' · ')}"
     figure.text(0.5, 1 - 30 * unit / height, title, fontsize=points(29), weight="bold", color=look.text, ha="center", va="center")  # fmt: skip
     if note:
         figure.text(0.5, 1 - 70 * unit / height, note, fontsize=points(min(23, 1380 / len(note))), color=look.muted, ha="center", va="center")  # fmt: skip

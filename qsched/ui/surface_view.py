@@ -61,12 +61,14 @@ def sweep(engine: Engine, place: Place, dark: bool, k: float) -> str | None:
         preset = engine.preset(place.backbone, place.quantization, place.steps)
     except PresetError:
         preset = None
-    return preset and pictures.drawn(k_sweep_figure(preset.surface, k, dark, note=_note(preset)))
+    return preset and pictures.drawn(
+        k_sweep_figure(preset.surface, k, dark, note=_note(preset), formula=preset.formula)
+    )
 
 
 def figure(preset: Preset, dark: bool = False, k: float = K_DEFAULT) -> SurfaceImage:
     """The preset's heatmap without a current point."""
-    return surface_figure(preset.surface, None, k, dark, note=_note(preset))
+    return surface_figure(preset.surface, None, k, dark, note=_note(preset), formula=preset.formula)
 
 
 def _note(preset: Preset) -> str:

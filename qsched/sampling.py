@@ -69,7 +69,7 @@ def prepare_scheduler(
         scheduler = with_coefficients(scheduler, *((coefficients.c_x, coefficients.c_eps) if single else (1.0, 1.0)))
         if not single:
             scheduler.set_coefficients(*stack(list(coefficients), steps))
-    scheduler.set_timesteps(steps, device=backbone.device)
+    backbone.set_timesteps(scheduler, steps)
     return scheduler
 
 
@@ -143,6 +143,8 @@ def denoise(
         seen = scaled(scheduler, latents, timestep)
         if prediction is None:
             prediction = backbone.predict(seen, timestep, condition, denoiser)
-        latents = scheduler.step(prediction, timestep, latents, generator=generators, return_dict=False)[0]
+        latents = scheduler.step(
+            prediction, timestep, latents, generator=generators, return_dict=False, **backbone.spec.step_options
+        )[0]
         prediction = None
     return latents

@@ -91,14 +91,29 @@ class Backbone(ABC):
         """Encode prompts once; they are reused by every column, candidate and drag."""
 
     @abstractmethod
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (batch, C, H, W) -> float32 pictures (batch, 3, height, width) in [0, 1]."""
+    def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
+        """Latents (batch, C, H, W) -> float32 pictures (batch, 3, height, width) in [0, 1].
+
+        tiny: with the small, fast decoder, where there is one.
+        """
 
     @abstractmethod
     def _forward(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor: ...
 
     @abstractmethod
     def _make_scorer(self) -> Scorer: ...
+
+    @property
+    def has_tiny_decoder(self) -> bool:
+        """Whether decode(latents, tiny=True) is faster than decode(latents)."""
+        return False
+
+    def use(self, steps: int) -> None:
+        """Make ready for this step count; to be called before `quantized`, since some families have weights for each."""
+
+    def set_timesteps(self, scheduler: SchedulerMixin, steps: int) -> None:
+        """Set a scheduler's timesteps as the family's stock pipeline does."""
+        scheduler.set_timesteps(steps, device=self.device)
 
     @torch.inference_mode()
     def predict(

@@ -35,7 +35,7 @@ class EmojiBackbone(Backbone):
         return Condition(states, pooled, tuple(length > tokens.shape[1] for length in lengths))
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
         return to_images(latents.float())
 
     def _forward(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:

@@ -1,0 +1,165 @@
+"""From a diffusers folder to a backbone: which files, which scheduler, what fits the memory there is."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from torch import nn
+
+from qsched.backbones import hub, memory
+from qsched.backbones.flux import FluxBackbone
+from qsched.backbones.lora import fuse_lora
+from qsched.backbones.pipeline import PipelineBackbone, hushed
+from qsched.backbones.residency import Residency
+from qsched.backbones.sd import SDBackbone
+from qsched.backbones.sdxl import SDXLBackbone
+from qsched.backbones.spec import SPECS, BackboneError, BackboneSpec, Source
+
+FAMILIES: dict[str, type[PipelineBackbone]] = {"sd": SDBackbone, "sdxl": SDXLBackbone, "flux": FluxBackbone}
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+def load_pipeline(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> PipelineBackbone:
+    """Fetch what is missing and load a real backbone, with the LoRA for its default step count.
+
+    Raises:
+        BackboneError: files are missing, belong to another family, or need more memory than there is.
+    """
+    published = spec.source == SPECS[spec.id].source
+    if published:
+        check_memory(spec, device, dtype)
+    folder = hub.fetch(spec.sources()[0])
+    pipe = open_pipeline(spec, folder, dtype)
+    denoiser = pipe.transformer if spec.family == "flux" else pipe.unet
+    weights = partial(unet_with_lora, spec, folder, dtype)
+    first = spec.lora_file(spec.default_steps)
+    if first is not None:
+        fuse_lora(denoiser, _lora_path(spec, first), type(pipe))
+    for part in (value for value in pipe.components.values() if isinstance(value, nn.Module)):
+        part.eval().requires_grad_(False)
+    revision = hub.revision_of(folder)[:12]
+    if first is not None:
+        revision += "+" + hub.revision_of(hub.fetch(_one(spec.lora, first)))[:12]
+    backbone = FAMILIES[spec.family](
+        spec,
+        device,
+        dtype,
+        denoiser,
+        scheduler_for(spec, pipe),
+        revision,
+        pipe=pipe,
+        picture=(spec.size, spec.size) if published else _own_size(spec, pipe),
+        residency=Residency(device, _budget(device), lambda: _out_of_memory(spec, device)),
+        tiny=_tiny_decoder(spec, dtype),
+        weights=weights,
+        lora=first,
+    )
+    return backbone
+
+
+def open_pipeline(spec: BackboneSpec, folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
+    """The stock pipeline of a folder, without safety checker and image encoder, in main memory.
+
+    Raises:
+        BackboneError: the folder is no pipeline's, or one of another family.
+    """
+    pipeline = getattr(diffusers, spec.pipeline)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise BackboneError(f"{spec.id} cannot be loaded from {folder}: there is no model_index.json in it.")
+    there = json.loads(index.read_text())
+    needed = {"scheduler", *pipeline.model_cpu_offload_seq.split("->")} - {"image_encoder"}
+    missing = sorted(name for name in needed if not isinstance(there.get(name), list) or None in there[name])
+    foreign = sorted({"unet", "transformer", "text_encoder_2"} & (there.keys() - needed))
+    if missing or foreign:
+        raise BackboneError(
+            f"{spec.id} cannot be loaded from {folder}: it is a {there.get('_class_name', 'folder of another kind')}, "
+            + (f"without {', '.join(missing)}." if missing else f"with a {foreign[0]}.")
+        )
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    options = {name: None for name in UNUSED if name in there}
+    if spec.vae is not None:
+        options["vae"] = AutoencoderKL.from_pretrained(hub.fetch(spec.vae), dtype=dtype)
+    pipe = pipeline.from_pretrained(
+        folder, dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True, **options
+    )
+    if spec.family == "sdxl":
+        nn.Module.to(pipe.vae, memory.decoder_dtype(pipe.vae, dtype))  # diffusers' own `to` warns that it was loaded otherwise
+    return pipe
+
+
+def scheduler_for(spec: BackboneSpec, pipe: DiffusionPipeline) -> SchedulerMixin:
+    """The pipeline's own scheduler where it is of the family's class, else one with the published settings."""
+    if type(pipe.scheduler).__name__ == spec.scheduler:
+        return pipe.scheduler
+    return getattr(diffusers, spec.scheduler)(**spec.scheduler_config)
+
+
+def unet_with_lora(spec: BackboneSpec, folder: Path, dtype: torch.dtype, file: str) -> nn.Module:
+    """A fresh U-Net from a pipeline's folder with this LoRA fused."""
+    unet = UNet2DConditionModel.from_pretrained(
+        folder / "unet", dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True
+    )
+    fuse_lora(unet, _lora_path(spec, file), getattr(diffusers, spec.pipeline))
+    return unet.eval().requires_grad_(False)
+
+
+def variant_of(folder: Path, dtype: torch.dtype) -> str | None:
+    """ "fp16" where the folder has nothing else, or both and half precision is asked for."""
+    names = [path.name for path in folder.glob("*/*.safetensors") if path.parent.name in ("unet", "transformer")]
+    half = [name for name in names if ".fp16." in name]
+    return "fp16" if half and (dtype == torch.float16 or len(half) == len(names)) else None
+
+
+def check_memory(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> None:
+    """Refuse a published model that could only end with a killed process or an error in the middle.
+
+    Raises:
+        BackboneError: one sentence with what would fit.
+    """
+    parts = memory.published(spec.architecture, spec.size, dtype)
+    free = memory.free_bytes(device)
+    found = memory.plan_on_host(parts) if device.type == "cpu" else memory.plan(parts, spec.default_bits, free)
+    if found.peak > free:
+        raise BackboneError(memory.too_large(spec.title, found.peak, free))
+
+
+def _budget(device: torch.device) -> int | None:
+    return memory.free_bytes(device) - memory.RESERVE if device.type == "cuda" else None
+
+
+def _out_of_memory(spec: BackboneSpec, device: torch.device) -> str:
+    free = memory.free_bytes(device)
+    other = memory.would_fit(free) or "emoji-lcm"
+    return f"{spec.title} ran out of memory: a smaller batch, {other} or the CPU would fit."
+
+
+def _own_size(spec: BackboneSpec, pipe: DiffusionPipeline) -> tuple[int, int]:
+    side = pipe.unet.config.sample_size * pipe.vae_scale_factor if spec.family != "flux" else spec.size
+    return (side, side) if isinstance(side, int) else tuple(side)
+
+
+def _tiny_decoder(spec: BackboneSpec, dtype: torch.dtype) -> nn.Module | None:
+    """The small decoder; a backbone without one is whole, so that its absence is no error."""
+    try:
+        folder = hub.fetch(spec.tiny_vae) if spec.tiny_vae else None
+    except BackboneError:
+        return None
+    if folder is None:
+        return None
+    with hushed():
+        return AutoencoderTiny.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+
+
+def _one(lora: Source, file: str) -> Source:
+    return replace(lora, files=(file,), bytes=lora.bytes // max(1, len(lora.files)))
+
+
+def _lora_path(spec: BackboneSpec, file: str) -> Path:
+    return hub.fetch(_one(spec.lora, file)) / file

@@ -1,0 +1,222 @@
+"""What a backbone needs of memory, as arithmetic on its architecture, and how it can be run in what there is.
+
+Weights are counted exactly: the published configuration is built on the meta device and the quantizer's own rules pick
+the layers. Activations are an estimate from above (see `Footprint`). Nothing here needs weights or a GPU.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+import torch
+from torch import nn
+
+from qsched.backbones.activations import peak_activation_bytes
+from qsched.backbones.architectures import ARCHITECTURES, build
+from qsched.backbones.spec import SPECS, BackboneSpec
+from qsched.quantization import DEFAULT_KEEP, BitWidth, _matches, stored_bytes
+
+BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
+RESERVE = 512 << 20
+"""Bytes for what nobody counts: the kernels' workspaces and fragmentation."""
+UNPACKED = 9
+"""Bytes per weight while a packed layer is unpacked: int8 values and two float32 tensors."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of a backbone's parts in the dtype it runs in.
+
+    denoiser: at full precision. largest_block: its part that must be there while it is run block by block. quantized:
+    per bit-width, one scale per output channel. text_encoders: all of them. vae: its decoder and encoder, in float32 where
+    half precision would give black pictures. denoise: activations of one picture, twice the full-precision peak, since
+    packed layers round activations in float32. unpack: the largest layer, unpacked. decode: one picture in the decoder.
+    """
+
+    denoiser: int
+    largest_block: int
+    quantized: Mapping[str, int]
+    text_encoders: int
+    vae: int
+    denoise: int
+    unpack: int
+    decode: int
+
+    @property
+    def work(self) -> int:
+        """Activations of one picture, wherever they are largest."""
+        return max(self.denoise + self.unpack, self.decode)
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a backbone runs in the memory there is. kind: a key of PLANS; peak: bytes on the device; host: bytes of main
+    memory for what is moved off."""
+
+    kind: str
+    peak: int
+    host: int
+
+    @property
+    def sentence(self) -> str:
+        """What will happen, in words."""
+        return PLANS[self.kind]
+
+    @property
+    def fits(self) -> bool:
+        """Whether it can run at all."""
+        return self.kind != "none"
+
+
+PLANS = {
+    "resident": "everything stays on the device",
+    "swapped": "full precision is computed first, then moved off",
+    "offloaded": "one module at a time is on the device",
+    "streamed": "full precision runs block by block from main memory",
+    "none": "does not fit",
+}
+"""From the fastest to the slowest, and none."""
+
+
+def needs(parts: Footprint, bits: str) -> dict[str, int]:
+    """Bytes of device memory that each kind of plan needs at this bit-width."""
+    full, quantized, text, vae = parts.denoiser, parts.quantized[bits], parts.text_encoders, parts.vae
+    larger, step = max(full, quantized), parts.denoise + parts.unpack
+    return {
+        "resident": RESERVE + text + vae + full + quantized + parts.work,
+        "swapped": RESERVE + text + vae + larger + parts.work,
+        "offloaded": RESERVE + max(text, larger + step, vae + parts.decode),
+        "streamed": RESERVE + max(text, quantized + step, parts.largest_block + step, vae + parts.decode),
+    }
+
+
+def plan(parts: Footprint, bits: str, free: int) -> MemoryPlan:
+    """The fastest way to run in `free` bytes of device memory."""
+    options = needs(parts, bits)
+    # a quantized copy is made from a copy of the whole denoiser, in main memory where the device has no room for it
+    host = parts.text_encoders + parts.vae + 2 * parts.denoiser + parts.quantized[bits]
+    for kind, peak in options.items():
+        if peak <= free:
+            return MemoryPlan(kind, peak, 0 if kind == "resident" else host)
+    return MemoryPlan("none", min(options.values()), host)
+
+
+def plan_on_host(parts: Footprint) -> MemoryPlan:
+    """What running on the CPU needs of main memory; its kind is "resident", whether that fits is for the caller."""
+    peak = parts.text_encoders + parts.vae + 2 * parts.denoiser + parts.work
+    return MemoryPlan("resident", peak, peak)
+
+
+@functools.cache
+def published(architecture: str, size: int, dtype: torch.dtype = torch.float16) -> Footprint:
+    """The footprint of a published architecture for square pictures of this size."""
+    parts = {name: build(architecture, name) for name in ARCHITECTURES[architecture]}
+    return footprint(parts, size, size, dtype)
+
+
+def footprint(parts: Mapping[str, nn.Module], height: int, width: int, dtype: torch.dtype) -> Footprint:
+    """Bytes of the parts of a pipeline.
+
+    Args:
+        parts: "unet" or "transformer", and "vae", on the meta device; every "text_encoder..." on any device.
+        height, width: of the pictures in pixels. dtype: what the backbone runs in.
+    """
+    name = next(name for name in ("unet", "transformer") if name in parts)
+    denoiser, vae = nn.Module.to(parts[name], dtype), parts["vae"]  # diffusers' own `to` warns of what float32 would lose
+    each = dtype.itemsize
+    vae_dtype = decoder_dtype(vae, dtype) if "text_encoder_2" in parts else dtype  # only SDXL's pipeline upcasts
+    vae = nn.Module.to(vae, vae_dtype)
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    blocks = [stored_bytes(block, each) for block in outer_blocks(denoiser)]
+    return Footprint(
+        denoiser=stored_bytes(denoiser, each),
+        largest_block=stored_bytes(denoiser, each) - sum(blocks) + max(blocks, default=0),
+        quantized={bits: quantized_bytes(denoiser, bits) for bits in BITS},
+        text_encoders=sum(stored_bytes(part, each) for key, part in parts.items() if key.startswith("text_encoder")),
+        vae=stored_bytes(vae, vae_dtype.itemsize),
+        denoise=2 * _denoise_bytes(denoiser, height // factor, width // factor, dtype),
+        unpack=UNPACKED * max(p.numel() for p in denoiser.parameters()),
+        decode=_decode_bytes(vae, height // factor, width // factor, vae_dtype),
+    )
+
+
+def quantized_bytes(module: nn.Module, bits: str) -> int:
+    """What `quantize(module, bits)` would report as bytes_after, from shapes alone."""
+    width, total = BitWidth.parse(bits).weight, stored_bytes(module)
+    for name, layer in module.named_modules():
+        if type(layer) in (nn.Linear, nn.Conv2d) and not _matches(name, DEFAULT_KEEP):
+            count = layer.weight.numel()
+            codes = math.ceil(count / 4) + math.ceil(count / 8) if width == 3 else math.ceil(count * width / 8)
+            total += codes + 2 * len(layer.weight) - 2 * count
+    return total
+
+
+def decoder_dtype(vae: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which an SDXL decoder gives pictures: float16 overflows to black where its config says so."""
+    return torch.float32 if dtype == torch.float16 and vae.config.force_upcast else dtype
+
+
+def outer_blocks(module: nn.Module) -> list[nn.Module]:
+    """The elements of a denoiser's outermost lists (down and up blocks, transformer blocks): what can run one by one."""
+    return [block for child in module.children() if isinstance(child, nn.ModuleList) for block in child]
+
+
+def would_fit(free: int) -> str | None:
+    """The largest real backbone that runs in `free` bytes at w4a8, by its id; None if not even the smallest does."""
+    fitting = {
+        spec.id: parts.denoiser
+        for spec, parts in ((spec, facts(spec)) for spec in SPECS.values())
+        if parts is not None and plan(parts, "w4a8", free).fits
+    }
+    return max(fitting, key=fitting.get, default=None)
+
+
+def facts(spec: BackboneSpec) -> Footprint | None:
+    """The footprint of a spec's published model in half precision; None for the embedded one, which fits anywhere."""
+    return published(spec.architecture, spec.size, half_dtype(spec)) if spec.architecture else None
+
+
+def half_dtype(spec: BackboneSpec) -> torch.dtype:
+    """The half precision of a family: FLUX was trained in bfloat16 and overflows float16."""
+    return torch.bfloat16 if spec.family == "flux" else torch.float16
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can be had now: of a GPU's memory, or of main memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def too_large(title: str, peak: int, free: int) -> str:
+    """One sentence: it does not fit, by how much, and what would."""
+    other = would_fit(free) or "emoji-lcm"
+    return f"{title} needs {gibibytes(peak)} of memory and {gibibytes(free)} are free: {other} would fit."
+
+
+def gibibytes(count: int) -> str:
+    """A size for people."""
+    return f"{count / 2**30:.1f} GiB"
+
+
+def _denoise_bytes(denoiser: nn.Module, height: int, width: int, dtype: torch.dtype) -> int:
+    empty = lambda *shape: torch.empty(*shape, device="meta", dtype=dtype)
+    config = denoiser.config
+    if "joint_attention_dim" in config:  # FLUX: latents are packed 2 x 2, the text has 256 tokens
+        tokens = height * width // 4
+        inputs = (empty(1, tokens, config.in_channels), empty(1, 256, config.joint_attention_dim))
+        inputs += (empty(1, config.pooled_projection_dim), empty(1), empty(tokens, 3), empty(256, 3))
+        return peak_activation_bytes(denoiser, lambda: denoiser(*inputs))
+    inputs = (empty(1, config.in_channels, height, width), empty(1), empty(1, 77, config.cross_attention_dim))
+    added = None
+    if config.addition_embed_type == "text_time":
+        pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
+        added = {"text_embeds": empty(1, pooled), "time_ids": empty(1, 6)}
+    return peak_activation_bytes(denoiser, lambda: denoiser(*inputs, added_cond_kwargs=added))
+
+
+def _decode_bytes(vae: nn.Module, height: int, width: int, dtype: torch.dtype) -> int:
+    latents = torch.empty(1, vae.config.latent_channels, height, width, device="meta", dtype=dtype)
+    return peak_activation_bytes(vae, lambda: vae.decode(latents))

@@ -1,0 +1,186 @@
+"""What the families that diffusers has pipelines for share: text encoders, denoiser and decoder that take turns on the device."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from qsched.backbones import memory
+from qsched.backbones.base import Backbone, Condition, Quantization, Quantized
+from qsched.backbones.residency import Residency
+from qsched.packed_layers import PackedLayer
+from qsched.quantization import stored_bytes
+from qsched.scoring import Scorer
+
+DECODED_PIXELS = 512 * 512
+"""Pixels decoded at once, so that a batch of candidates needs no more memory than one picture."""
+ENCODED_PROMPTS = 16
+"""Prompts encoded at once."""
+PHOTO_SCORER = "clip-l14"
+
+
+@dataclass
+class PipelineBackbone(Backbone):
+    """A stock diffusers pipeline, taken apart.
+
+    pipe: the pipeline, whose components and helpers are used. picture: height and width in pixels. tiny: a small decoder.
+    judge: a scorer in place of the family's own. weights: gives the denoiser for a LoRA file; lora: the one that is fused.
+    """
+
+    pipe: DiffusionPipeline | None = None
+    picture: tuple[int, int] = (512, 512)
+    residency: Residency | None = None
+    tiny: nn.Module | None = None
+    judge: Scorer | None = None
+    weights: Callable[[str], nn.Module] | None = None
+    lora: str | None = None
+    text_encoders: nn.ModuleList = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        encoders = (getattr(self.pipe, name, None) for name in ("text_encoder", "text_encoder_2"))
+        self.text_encoders = nn.ModuleList([encoder for encoder in encoders if encoder is not None])
+
+    @abstractmethod
+    def _embed(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """(embeds, pooled) of a few prompts, by the pipeline's own encode_prompt."""
+
+    @abstractmethod
+    def _predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """The denoiser called as the pipeline does."""
+
+    @abstractmethod
+    def _reader(self) -> tuple[Callable, int]:
+        """The tokenizer that decides what is cut off, and how many tokens are read."""
+
+    @property
+    def grain(self) -> int:
+        """Height and width must be multiples of this."""
+        return self.pipe.vae_scale_factor
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        height, width = self.picture
+        return self.pipe.vae.config.latent_channels, height // self._factor, width // self._factor
+
+    @property
+    def _factor(self) -> int:
+        return self.pipe.vae_scale_factor
+
+    def resize(self, height: int, width: int) -> None:
+        """Make pictures of another size, in pixels.
+
+        Raises:
+            ValueError: a side is not a positive multiple of `grain`.
+        """
+        if min(height, width) < self.grain or height % self.grain or width % self.grain:
+            raise ValueError(f"{self.spec.title} draws sides that are multiples of {self.grain}, not {height} x {width}.")
+        self.picture = (height, width)
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> Condition:
+        prompts = list(prompts)
+        tokenizer, limit = self._reader()
+        with self.residency.using(self.text_encoders), hushed():
+            parts = [
+                self._embed(prompts[i : i + ENCODED_PROMPTS]) for i in range(0, len(prompts), ENCODED_PROMPTS)
+            ]
+        embeds, pooled = (torch.cat(tensors).to(self.device, self.dtype) for tensors in zip(*parts, strict=True))
+        lengths = [len(ids) for ids in tokenizer(prompts, verbose=False)["input_ids"]]
+        return Condition(embeds, pooled, tuple(length > limit for length in lengths))
+
+    @property
+    def has_tiny_decoder(self) -> bool:
+        return self.tiny is not None
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
+        vae = self.tiny if tiny and self.tiny is not None else self.pipe.vae
+        height, width = latents.shape[-2] * self._factor, latents.shape[-1] * self._factor
+        slices = latents.split(max(1, DECODED_PIXELS // (height * width)))
+        with self.residency.using(vae, self._limited(lambda: self.parts.decode)):
+            return torch.cat([self._decode_slice(vae, part) for part in slices])
+
+    def _decode_slice(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        pictures = vae.decode(self._unscaled(vae, latents.to(vae.dtype)), return_dict=False)[0]
+        return self.pipe.image_processor.postprocess(pictures.float(), output_type="pt")
+
+    def _unscaled(self, vae: nn.Module, latents: Tensor) -> Tensor:
+        return latents / vae.config.scaling_factor
+
+    def _forward(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        if getattr(denoiser, "fused_lora", self.lora) != self.lora:
+            raise ValueError(f"This quantized denoiser is for another step count than {self.spec.title} now runs in.")
+        work = self._limited(lambda: self.parts.denoise * len(latents) + self.parts.unpack)
+        with self.residency.using(denoiser, work):
+            return self._predict(denoiser, latents.to(self.dtype), timestep, condition)
+
+    def use(self, steps: int) -> None:
+        """Load the weights with the LoRA for this step count, unless they are there already.
+
+        Raises:
+            BackboneError: there is no LoRA for it, or it cannot be read.
+        """
+        file = self.spec.lora_file(steps)
+        if file != self.lora:
+            denoiser = self.weights(file)
+            self.residency.park(self.denoiser)
+            self.denoiser = self.pipe.unet = denoiser
+            self._quantized.clear()
+            self.lora = file
+
+    def set_timesteps(self, scheduler, steps: int) -> None:
+        self.use(steps)
+        super().set_timesteps(scheduler, steps)
+
+    def quantized(self, quantization: Quantization) -> Quantized:
+        """As for every backbone; the copy is made in main memory where the device has no room for a second one."""
+        if quantization in self._quantized:
+            return super().quantized(quantization)
+        if not self.residency.has_room(stored_bytes(self.denoiser, None)):
+            self.residency.park(self.denoiser)
+        made = super().quantized(quantization)
+        made.module.fused_lora = self.lora
+        modes = [part.uses(self.device, self.dtype) for part in made.module.modules() if isinstance(part, PackedLayer)]
+        made.report.execution = {mode: modes.count(mode) for mode in dict.fromkeys(modes)}
+        return made
+
+    @cached_property
+    def parts(self) -> memory.Footprint:
+        """The footprint of this model at this size, from the configurations that were loaded."""
+        name = "transformer" if hasattr(self.pipe, "transformer") else "unet"
+        with torch.device("meta"):
+            built = {
+                key: type(part).from_config(part.config) for key, part in ((name, self.denoiser), ("vae", self.pipe.vae))
+            }
+        encoders = {f"text_encoder_{i}": encoder for i, encoder in enumerate(self.text_encoders, 1)}
+        return memory.footprint(built | encoders, *self.picture, self.dtype)
+
+    def _limited(self, size: Callable[[], int]) -> int:
+        return 0 if self.residency.budget is None else size()
+
+    def _make_scorer(self) -> Scorer:
+        if self.judge is not None:
+            return self.judge
+        from qsched.scoring.loading import load_scorer
+
+        return load_scorer(PHOTO_SCORER, self.device)
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """No word from diffusers and transformers below an error: what they would say about a prompt, Condition says."""
+    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -128,6 +128,7 @@ def compare(
     """
     settings = settings.check(backbone)
     coefficients.expand(settings.steps)
+    backbone.use(settings.steps)
     name = f"{backbone.spec.id} {backbone.revision}"
     judge = _judge(backbone)
     same_picture = (
@@ -196,6 +197,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
     """
     settings = comparison.settings
     coefficients.expand(settings.steps)
+    backbone.use(settings.steps)
     column = replace(comparison.naive, name=QSCHED) if coefficients.is_identity else comparison.seen.get(coefficients)
     if column is None:
         quantized = backbone.quantized(settings.quantization)

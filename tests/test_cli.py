@@ -35,14 +35,14 @@ def preset_file(tmp_path_factory):
 
 
 def test_backbones_lists_what_can_run(line):
-    (spec,) = line.ok("backbones")["backbones"]
+    spec = line.ok("backbones")["backbones"][0]
     assert spec["id"] == "emoji-lcm" and spec["ready"] and spec["reason"] is None and spec["steps"][0] == 1
     status, out, _ = line.run("backbones")
     assert status == 0 and "emoji-lcm" in out and "ready" in out and "Apache-2.0" in out
 
 
 def test_backbones_says_why_one_cannot_run(line, tmp_path):
-    (spec,) = line.ok("backbones", "--source", tmp_path)["backbones"]
+    spec = line.ok("backbones", "--source", tmp_path)["backbones"][0]
     assert not spec["ready"] and "missing" in spec["reason"]
 
 

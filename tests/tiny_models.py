@@ -165,7 +165,12 @@ def write_clip_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\nf o\nfo x</w>\n")
     settings = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[1], "unk_token": SPECIAL[1], "pad_token": SPECIAL[1]}
     (folder / "special_tokens_map.json").write_text(json.dumps(settings))
-    more = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "add_prefix_space": False, "do_lower_case": True}
+    more = {
+        "tokenizer_class": "CLIPTokenizer",
+        "model_max_length": 77,
+        "add_prefix_space": False,
+        "do_lower_case": True,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | more))
 
 
@@ -219,7 +224,9 @@ def _lively(module: nn.Module, factor: float) -> nn.Module:
 
 
 def _sd(spec: BackboneSpec) -> StableDiffusionPipeline:
-    parts = dict(vae=_vae(), text_encoder=_clip(16), tokenizer=CLIPTokenizer(), safety_checker=None, feature_extractor=None)
+    parts = dict(
+        vae=_vae(), text_encoder=_clip(16), tokenizer=CLIPTokenizer(), safety_checker=None, feature_extractor=None
+    )
     if spec.scheduler == "LCMScheduler":
         unet = _unet(cross_attention_dim=16, time_cond_proj_dim=16)
         parts |= {"unet": unet, "scheduler": LCMScheduler(**LATENT_BETAS)}
@@ -240,7 +247,7 @@ def _sdxl(spec: BackboneSpec) -> StableDiffusionXLPipeline:
     )
     turbo = spec.scheduler.startswith("EulerAncestral")
     kind = EulerAncestralDiscreteScheduler if turbo else EulerDiscreteScheduler
-    spacing = {"timestep_spacing": "trailing"} if turbo else {"timestep_spacing": "leading", "steps_offset": 1}
+    spacing = "trailing" if turbo else "leading"
     return StableDiffusionXLPipeline(
         _vae(scaling_factor=0.13025, force_upcast=True),
         _clip(16),
@@ -248,7 +255,7 @@ def _sdxl(spec: BackboneSpec) -> StableDiffusionXLPipeline:
         CLIPTokenizer(),
         CLIPTokenizer(),
         unet,
-        kind(**LATENT_BETAS, **spacing),
+        kind(**LATENT_BETAS, timestep_spacing=spacing, steps_offset=1),
     )
 
 

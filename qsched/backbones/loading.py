@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -21,7 +22,7 @@ from qsched.backbones.sdxl import SDXLBackbone
 from qsched.backbones.spec import SPECS, BackboneError, BackboneSpec, Source
 
 FAMILIES: dict[str, type[PipelineBackbone]] = {"sd": SDBackbone, "sdxl": SDXLBackbone, "flux": FluxBackbone}
-UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+UNUSED = {"safety_checker", "feature_extractor", "image_encoder"}
 
 
 def load_pipeline(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -> PipelineBackbone:
@@ -68,30 +69,49 @@ def open_pipeline(spec: BackboneSpec, folder: Path, dtype: torch.dtype) -> Diffu
     Raises:
         BackboneError: the folder is no pipeline's, or one of another family.
     """
+    check_family(spec, folder)
     pipeline = getattr(diffusers, spec.pipeline)
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise BackboneError(f"{spec.id} cannot be loaded from {folder}: there is no model_index.json in it.")
-    there = json.loads(index.read_text())
-    needed = {"scheduler", *pipeline.model_cpu_offload_seq.split("->")} - {"image_encoder"}
-    missing = sorted(name for name in needed if not isinstance(there.get(name), list) or None in there[name])
-    foreign = sorted({"unet", "transformer", "text_encoder_2"} & (there.keys() - needed))
-    if missing or foreign:
-        raise BackboneError(
-            f"{spec.id} cannot be loaded from {folder}: it is a {there.get('_class_name', 'folder of another kind')}, "
-            + (f"without {', '.join(missing)}." if missing else f"with a {foreign[0]}.")
-        )
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    options = {name: None for name in UNUSED if name in there}
+    options = dict.fromkeys(UNUSED & components(folder).keys())
     if spec.vae is not None:
         options["vae"] = AutoencoderKL.from_pretrained(hub.fetch(spec.vae), dtype=dtype)
     pipe = pipeline.from_pretrained(
         folder, dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True, **options
     )
     if spec.family == "sdxl":
-        nn.Module.to(pipe.vae, memory.decoder_dtype(pipe.vae, dtype))  # diffusers' own `to` warns that it was loaded otherwise
+        nn.Module.to(
+            pipe.vae, memory.decoder_dtype(pipe.vae.config, dtype)
+        )  # diffusers' own `to` warns that it was loaded otherwise
     return pipe
+
+
+def check_family(spec: BackboneSpec, folder: Path) -> None:
+    """Refuse a folder that is no pipeline's, or one of another family.
+
+    Raises:
+        BackboneError: one sentence that says what the folder is.
+    """
+    there = components(folder)
+    needed = {"scheduler", *getattr(diffusers, spec.pipeline).model_cpu_offload_seq.split("->")} - UNUSED
+    missing = sorted(name for name in needed if not isinstance(there.get(name), list) or None in there[name])
+    foreign = sorted({"unet", "transformer", "text_encoder_2"} & (there.keys() - needed))
+    if missing or foreign:
+        what = f"without {', '.join(missing)}" if missing else f"with {', '.join(foreign)}"
+        raise BackboneError(
+            f"{spec.id} cannot be loaded from {folder}: it is a {there.get('_class_name', 'folder of another kind')} {what}."
+        )
+
+
+def components(folder: Path) -> dict[str, Any]:
+    """model_index.json: a pipeline's components with their classes."""
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise BackboneError(f"There is no model_index.json in {folder}, so that it cannot be a pipeline's folder.")
+    there = json.loads(index.read_text())
+    if not isinstance(there, dict):
+        raise BackboneError(f"{index} does not list a pipeline's components.")
+    return there
 
 
 def scheduler_for(spec: BackboneSpec, pipe: DiffusionPipeline) -> SchedulerMixin:

@@ -29,21 +29,28 @@ def fuse_lora(unet: nn.Module, file: Path, pipeline: type) -> int:
     Returns:
         How many layers were changed.
     Raises:
-        BackboneError: the file has weights for something that is not in this U-Net, or shapes that do not fit it.
+        BackboneError: the file cannot be read, or has weights that do not belong to this U-Net; that is then as it was.
     """
-    state, alphas = pipeline.lora_state_dict(load_file(file), unet_config=unet.config)
+    try:
+        state, alphas = pipeline.lora_state_dict(load_file(file), unet_config=unet.config)
+    except Exception as error:  # a missing half is a KeyError there, a foreign file anything
+        raise BackboneError(f"The LoRA {file.name} cannot be read: {type(error).__name__} {error}") from error
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in convert_unet_state_dict_to_peft(state).items():
         found = PART.match(key)
         if found is None:
             raise BackboneError(f"The LoRA {file.name} has weights for something else than a U-Net: {key}.")
         pairs.setdefault(found["layer"], {})[found["side"]] = tensor
-    scales = {ALPHA.match(key)["layer"]: float(alpha) for key, alpha in convert_unet_state_dict_to_peft(alphas or {}).items()}
+    scales = {
+        ALPHA.match(key)["layer"]: float(alpha) for key, alpha in convert_unet_state_dict_to_peft(alphas or {}).items()
+    }
     layers = dict(unet.named_modules())
     changes = {name: _change(file, name, pair, scales.get(name)) for name, pair in pairs.items()}
     for name, change in changes.items():
         if name not in layers or layers[name].weight.shape != change.shape:
-            raise BackboneError(f"The LoRA {file.name} does not belong to this U-Net: {name} is missing or of another shape.")
+            raise BackboneError(
+                f"The LoRA {file.name} does not belong to this U-Net: {name} is missing or of another shape."
+            )
     for name, change in changes.items():
         weight = layers[name].weight
         weight.copy_(weight.float() + change.to(weight.device))

@@ -7,7 +7,8 @@ the layers. Activations are an estimate from above (see `Footprint`). Nothing he
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import psutil
 import torch
@@ -109,11 +110,9 @@ def plan_on_host(parts: Footprint) -> MemoryPlan:
     return MemoryPlan("resident", peak, peak)
 
 
-@functools.cache
 def published(architecture: str, size: int, dtype: torch.dtype = torch.float16) -> Footprint:
     """The footprint of a published architecture for square pictures of this size."""
-    parts = {name: build(architecture, name) for name in ARCHITECTURES[architecture]}
-    return footprint(parts, size, size, dtype)
+    return _in_dtype(_published_half(architecture, size), dtype, ARCHITECTURES[architecture]["vae"][1])
 
 
 def footprint(parts: Mapping[str, nn.Module], height: int, width: int, dtype: torch.dtype) -> Footprint:
@@ -123,22 +122,52 @@ def footprint(parts: Mapping[str, nn.Module], height: int, width: int, dtype: to
         parts: "unet" or "transformer", and "vae", on the meta device; every "text_encoder..." on any device.
         height, width: of the pictures in pixels. dtype: what the backbone runs in.
     """
+    sdxl = (
+        "unet" in parts and "text_encoder_2" in parts
+    )  # only its pipeline heeds what the decoder's configuration says
+    return _in_dtype(_half(parts, height, width), dtype, parts["vae"].config if sdxl else {})
+
+
+@functools.cache
+def _published_half(architecture: str, size: int) -> Footprint:
+    return _half({name: _built(architecture, name) for name in ARCHITECTURES[architecture]}, size, size)
+
+
+@functools.cache
+def _built(architecture: str, name: str) -> nn.Module:
+    return build(architecture, name)
+
+
+def _half(parts: Mapping[str, nn.Module], height: int, width: int) -> Footprint:
+    """The footprint in 16 bits throughout."""
     name = next(name for name in ("unet", "transformer") if name in parts)
-    denoiser, vae = nn.Module.to(parts[name], dtype), parts["vae"]  # diffusers' own `to` warns of what float32 would lose
-    each = dtype.itemsize
-    vae_dtype = decoder_dtype(vae, dtype) if "text_encoder_2" in parts else dtype  # only SDXL's pipeline upcasts
-    vae = nn.Module.to(vae, vae_dtype)
+    # diffusers' own `to` would warn of what float32 loses
+    denoiser, vae = (nn.Module.to(parts[key], torch.float16) for key in (name, "vae"))
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    blocks = [stored_bytes(block, each) for block in outer_blocks(denoiser)]
+    blocks = [stored_bytes(block) for block in outer_blocks(denoiser)]
     return Footprint(
-        denoiser=stored_bytes(denoiser, each),
-        largest_block=stored_bytes(denoiser, each) - sum(blocks) + max(blocks, default=0),
+        denoiser=stored_bytes(denoiser),
+        largest_block=stored_bytes(denoiser) - sum(blocks) + max(blocks, default=0),
         quantized={bits: quantized_bytes(denoiser, bits) for bits in BITS},
-        text_encoders=sum(stored_bytes(part, each) for key, part in parts.items() if key.startswith("text_encoder")),
-        vae=stored_bytes(vae, vae_dtype.itemsize),
-        denoise=2 * _denoise_bytes(denoiser, height // factor, width // factor, dtype),
+        text_encoders=sum(stored_bytes(part) for key, part in parts.items() if key.startswith("text_encoder")),
+        vae=stored_bytes(vae),
+        denoise=2 * _denoise_bytes(denoiser, height // factor, width // factor),
         unpack=UNPACKED * max(p.numel() for p in denoiser.parameters()),
-        decode=_decode_bytes(vae, height // factor, width // factor, vae_dtype),
+        decode=_decode_bytes(vae, height // factor, width // factor),
+    )
+
+
+def _in_dtype(half: Footprint, dtype: torch.dtype, vae_config: Mapping[str, Any]) -> Footprint:
+    """The same in another dtype; packed weights stay as they are."""
+    times, vae_times = dtype.itemsize // 2, decoder_dtype(vae_config, dtype).itemsize // 2
+    return replace(
+        half,
+        denoiser=half.denoiser * times,
+        largest_block=half.largest_block * times,
+        text_encoders=half.text_encoders * times,
+        vae=half.vae * vae_times,
+        denoise=half.denoise * times,
+        decode=half.decode * vae_times,
     )
 
 
@@ -153,9 +182,9 @@ def quantized_bytes(module: nn.Module, bits: str) -> int:
     return total
 
 
-def decoder_dtype(vae: nn.Module, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which an SDXL decoder gives pictures: float16 overflows to black where its config says so."""
-    return torch.float32 if dtype == torch.float16 and vae.config.force_upcast else dtype
+def decoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a decoder of this configuration gives pictures: SDXL's overflows float16 to black."""
+    return torch.float32 if dtype == torch.float16 and config.get("force_upcast") else dtype
 
 
 def outer_blocks(module: nn.Module) -> list[nn.Module]:
@@ -201,8 +230,8 @@ def gibibytes(count: int) -> str:
     return f"{count / 2**30:.1f} GiB"
 
 
-def _denoise_bytes(denoiser: nn.Module, height: int, width: int, dtype: torch.dtype) -> int:
-    empty = lambda *shape: torch.empty(*shape, device="meta", dtype=dtype)
+def _denoise_bytes(denoiser: nn.Module, height: int, width: int) -> int:
+    empty = lambda *shape: torch.empty(*shape, device="meta", dtype=torch.float16)
     config = denoiser.config
     if "joint_attention_dim" in config:  # FLUX: latents are packed 2 x 2, the text has 256 tokens
         tokens = height * width // 4
@@ -217,6 +246,6 @@ def _denoise_bytes(denoiser: nn.Module, height: int, width: int, dtype: torch.dt
     return peak_activation_bytes(denoiser, lambda: denoiser(*inputs, added_cond_kwargs=added))
 
 
-def _decode_bytes(vae: nn.Module, height: int, width: int, dtype: torch.dtype) -> int:
-    latents = torch.empty(1, vae.config.latent_channels, height, width, device="meta", dtype=dtype)
+def _decode_bytes(vae: nn.Module, height: int, width: int) -> int:
+    latents = torch.empty(1, vae.config.latent_channels, height, width, device="meta", dtype=torch.float16)
     return peak_activation_bytes(vae, lambda: vae.decode(latents))

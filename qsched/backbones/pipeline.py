@@ -79,7 +79,9 @@ class PipelineBackbone(Backbone):
             ValueError: a side is not a positive multiple of `grain`.
         """
         if min(height, width) < self.grain or height % self.grain or width % self.grain:
-            raise ValueError(f"{self.spec.title} draws sides that are multiples of {self.grain}, not {height} x {width}.")
+            raise ValueError(
+                f"{self.spec.title} draws sides that are multiples of {self.grain}, not {height} x {width}."
+            )
         self.picture = (height, width)
 
     @torch.inference_mode()
@@ -87,9 +89,7 @@ class PipelineBackbone(Backbone):
         prompts = list(prompts)
         tokenizer, limit = self._reader()
         with self.residency.using(self.text_encoders), hushed():
-            parts = [
-                self._embed(prompts[i : i + ENCODED_PROMPTS]) for i in range(0, len(prompts), ENCODED_PROMPTS)
-            ]
+            parts = [self._embed(prompts[i : i + ENCODED_PROMPTS]) for i in range(0, len(prompts), ENCODED_PROMPTS)]
         embeds, pooled = (torch.cat(tensors).to(self.device, self.dtype) for tensors in zip(*parts, strict=True))
         lengths = [len(ids) for ids in tokenizer(prompts, verbose=False)["input_ids"]]
         return Condition(embeds, pooled, tuple(length > limit for length in lengths))
@@ -156,7 +156,8 @@ class PipelineBackbone(Backbone):
         name = "transformer" if hasattr(self.pipe, "transformer") else "unet"
         with torch.device("meta"):
             built = {
-                key: type(part).from_config(part.config) for key, part in ((name, self.denoiser), ("vae", self.pipe.vae))
+                key: type(part).from_config(part.config)
+                for key, part in ((name, self.denoiser), ("vae", self.pipe.vae))
             }
         encoders = {f"text_encoder_{i}": encoder for i, encoder in enumerate(self.text_encoders, 1)}
         return memory.footprint(built | encoders, *self.picture, self.dtype)

@@ -56,13 +56,14 @@ class Residency:
             DoesNotFit: if the device runs out of memory all the same.
         """
         try:
-            size = _bytes(module)
-            self._make_room(size + work, module)
-            if self.budget is not None and size + work > self.budget and outer_blocks(module):
-                self.park(module)
-                with self._streaming(module):
-                    yield
-                return
+            if self.budget is not None:
+                need = _bytes(module) + work
+                self._make_room(need, module)
+                if need > self.budget and outer_blocks(module):
+                    self.park(module)
+                    with self._streaming(module):
+                        yield
+                    return
             if not any(other is module for other in self.there):
                 self._move(module, self.device)
             self._there = [weakref.ref(other) for other in self.there if other is not module] + [weakref.ref(module)]
@@ -90,8 +91,6 @@ class Residency:
             self.park(module)
 
     def _make_room(self, need: int, module: nn.Module) -> None:
-        if self.budget is None:
-            return
         others = [other for other in self.there if other is not module]
         while others and sum(map(_bytes, others)) + need > self.budget:
             self.park(others.pop(0))
@@ -102,7 +101,6 @@ class Residency:
         blocks = outer_blocks(module)
         inside = {id(part) for block in blocks for part in block.modules()}
         rest = [part for part in module.modules() if id(part) not in inside and not any(part.children())]
-
 
         def come(block: nn.Module, args: object) -> None:
             self._move(block, self.device)

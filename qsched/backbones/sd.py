@@ -36,5 +36,7 @@ def guidance_embedding(backbone: PipelineBackbone, batch: int) -> Tensor | None:
     width = backbone.denoiser.config.time_cond_proj_dim
     if width is None:
         return None
-    scale = torch.tensor((backbone.spec.guidance or 1.0) - 1).repeat(batch)  # diffusers counts from 1, the LCM paper from 0
+    scale = torch.tensor((backbone.spec.guidance or 1.0) - 1).repeat(
+        batch
+    )  # diffusers counts from 1, the LCM paper from 0
     return backbone.pipe.get_guidance_scale_embedding(scale, width).to(backbone.device, backbone.dtype)

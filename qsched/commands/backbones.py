@@ -1,11 +1,20 @@
 """`backbones`: what can run here."""
 
 import argparse
-from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from qsched.commands import Result
 from qsched.commands.options import add_backbone, open_backbone
 from qsched.commands.output import megabytes, table
+
+if TYPE_CHECKING:
+    import torch
+
+    from qsched.backbones import BackboneSpec
+
+SIZES = ("w8a8", "w4a8", "w3a8", "w2a8")
+SHOWN = ("title", "family", "licence", "gated", "steps", "default_steps", "size", "guidance", "scheduler", "revision")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,21 +23,96 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Every backbone with its facts, and ready or why not (each is loaded once to find out)."""
-    from qsched.backbones import SPECS, BackboneError
+    """Every backbone with its facts, its sizes, and ready or why not; nothing is downloaded, only the embedded one is loaded."""
+    from qsched.backbones import SPECS, pick_device
 
-    found = []
-    for spec in SPECS.values():
-        try:
-            reason, parameters = None, sum(p.numel() for p in open_backbone(args, spec.id).denoiser.parameters())
-        except BackboneError as error:
-            reason, parameters = str(error), None
-        facts = {name: value for name, value in asdict(spec).items() if name != "source"}
-        found.append(facts | {"parameters": parameters, "ready": reason is None, "reason": reason})
-    rows = [["id", "steps", "pixels", "licence", "download", "memory", "state"]]
+    device = pick_device(args.device)
+    found = [_embedded(args, spec) if spec.family == "emoji" else _real(args, spec, device) for spec in SPECS.values()]
+    rows = [["id", "steps", "pixels", "licence", "download", "fp16", *SIZES, "how it runs here", "state"]]
     for f in found:
+        sizes = [megabytes(f["denoiser_bytes"][name]) if f["denoiser_bytes"] else "-" for name in ("fp16", *SIZES)]
         download = megabytes(f["download_bytes"]) if f["download_bytes"] else "none"
-        steps = f"{min(f['steps'])}-{max(f['steps'])}"
+        licence = f["licence"] + ", gated" * f["gated"]
         state = "ready" if f["ready"] else f["reason"]
-        rows.append([f["id"], steps, str(f["size"]), f["licence"], download, megabytes(f["memory_bytes"]), state])
-    return Result({"backbones": found}, table(rows))
+        rows.append(
+            [f["id"], _steps(f["steps"]), str(f["size"]), licence, download, *sizes, f["plan"]["sentence"], state]
+        )
+    text = (
+        table(rows) + "\n\nSizes are the denoiser's as stored; what is free on the device decides how a backbone runs."
+    )
+    return Result({"device": str(device), "backbones": found}, text)
+
+
+def _facts(spec: "BackboneSpec", **more: Any) -> dict[str, Any]:
+    total = sum(source.bytes for source in spec.sources())
+    return {"id": spec.id, **{name: getattr(spec, name) for name in SHOWN}, "download_bytes": total, **more}
+
+
+def _embedded(args: argparse.Namespace, spec: "BackboneSpec") -> dict[str, Any]:
+    from qsched.backbones import BackboneError, memory
+
+    try:
+        backbone = open_backbone(args, spec.id)
+    except BackboneError as error:
+        reason, sizes, parameters = str(error), None, None
+    else:
+        sizes = {bits: memory.quantized_bytes(backbone.denoiser, bits) for bits in SIZES}
+        reason, sizes = None, {"fp16": backbone.full_precision_bytes} | sizes
+        parameters = sum(p.numel() for p in backbone.denoiser.parameters())
+    plan = {"kind": "resident", "sentence": memory.PLANS["resident"], "peak_bytes": spec.memory_bytes, "host_bytes": 0}
+    return _facts(spec, parameters=parameters, denoiser_bytes=sizes, plan=plan, ready=reason is None, reason=reason)
+
+
+def _real(args: argparse.Namespace, spec: "BackboneSpec", device: "torch.device") -> dict[str, Any]:
+    from qsched.backbones import memory, pick_dtype
+
+    spec = spec.at(args.source) if args.source else spec
+    parts, free = memory.facts(spec), memory.free_bytes(device)
+    if device.type == "cpu":
+        plan = memory.plan_on_host(memory.published(spec.architecture, spec.size, pick_dtype(spec, device)))
+    else:
+        plan = memory.plan(parts, spec.default_bits, free)
+    fits = plan.fits and plan.peak <= free
+    reason = _missing(spec) or (None if fits else memory.too_large(spec.title, plan.peak, free))
+    needs = {bits: memory.needs(parts, bits) for bits in memory.BITS}
+    return _facts(
+        spec,
+        source=spec.source,
+        parameters=parts.denoiser // 2,
+        denoiser_bytes={"fp16": parts.denoiser, **parts.quantized},
+        text_encoder_bytes=parts.text_encoders,
+        vae_bytes=parts.vae,
+        device_memory_bytes=needs,
+        plan={
+            "kind": plan.kind if fits else "none",
+            "sentence": plan.sentence if fits else memory.PLANS["none"],
+            "peak_bytes": plan.peak,
+            "host_bytes": plan.host,
+        },
+        ready=reason is None,
+        reason=reason,
+    )
+
+
+def _missing(spec: "BackboneSpec") -> str | None:
+    """Why the files are not there, None if they are; the tiny decoder is not needed."""
+    from qsched.backbones import BackboneError
+    from qsched.backbones.hub import is_ready
+    from qsched.backbones.loading import check_family
+
+    needed = [source for source in spec.sources() if source != spec.tiny_vae]
+    if not all(is_ready(source) for source in needed):
+        first = "not downloaded" + (" (gated: log in and accept its licence first)" if spec.gated else "")
+        return f"{first}: python -m qsched pull {spec.id}"
+    if not Path(spec.source).is_dir():
+        return None
+    try:
+        check_family(spec, Path(spec.source))
+    except BackboneError as error:
+        return str(error)
+    return None
+
+
+def _steps(steps: tuple[int, ...]) -> str:
+    through = steps == tuple(range(steps[0], steps[-1] + 1))
+    return f"{steps[0]}-{steps[-1]}" if through else ", ".join(map(str, steps))

@@ -99,9 +99,9 @@ def test_bad_input_is_one_line(line, tmp_path, argv, message):
 
 def test_foreign_presets_are_one_line(line, preset_file, tmp_path):
     preset = load_preset(preset_file)
-    preset.backbone = "pcm-sd15"
+    preset.backbone = "sd-turbo"
     save_preset(preset, tmp_path / "foreign.json")
-    assert "Unknown backbone 'pcm-sd15'" in line.fails("evaluate", "--preset", tmp_path / "foreign.json")
+    assert "Unknown backbone 'sd-turbo'" in line.fails("evaluate", "--preset", tmp_path / "foreign.json")
     (tmp_path / "corrupt.json").write_bytes(preset_file.read_bytes()[:200])
     for command in (["evaluate"], ["export", "--out", tmp_path / "out"]):
         assert "not a preset" in line.fails(*command, "--preset", tmp_path / "corrupt.json")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from tiny_models import PROMPTS, fresh, folder_of, lora_of, lora_weights
+from tiny_models import PROMPTS, folder_of, fresh, lora_of, lora_weights
 
 from qsched.backbones import BackboneError, Quantization
 from qsched.backbones.lora import fuse_lora

@@ -79,9 +79,8 @@ def test_activations_count(three):
     assert moves.take() == [("text", "off")]
 
 
-def test_dropped_modules_are_forgotten(three):
-    moves, m = three
-    residency = Residency(DEVICE, 1500, move=moves)
+def test_dropped_modules_are_forgotten():
+    residency = Residency(DEVICE, 1500, move=Moves())
     use(residency, block(1400))
     assert residency.there == [] and residency.has_room(1500)
 
@@ -129,7 +128,7 @@ def test_running_out_of_memory_is_one_sentence_and_the_work_goes_on(three):
     assert isinstance(caught.value, BackboneError) and isinstance(caught.value, torch.OutOfMemoryError)
     use(residency, m["text"], m["full"])
     with pytest.raises(ZeroDivisionError), residency.using(m["text"]):
-        1 // 0
+        raise ZeroDivisionError
 
 
 @pytest.fixture
@@ -205,6 +204,6 @@ def test_a_backbone_that_runs_out_of_memory_says_what_would_fit(backbone, monkey
 
     with monkeypatch.context() as patch:
         patch.setattr(backbone.pipe.vae, "decode", too_much)
-        with pytest.raises(DoesNotFit, match="SDXL-Turbo ran out of memory: .* would fit"):
+        with pytest.raises(DoesNotFit, match=r"SDXL-Turbo ran out of memory: .* would fit"):
             picture(backbone)
     assert picture(backbone).isfinite().all()

@@ -110,6 +110,7 @@ class Backbone(ABC):
 
     def use(self, steps: int) -> None:
         """Make ready for this step count; to be called before `quantized`, since some families have weights for each."""
+        return
 
     def set_timesteps(self, scheduler: SchedulerMixin, steps: int) -> None:
         """Set a scheduler's timesteps as the family's stock pipeline does."""

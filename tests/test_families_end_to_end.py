@@ -73,6 +73,17 @@ def test_candidates_of_one_batch_are_single_runs(id):
         torch.testing.assert_close(together[i], alone[0], atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.parametrize("method", ["mixdq", "svdquant"])
+@pytest.mark.parametrize("id", REAL)
+def test_the_rivals_quantize_what_is_loaded(id, method):
+    backbone, few = tiny(id), SPECS[id].steps[0]
+    backbone.use(few)
+    bits = "w4a4" if method == "svdquant" else "w4a8"
+    made = backbone.quantized(Quantization(bits, method=method))
+    noise, condition = draw_noise(backbone.latent_shape, 0, [0]), backbone.encode(PROMPTS[:1])
+    assert sample(backbone, condition, noise, few, None, made.module).isfinite().all()
+
+
 def run(capsys, *argv):
     status = cli.main([str(argument) for argument in argv])
     captured = capsys.readouterr()

@@ -112,6 +112,11 @@ class Backbone(ABC):
         """Make ready for this step count; to be called before `quantized`, since some families have weights for each."""
         return
 
+    @property
+    def ready_steps(self) -> int:
+        """A step count that it can run as it is now."""
+        return self.spec.default_steps
+
     def set_timesteps(self, scheduler: SchedulerMixin, steps: int) -> None:
         """Set a scheduler's timesteps as the family's stock pipeline does."""
         scheduler.set_timesteps(steps, device=self.device)

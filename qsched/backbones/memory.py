@@ -17,7 +17,7 @@ from torch import nn
 from qsched.backbones.activations import peak_activation_bytes
 from qsched.backbones.architectures import ARCHITECTURES, build
 from qsched.backbones.spec import SPECS, BackboneSpec
-from qsched.quantization import DEFAULT_KEEP, BitWidth, _matches, stored_bytes
+from qsched.quantization import DEFAULT_KEEP, BitWidth, layers_to_pack, stored_bytes
 
 BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 RESERVE = 512 << 20
@@ -174,11 +174,11 @@ def _in_dtype(half: Footprint, dtype: torch.dtype, vae_config: Mapping[str, Any]
 def quantized_bytes(module: nn.Module, bits: str) -> int:
     """What `quantize(module, bits)` would report as bytes_after, from shapes alone."""
     width, total = BitWidth.parse(bits).weight, stored_bytes(module)
-    for name, layer in module.named_modules():
-        if type(layer) in (nn.Linear, nn.Conv2d) and not _matches(name, DEFAULT_KEEP):
-            count = layer.weight.numel()
-            codes = math.ceil(count / 4) + math.ceil(count / 8) if width == 3 else math.ceil(count * width / 8)
-            total += codes + 2 * len(layer.weight) - 2 * count
+    for names in layers_to_pack(module, "all", DEFAULT_KEEP)[0]:
+        weight = module.get_submodule(names[0]).weight
+        count = weight.numel()
+        codes = math.ceil(count / 4) + math.ceil(count / 8) if width == 3 else math.ceil(count * width / 8)
+        total += codes + 2 * len(weight) - 2 * count
     return total
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
 from qsched.backbones import memory
@@ -134,7 +134,13 @@ class PipelineBackbone(Backbone):
             self._quantized.clear()
             self.lora = file
 
-    def set_timesteps(self, scheduler, steps: int) -> None:
+    @property
+    def ready_steps(self) -> int:
+        return next(
+            (n for n in self.spec.steps if self.lora and self.spec.lora_file(n) == self.lora), super().ready_steps
+        )
+
+    def set_timesteps(self, scheduler: SchedulerMixin, steps: int) -> None:
         self.use(steps)
         super().set_timesteps(scheduler, steps)
 

@@ -97,7 +97,7 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
     hooks.append(denoiser.register_forward_hook(answered, with_kwargs=True))
     try:
         noise = draw_noise(backbone.latent_shape, 0, range(len(texts)))
-        sample(backbone, backbone.encode(texts), noise, backbone.spec.default_steps)
+        sample(backbone, backbone.encode(texts), noise, backbone.ready_steps)
     finally:
         backbone.calls = calls
         for hook in hooks:

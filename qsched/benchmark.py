@@ -61,6 +61,7 @@ def _measure(
         held = sum(p.numel() * p.element_size() for p in backbone.denoiser.parameters())
         column: dict[str, Any] = {"name": "full precision", "execution": None, "drag_s": None}
     else:
+        backbone.use(steps)
         made = backbone.quantized(quantization)
         module, stored = made.module, made.report.bytes_after
         held = made.report.bytes_in_memory + made.report.cache_bytes

@@ -207,6 +207,7 @@ def evaluate(
             f"The preset was made with revision {preset.revision} of {preset.backbone}, and this is revision "
             f"{backbone.revision}; --any-revision evaluates it all the same."
         )
+    backbone.use(preset.steps)
     module, condition = backbone.quantized(quantization_of(preset)).module, backbone.encode(prompts)
     scorer, total = backbone.scorer(), len(COLUMNS) * len(seeds) * len(prompts)
     scores: dict[str, dict[str, np.ndarray]] = {column: {} for column in COLUMNS}

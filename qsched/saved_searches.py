@@ -169,6 +169,7 @@ def _saved(study: optuna.Study, about: Mapping[str, Any]) -> SavedSearch:
 def _about(backbone: Backbone, options: SearchOptions) -> dict[str, Any]:
     """Everything a preset needs to know besides the scores; JSON friendly."""
     scorer = backbone.scorer()
+    backbone.use(options.steps)
     return {
         "backbone": backbone.spec.id,
         "revision": backbone.revision,

@@ -111,6 +111,7 @@ class Job:
                     yield [which] * len(chunk), images, self.backbone.decode(latents)
 
     def _denoiser(self) -> torch.nn.Module:
+        self.backbone.use(self.options.steps)
         return self.backbone.quantized(self.options.quantization).module
 
 

@@ -59,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     out = commands.add_parser("export", help="write a checkpoint as the diffusers folder that the app loads")
     out.add_argument("--checkpoint", choices=("denoiser", "student"), default="student")
     sheet = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
-    sheet.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.png")
+    sheet.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
     sheet.add_argument("--steps", type=int, default=4)
     judge = commands.add_parser("evaluate", help="CLIPScore, CLIP-IQA and recognition of seen and held-out pairs")
     judge.add_argument("--json", action="store_true")

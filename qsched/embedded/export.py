@@ -46,7 +46,7 @@ def sample_sheet(
     columns: int = 8,
     zoom: int = 2,
 ) -> None:
-    """Draw every prompt once and write a captioned contact sheet as PNG."""
+    """Draw every prompt once and write a captioned contact sheet, in the format that the name ends in."""
     images = draw(backbone, prompts, steps, seed)
     side, caption = backbone.spec.size * zoom, 16
     sheet = Image.new("RGB", (columns * (side + 4), math.ceil(len(prompts) / columns) * (side + caption + 4)), "white")
@@ -57,4 +57,4 @@ def sample_sheet(
         sheet.paste(tile.resize((side, side), Image.Resampling.BICUBIC), (x + 2, y + 2))
         pen.text((x + 4, y + side + 3), prompt, fill="black", font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path, optimize=True)
+    sheet.save(path, optimize=True, quality=95)

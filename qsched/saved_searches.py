@@ -44,14 +44,29 @@ def open_study(
     backbone: Backbone, options: SearchOptions, storage: str | None, study_name: str | None = None, resume: bool = True
 ) -> Study:
     """The study of a search with checked options: the one that is there, or a new one."""
-    identity = options.identity(backbone)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    name = study_name or "-".join(
-        [backbone.spec.id, options.quantization.bits, f"{options.steps}steps", options.strategy, digest]
-    )
+    name = study_name or name_of(backbone, options)
     if not resume:
         name += f"-{time.time_ns():x}"
-    return Study(storage, name, identity, options.c_range, _about(backbone, options))
+    return Study(storage, name, options.identity(backbone), options.c_range, _about(backbone, options))
+
+
+def name_of(backbone: Backbone, options: SearchOptions) -> str:
+    """The name of a study with checked options: readable, and the same for the same search alone."""
+    digest = hashlib.sha256(json.dumps(options.identity(backbone), sort_keys=True).encode()).hexdigest()[:12]
+    return "-".join([backbone.spec.id, options.quantization.bits, f"{options.steps}steps", options.strategy, digest])
+
+
+def stored_scores(storage: str, name: str) -> dict[Candidate, Scores]:
+    """The finished candidates of a search, none if it has not begun; nothing is written.
+
+    Raises:
+        StorageError: the storage cannot be used.
+    """
+    with storage_errors(storage):
+        opened = open_storage(storage)
+        if name not in optuna.get_all_study_names(opened):
+            return {}
+        return finished(optuna.load_study(study_name=name, storage=opened))
 
 
 def saved_searches(storage: str) -> list[SavedSearch]:

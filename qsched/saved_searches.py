@@ -19,7 +19,7 @@ from qsched.search_job import SearchError
 from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies import strategy_of
 from qsched.strategies.grid import value_of
-from qsched.studies import Scores, Study, finished, open_storage, storage_errors
+from qsched.studies import Scores, Study, finished, open_storage, storage_errors, without_password
 from qsched.surface import Surface
 
 
@@ -62,7 +62,7 @@ def stored_scores(storage: str, name: str) -> dict[Candidate, Scores]:
     Raises:
         StorageError: the storage cannot be used.
     """
-    with storage_errors(storage):
+    with storage_errors(without_password(storage)):
         opened = open_storage(storage)
         if name not in optuna.get_all_study_names(opened):
             return {}
@@ -76,7 +76,7 @@ def saved_searches(storage: str) -> list[SavedSearch]:
         StorageError: the storage cannot be used.
     """
     found = []
-    with storage_errors(storage):
+    with storage_errors(without_password(storage)):
         opened = open_storage(storage)
         for name in optuna.get_all_study_names(opened):
             study = optuna.load_study(study_name=name, storage=opened)
@@ -92,7 +92,7 @@ def load_search(storage: str, name: str) -> Preset:
         StorageError: the storage cannot be used, or holds no such search.
         SearchError: no candidate has a finite score yet.
     """
-    with storage_errors(storage):
+    with storage_errors(without_password(storage)):
         study = optuna.load_study(study_name=name, storage=open_storage(storage))
         return preset_of(study.user_attrs["about"], finished(study))
 
@@ -103,7 +103,7 @@ def delete_search(storage: str, name: str) -> None:
     Raises:
         StorageError: the storage cannot be used, or holds no such search.
     """
-    with storage_errors(storage):
+    with storage_errors(without_password(storage)):
         optuna.delete_study(study_name=name, storage=open_storage(storage))
 
 

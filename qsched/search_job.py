@@ -40,6 +40,7 @@ class Job:
         self.pictures: dict[Candidate, Tensor] = {}
         self._device = device or nullcontext()
         self._sampler: SharedSampler | None = None
+        self._on_images: Callable[[int], None] = lambda count: None
 
     @property
     def at_once(self) -> int:
@@ -50,13 +51,14 @@ class Job:
         """Scores of every candidate; NaN for an image that is not finite. The first image of each is kept in `pictures`.
 
         Args:
-            on_images: called with the number of images of every batch as it is done.
+            on_images: called with the number of images of every batch as it is done; 0 for one that makes none yet.
         Raises:
             SearchError: one image alone does not fit the memory.
         """
         while True:
             try:
-                return self._compute(candidates, on_images or (lambda count: None))
+                self._on_images = on_images or (lambda count: None)
+                return self._compute(candidates, self._on_images)
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise SearchError("One image alone does not fit the device's memory.") from None
@@ -89,9 +91,18 @@ class Job:
             prompts = range(len(self.options.prompts))
             condition = self.backbone.encode(self.options.prompts).select(list(prompts) * len(self.seeds))
             noise = Noise.join([draw_noise(self.backbone.latent_shape, seed, prompts) for seed in self.seeds])
-            self._sampler = SharedSampler(self.backbone, condition, noise, self.options.steps, self._denoiser())
+            self._sampler = SharedSampler(self.backbone, condition, noise, self.options.steps, self._denoiser(),
+                                          self._let_others)  # fmt: skip
         coefficients = [candidate.coefficients(self.options.shape) for candidate in candidates]
         yield from self._sampler.pictures(coefficients, self.batch_size)
+
+    def _let_others(self) -> None:
+        """Leave the device for a moment, in the middle of a batch of pictures."""
+        self._device.__exit__(None, None, None)
+        try:
+            self._on_images(0)
+        finally:
+            self._device.__enter__()
 
     def _from_scratch(self, candidates: Sequence[Candidate]):
         for which, candidate in enumerate(candidates):

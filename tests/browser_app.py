@@ -60,8 +60,11 @@ class TinyBackbone(Backbone):
     latent_shape = (3, 64, 64)
 
     def encode(self, prompts):
-        torch.manual_seed(sum(map(ord, prompts[0])))
-        wish = nn.functional.interpolate(torch.randn(1, 3, 4, 4), 64, mode="bicubic")
+        wishes = []
+        for prompt in prompts:
+            torch.manual_seed(sum(map(ord, prompt)))
+            wishes.append(nn.functional.interpolate(torch.randn(1, 3, 4, 4), 64, mode="bicubic"))
+        wish = torch.cat(wishes)
         return Condition(wish, wish.flatten(1)[:, :8], tuple(len(prompt) > 300 for prompt in prompts))
 
     def decode(self, latents):
@@ -96,7 +99,7 @@ def serving(presets: Path):
     from qsched.ui.engine import Engine
 
     engine = Engine(load=tiny_backbone, presets=presets)
-    app = build_app(engine=engine)
+    app = build_app(engine=engine, searches=str(presets / "searches.sqlite3"))
     engine.warm_up()
     _, url, _ = app.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
     try:

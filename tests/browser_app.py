@@ -93,12 +93,12 @@ def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
 
 
 @contextmanager
-def serving(presets: Path):
-    """The page on the tiny backbone: (url, engine)."""
+def serving(presets: Path, load=tiny_backbone):
+    """The page on a tiny backbone: (url, engine)."""
     from qsched.ui import build_app
     from qsched.ui.engine import Engine
 
-    engine = Engine(load=tiny_backbone, presets=presets)
+    engine = Engine(load=load, presets=presets)
     app = build_app(engine=engine, searches=str(presets / "searches.sqlite3"))
     engine.warm_up()
     _, url, _ = app.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)

@@ -220,7 +220,7 @@ def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strate
     picture = figure(shown, False)
     colour = lambda i, j: np.asarray(picture.image)[int(picture.cell_to_xy(i, j)[1]) + 12, int(picture.cell_to_xy(i, j)[0]) + 22]
     light = np.array([[colour(i, j).min() for j in range(7)] for i in range(7)])
-    assert np.median(light[~computed]) > np.median(light[computed]) + 60, "modelled cells are paler"
+    assert np.median(light[~computed]) > np.median(light[computed]) + 60, "modelled cells are fainter"
     if strategy == "per-step":
         assert shown.options.steps == 2 and len(tab.searches.load(shown.name).coefficients.expand(2)[0]) == 2
 

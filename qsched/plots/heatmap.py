@@ -19,7 +19,7 @@ from PIL import Image
 
 from qsched.plots.current import draw_current
 from qsched.plots.geometry import SurfaceImage, whole
-from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, label, paler, scale, ticks
+from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, label, fainter, scale, ticks
 from qsched.plots.noise import hatch, outline
 from qsched.remembering import Remembered
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
@@ -56,7 +56,7 @@ def surface_figure(
         formula: of JAQ in the scorer's own terms.
         noise: False leaves hatching and outline out, None leaves them out and their place empty (for a surface that is
             still being computed: its cells do not move when they come); so does a surface of one image per cell.
-        modelled: JAQ that a model predicts, shape (len(c_eps), len(c_x)); painted paler where no score was computed.
+        modelled: JAQ that a model predicts, shape (len(c_eps), len(c_x)); painted fainter where no score was computed.
         alongside: JAQ of another surface whose picture shares this one's colours.
     Raises:
         ValueError: if the size is too small for the grid.
@@ -128,7 +128,7 @@ def _render(
     painted = colours(norm(np.ma.masked_invalid(values)), bytes=True)  # here, not in imshow, which rounds on the way
     if modelled is not None:
         guessed = np.isnan(values) & np.isfinite(modelled)
-        painted[guessed] = paler(colours(norm(modelled[guessed]), bytes=True), look)
+        painted[guessed] = fainter(colours(norm(modelled[guessed]), bytes=True), look)
     cells.imshow(painted, origin="lower", aspect="auto", interpolation="nearest")
     cells.set_axis_off()
 
@@ -208,8 +208,8 @@ def _marks(
     ring = dict(marker="o", markersize=points(24), markerfacecolor="none", markeredgecolor=CURRENT)
     handles.append(entry("current", markeredgewidth=points(4), **ring))
     if modelled:
-        pale = paler(np.array([[33, 144, 141, 255]], np.uint8), look)[0] / 255
-        handles.append(entry("pale: modelled", marker="s", markersize=points(22), color=tuple(pale)))
+        faint = fainter(np.array([[33, 144, 141, 255]], np.uint8), look)[0] / 255
+        handles.append(entry("faint: modelled", marker="s", markersize=points(22), color=tuple(faint)))
     elif not np.isfinite(values).all():
         handles.append(entry("no score", marker="s", markersize=points(22), color=look.failed))
     return handles

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 SIZE = (840, 756)  # pixels; at 390 px of a phone's width the smallest letters are still 10 px high
 DPI = 100
 CURRENT, CURRENT_EDGE = "#ff5a1f", "#ffffff"
-PALE = 0.62  # share of the page's colour where a value is modelled
+FAINT = 0.62  # share of the page's colour where a value is modelled
 MIN_SPAN = 0.02  # JAQ from one end of the colours to the other, so that rounding is not painted as a landscape
 
 
@@ -50,10 +50,10 @@ def scale(values: np.ndarray, failed: str) -> tuple[Normalize, Colormap, str]:
     return Normalize(low - spare, high + spare), colours, "min" if clipped else "neither"
 
 
-def paler(colours: np.ndarray, look: Look) -> np.ndarray:
+def fainter(colours: np.ndarray, look: Look) -> np.ndarray:
     """Colours, uint8 of shape (n, 4), most of the way to the page's: for what was not measured."""
     page = np.array([*to_rgb(look.background), 1.0]) * 255
-    return np.round(PALE * page + (1 - PALE) * colours).astype(np.uint8)
+    return np.round(FAINT * page + (1 - FAINT) * colours).astype(np.uint8)
 
 
 def ticks(axis: tuple[float, ...]) -> list[float]:

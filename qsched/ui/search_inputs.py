@@ -96,7 +96,7 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
         )  # fmt: skip
         with gr.Row(elem_classes="q-pair"):
             seeds = _number(1, "Seeds per prompt", "search-seeds", precision=0)
-            k = _number(SearchOptions.k, "k, weight of CLIP-IQA", "search-k", step=0.1)
+            k = _number(SearchOptions.k, "k in JAQ", "search-k", step=0.1)
         plan = gr.HTML("", elem_id="search-plan", elem_classes="plain")
         with gr.Row(elem_classes="q-pair"):
             start = gr.Button("Start", variant="primary", elem_id="search-start", min_width=80, size="md")

@@ -15,6 +15,7 @@ class SearchResults:
     notes: gr.HTML
     nothing: gr.HTML
     surface: gr.Image
+    stability: gr.HTML
     best: gr.HTML
     picture: gr.Image
     caption: gr.HTML
@@ -50,7 +51,12 @@ class SearchResults:
     @property
     def live(self) -> list[gr.components.Component]:
         """What a search changes while it runs."""
-        return [self.progress, self.notes, self.nothing, self.surface, self.best, self.picture, self.caption, *self.takers]
+        return [self.progress, self.notes, *self.looked]
+
+    @property
+    def looked(self) -> list[gr.components.Component]:
+        """What belongs to the search that is shown."""
+        return [self.nothing, self.surface, self.stability, self.best, self.picture, self.caption, *self.takers]
 
     @property
     def takers(self) -> list[gr.components.Component]:
@@ -76,6 +82,7 @@ def build_results() -> SearchResults:
             )
             nothing = gr.HTML(NOTHING, elem_id="search-nothing", elem_classes="plain")
             surface = _picture("search-surface", "Surface of the search", "q-surface", visible=False)
+            stability = gr.HTML("", elem_id="search-stability", elem_classes="plain")
         with gr.Column(elem_classes="q-card", min_width=240, scale=5):
             best = gr.HTML('<h3>Best so far</h3><p class="fine">Nothing yet.</p>', elem_id="search-best", elem_classes="plain")
             picture = _picture("search-best-picture", "First prompt at the best coefficients", "shown", visible=False)
@@ -123,7 +130,7 @@ def build_results() -> SearchResults:
                     sides.append(_picture(f"search-{side}", f"Surface on the {side}", "q-surface"))
                     definitions.append(gr.HTML("", elem_id=f"search-{side}-facts", elem_classes="plain"))
     return SearchResults(
-        progress, notes, nothing, surface, best, picture, caption, use, save, export, keep, replacing, question, replace,
+        progress, notes, nothing, surface, stability, best, picture, caption, use, save, export, keep, replacing, question, replace,
         leave, push_box, repo, token, private, dry_run, push, pushed, preset_file, scheduler_file, saved, none_saved,
         delete, deleting, doomed, really, spare, compare, sides, definitions, scale,
     )  # fmt: skip

@@ -209,9 +209,10 @@ class SearchTab:
 
     def choose(self, request: gr.Request, chosen: list[str], dark: bool) -> dict:
         """Show one saved search, compare the last two that were ticked."""
-        r, chosen = self.results, chosen[-2:]
+        r, more, chosen = self.results, len(chosen) > 2, chosen[-2:]
         running = self.runner.running(request.session_hash) is not None
-        updates = {r.saved: chosen, r.delete: gr.update(interactive=bool(chosen)), r.deleting: gr.update(visible=False)}
+        updates = {r.saved: chosen} if more else {}  # otherwise as it is: the next tick may be under way already
+        updates |= {r.delete: gr.update(interactive=bool(chosen)), r.deleting: gr.update(visible=False)}
         if chosen and not running:
             search = self.searches.find(chosen[0])
             shown = search_view.of_saved(search, self.searches.load(search.name))

@@ -18,9 +18,10 @@ from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies import strategy_of
 from qsched.studies import Scores
 from qsched.surface import Surface
-from qsched.ui import pictures, search_fragments
+from qsched.ui import fragments, pictures, search_fragments
 from qsched.ui.search_results import SearchResults
 from qsched.ui.search_runner import Frame, Run
+from qsched.uncertainty import DIFFERENT
 
 SMALL = (700, 630)
 """Pixels of a surface beside another one."""
@@ -89,7 +90,7 @@ def of_saved(search: SavedSearch, preset: Preset) -> Shown:
 def figure(
     shown: Shown, dark: bool, *, k: float | None = None, alongside: np.ndarray | None = None, size: tuple | None = None
 ) -> SurfaceImage:
-    """The surface with a ring around what would be taken; cells that a model predicts are paler, and its noise is
+    """The surface with a ring around what would be taken; cells that a model predicts are fainter, and its noise is
     shown when all is computed."""
     options = shown.options
     prompts = f"{len(options.prompts)} prompts" + (f", {options.seeds} seeds" if options.seeds > 1 else "")
@@ -136,9 +137,11 @@ def best_updates(r: SearchResults, shown: Shown) -> dict:
 
 def surface_updates(r: SearchResults, shown: Shown, dark: bool) -> dict:
     """Outputs that show the surface."""
+    scored = shown.over and shown.best is not None
     return {
         r.surface: gr.update(value=pictures.drawn(figure(shown, dark).image), visible=True),
         r.nothing: gr.update(visible=False),
+        r.stability: fragments.stability(shown.surface.stability(k=shown.options.k), DIFFERENT) if scored else "",
     }
 
 

@@ -48,7 +48,7 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
         api_name="search_start", **HIDDEN, **SEARCH,
     )  # fmt: skip
     i.stop.click(spoken(tab.stop), None, [i.stop, r.progress], api_name="search_stop", queue=False, **HIDDEN)
-    looked = [r.surface, r.nothing, r.best, *r.takers, r.picture, r.caption, r.notes]
+    looked = [*r.looked, r.notes]
     r.surface.select(spoken(tab.select), compare.dark, looked, api_name="search_select", **QUIET)
     compare.dark.change(
         spoken(tab.redraw), [compare.dark, r.saved], [*looked, *r.side_by_side], api_name="search_redraw", **QUIET

@@ -176,7 +176,7 @@ def _saved(study: optuna.Study, about: Mapping[str, Any]) -> SavedSearch:
     best = strategy.best(done)
     value = None if best is None else value_of(done[best], options.k)
     return SavedSearch(
-        study.study_name, about["backbone"], options, len(done), max(strategy.total, len(done)),
+        study.study_name, about["backbone"], options, len(done), len(done) + strategy.missing(done),
         None if best is None else (best, value), about["provenance"]["date"],
     )  # fmt: skip
 

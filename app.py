@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     from qsched.ui import build_app
 
     try:
-        demo = build_app(options.backbone, source=options.source, device=options.device, talk=options.talk, searches=options.searches)
+        demo = build_app(
+            options.backbone, source=options.source, device=options.device, talk=options.talk, searches=options.searches
+        )
         demo.engine.warm_up()
         _, url, public = demo.launch(
             server_name=options.host,

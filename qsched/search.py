@@ -168,7 +168,9 @@ def estimate(
     done = {} if storage is None else stored_scores(storage, study_name or name_of(backbone, options))
     missing = strategy.missing(done)
     probe = [Candidate.pair(*point) for point in ((1.0, 1.0), (1.0, 1.02), (1.02, 1.0), (1.02, 1.02))][: job.at_once]
-    job.compute([Candidate.pair(0.98, 0.98)])  # warm-up with the shared first predictions, and nothing else of the probe
+    job.compute(
+        [Candidate.pair(0.98, 0.98)]
+    )  # warm-up with the shared first predictions, and nothing else of the probe
     begin = time.perf_counter()
     job.compute(probe)
     rate = len(probe) * options.images / (time.perf_counter() - begin)

@@ -40,7 +40,6 @@ class Job:
         self.pictures: dict[Candidate, Tensor] = {}
         self._device = device or nullcontext()
         self._sampler: SharedSampler | None = None
-        self._on_images: Callable[[int], None] = lambda count: None
 
     @property
     def at_once(self) -> int:
@@ -51,14 +50,13 @@ class Job:
         """Scores of every candidate; NaN for an image that is not finite. The first image of each is kept in `pictures`.
 
         Args:
-            on_images: called with the number of images of every batch as it is done; 0 for one that makes none yet.
+            on_images: called with the number of images of every batch as it is done.
         Raises:
             SearchError: one image alone does not fit the memory.
         """
         while True:
             try:
-                self._on_images = on_images or (lambda count: None)
-                return self._compute(candidates, self._on_images)
+                return self._compute(candidates, on_images or (lambda count: None))
             except torch.OutOfMemoryError:
                 if self.batch_size == 1:
                     raise SearchError("One image alone does not fit the device's memory.") from None
@@ -97,12 +95,9 @@ class Job:
         yield from self._sampler.pictures(coefficients, self.batch_size)
 
     def _let_others(self) -> None:
-        """Leave the device for a moment, in the middle of a batch of pictures."""
+        """Leave the device for a moment, between two batches that make no pictures yet."""
         self._device.__exit__(None, None, None)
-        try:
-            self._on_images(0)
-        finally:
-            self._device.__enter__()
+        self._device.__enter__()
 
     def _from_scratch(self, candidates: Sequence[Candidate]):
         for which, candidate in enumerate(candidates):

@@ -40,7 +40,9 @@ class PacedBackbone(TinyBackbone):
 
 def paced(id="emoji-lcm", device="auto", source=None):
     backbone = tiny_backbone(id, device, source)
-    return PacedBackbone(**{name: getattr(backbone, name) for name in ("spec", "device", "dtype", "denoiser", "scheduler", "revision")})
+    return PacedBackbone(
+        **{name: getattr(backbone, name) for name in ("spec", "device", "dtype", "denoiser", "scheduler", "revision")}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +94,9 @@ def small(visitor, **changes):
     for name, value in numbers.items():
         page.fill(f"#search-{name} input", str(value))
     points = numbers["resolution"] ** 2
-    visitor.until(lambda: f"{points} points on {numbers['prompt-count']} prompts" in text(visitor, "plan"), "the cost is shown")
+    visitor.until(
+        lambda: f"{points} points on {numbers['prompt-count']} prompts" in text(visitor, "plan"), "the cost is shown"
+    )
 
 
 def text(visitor, name):

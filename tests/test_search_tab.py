@@ -27,11 +27,9 @@ from qsched.ui.search_taking import Taking
 from qsched.ui.searches import Searches, default_file
 from qsched.ui.turns import Turns
 
-NAMES = (
-    "backbone bits steps strategy low high resolution shape seeds k source count text file group scale scope keep".split()
-)
+NAMES = "backbone bits steps strategy low high resolution shape seeds k source count text file group scale scope keep method".split()
 USUAL = dict(
-    zip(NAMES, ["emoji-lcm", "w4a8", 2, "shared", 0.9, 1.1, 3, "ramp", 1, 2, "built-in", 3, "", None, 0, "token", "all", True],
+    zip(NAMES, ["emoji-lcm", "w4a8", 2, "shared", 0.9, 1.1, 3, "ramp", 1, 2, "built-in", 3, "", None, 0, "token", "all", True, "plain"],
         strict=True)
 )  # fmt: skip
 
@@ -216,9 +214,13 @@ def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strate
     shown = tab.visit("a").shown
     known, computed = modelled(shown), np.isfinite(shown.surface.jaq())
     assert known.shape == (7, 7) and np.isfinite(known).all() and 5 <= computed.sum() < 49
-    np.testing.assert_allclose(known[computed], shown.surface.jaq()[computed], atol=np.ptp(shown.surface.jaq()[computed]))
+    np.testing.assert_allclose(
+        known[computed], shown.surface.jaq()[computed], atol=np.ptp(shown.surface.jaq()[computed])
+    )
     picture = figure(shown, False)
-    colour = lambda i, j: np.asarray(picture.image)[int(picture.cell_to_xy(i, j)[1]) + 12, int(picture.cell_to_xy(i, j)[0]) + 22]
+    colour = lambda i, j: np.asarray(picture.image)[
+        int(picture.cell_to_xy(i, j)[1]) + 12, int(picture.cell_to_xy(i, j)[0]) + 22
+    ]
     light = np.array([[colour(i, j).min() for j in range(7)] for i in range(7)])
     assert np.median(light[~computed]) > np.median(light[computed]) + 60, "modelled cells are fainter"
     if strategy == "per-step":
@@ -256,7 +258,10 @@ def test_prompts_come_from_text_and_from_files(tab, tmp_path):
     own = options_from(tab.engine, *settings(source="own", text="a fox\n\n a  house \na fox"))[1]
     assert list(own.prompts) == ["a fox", "a house"]
     (tmp_path / "p.yaml").write_text("- a fox\n- a house\n")
-    assert list(options_from(tab.engine, *settings(source="file", file=str(tmp_path / "p.yaml")))[1].prompts) == own.prompts
+    assert (
+        list(options_from(tab.engine, *settings(source="file", file=str(tmp_path / "p.yaml")))[1].prompts)
+        == own.prompts
+    )
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ValueError, match=r"^bad\.yaml is not a prompt file"):
         options_from(tab.engine, *settings(source="file", file=str(tmp_path / "bad.yaml")))
@@ -272,7 +277,7 @@ def test_a_storage_that_cannot_be_used_is_one_sentence_without_its_password(tab,
         tab.searches = tab.runner.searches = broken
         end = run(tab)
         assert 'data-state="failed"' in html(end, tab.results.progress)
-        assert "class=\"note\"" in end[tab.results.notes] and "secret" not in end[tab.results.notes]
+        assert 'class="note"' in end[tab.results.notes] and "secret" not in end[tab.results.notes]
 
 
 def test_a_space_that_lends_its_gpu_names_the_command(tab, monkeypatch):
@@ -360,9 +365,15 @@ def test_a_preset_is_replaced_only_when_asked_and_only_by_someone_at_the_machine
     path = tab.engine.presets / "emoji-lcm" / "w4a8-4steps.json"
     old = path.read_bytes()
     asked = taking.keep(visitor())
-    assert asked[r.replacing]["visible"] and "w4a8-4steps.json already" in asked[r.question] and path.read_bytes() == old
+    assert (
+        asked[r.replacing]["visible"] and "w4a8-4steps.json already" in asked[r.question] and path.read_bytes() == old
+    )
     taking.leave()
-    for stranger in (visitor(client="192.168.1.7"), visitor(host="abc.gradio.live"), visitor(x_forwarded_for="1.2.3.4")):
+    for stranger in (
+        visitor(client="192.168.1.7"),
+        visitor(host="abc.gradio.live"),
+        visitor(x_forwarded_for="1.2.3.4"),
+    ):
         assert not takeaway.is_local(stranger)
         for handler in (taking.keep, taking.replace):
             with pytest.raises(gr.Error, match="Only a visitor on the server"):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from qsched.plots.current import draw_current
 from qsched.plots.geometry import SurfaceImage, whole
-from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, label, fainter, scale, ticks
+from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, fainter, label, scale, ticks
 from qsched.plots.noise import hatch, outline
 from qsched.remembering import Remembered
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT

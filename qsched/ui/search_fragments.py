@@ -6,13 +6,14 @@ from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.presets import Preset
 from qsched.saved_searches import SavedSearch
-from qsched.scoring import JAQ_DEFINITION
 from qsched.search import Plan, SearchOptions
 from qsched.ui.fragments import signed
 from qsched.ui.search_runner import Frame
 
 IDLE = '<div class="progress" data-state="idle"><p><b>No search running.</b><span>Choose on the left and press Start.</span></p></div>'
-NOTHING = '<div class="no-surface"><p>A search fills this surface point by point, and a saved one shows it at once.</p></div>'
+NOTHING = (
+    '<div class="no-surface"><p>A search fills this surface point by point, and a saved one shows it at once.</p></div>'
+)
 STATES = {
     "loading": "Getting ready",
     "running": "Searching",
@@ -110,7 +111,7 @@ def facts(search: SavedSearch, preset: Preset, k: float) -> str:
     return (
         f"{best(preset.coefficients, found['best']['jaq'], plain, escape(label(search)))}"
         f'<p class="fine">{prompts}, {low:g} to {high:g} in {options.resolution} values, {options.shape}. '
-        f"{escape(JAQ_DEFINITION.replace(' * ', ' · '))} with k = {options.k:g}, scored by <b>{escape(scorer['name'])}</b>: "
+        f"{escape(preset.formula.replace(' * ', ' · '))} with k = {options.k:g}, scored by <b>{escape(scorer['name'])}</b>: "
         f"{escape(scorer['definition'])}.{other}</p>"
     )
 
@@ -118,8 +119,10 @@ def facts(search: SavedSearch, preset: Preset, k: float) -> str:
 def command(backbone: str, options: SearchOptions) -> str:
     """The command line that runs this search elsewhere."""
     low, high = options.c_range
+    method = options.quantization.method
     return (
         f"python -m qsched search --backbone {backbone} --bits {options.quantization.bits} --steps {options.steps} "
+        f"{'' if method == 'plain' else f'--method {method} '}"
         f"--strategy {options.strategy} --grid {options.resolution} --range {low:g} {high:g} --out preset.json"
     )
 

@@ -110,7 +110,7 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
 
 def options_from(
     engine: Engine, backbone, bits, steps, strategy, low, high, resolution, shape, seeds, k, source, count, text, file,
-    group, scale, scope, keep,
+    group, scale, scope, keep, method="plain",
 ) -> tuple[str, SearchOptions]:  # fmt: skip
     """(backbone, options) from the widgets' values.
 
@@ -122,9 +122,11 @@ def options_from(
     side = _whole(resolution, "The number of values per coefficient", 2, WIDEST)
     grid(low, high, side)
     if low < values.LOW or high > values.HIGH:
-        raise ValueError(f"The range must lie between {values.LOW} and {values.HIGH}, where Compare can show what is found.")
+        raise ValueError(
+            f"The range must lie between {values.LOW} and {values.HIGH}, where Compare can show what is found."
+        )
     return backbone, SearchOptions(
-        values.quantization_from(bits, group, scale, scope, keep),
+        values.quantization_from(bits, group, scale, scope, keep, method),
         prompts_from(spec.family, source, count, text, file),
         _whole(steps, "The number of steps", 1, 1000),
         0,

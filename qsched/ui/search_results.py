@@ -84,7 +84,9 @@ def build_results() -> SearchResults:
             surface = _picture("search-surface", "Surface of the search", "q-surface", visible=False)
             stability = gr.HTML("", elem_id="search-stability", elem_classes="plain")
         with gr.Column(elem_classes="q-card", min_width=240, scale=5):
-            best = gr.HTML('<h3>Best so far</h3><p class="fine">Nothing yet.</p>', elem_id="search-best", elem_classes="plain")
+            best = gr.HTML(
+                '<h3>Best so far</h3><p class="fine">Nothing yet.</p>', elem_id="search-best", elem_classes="plain"
+            )
             picture = _picture("search-best-picture", "First prompt at the best coefficients", "shown", visible=False)
             caption = gr.HTML("", elem_id="search-caption", elem_classes="plain")
             use = _button("Use this in Compare", "search-use", variant="primary")

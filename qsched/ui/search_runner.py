@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qsched.presets import Preset
 from qsched.saved_searches import name_of
+from qsched.scoring import JAQ_DEFINITION, jaq_definition
 from qsched.search import Plan, Progress, SearchError, SearchOptions, estimate, search
 from qsched.search_job import BATCH as BATCH_ELSEWHERE
 from qsched.search_options import Candidate
@@ -19,6 +20,7 @@ from qsched.strategies import strategy_of
 from qsched.surface import Surface
 from qsched.ui.engine import Engine
 from qsched.ui.searches import Searches
+from qsched.ui.turns import Turns
 
 log = logging.getLogger("qsched.ui")
 FASTEST, SLOWEST = 0.2, 0.4
@@ -60,19 +62,20 @@ class Run:
 
     Attributes:
         session: of the page that started it. backbone: id. options: as checked.
-        name: of its study, None until the model is loaded.
+        name: of its study, None until the model is loaded. formula: of JAQ in its scorer's terms.
         over: whether it has ended; then `preset` is what it recommends, or None, and `error` what went wrong, or None.
     """
 
     def __init__(self, session: str, backbone: str, options: SearchOptions, total: int):
         self.session, self.backbone, self.options = session, backbone, options
         self.name: str | None = None
+        self.formula = JAQ_DEFINITION
         self.preset: Preset | None = None
         self.error: Exception | None = None
         self.over = self.stopping = False
         self._frame, self._begin = Frame(total=total), time.perf_counter()
-        self._told, self._batches = self._begin, 0
-        self._batches_per_point = 1
+        self._told, self._batches, self._batches_per_point = self._begin, 0, 1
+        self._stored, self._unfinished = 0, True
         self._changed = threading.Condition()
 
     def stop(self) -> None:
@@ -92,7 +95,7 @@ class Run:
         shown = None
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._frame is not shown, SLOWEST)
+                self._changed.wait_for(lambda known=shown: self._frame is not known, SLOWEST)
                 shown, frame = self._frame, self.frame()
             yield frame
             if frame.over:
@@ -110,13 +113,14 @@ class Run:
         old = self._frame
         fresh = old.surface is None or progress.done != old.done
         images = progress.images
-        self._batches = 0 if progress.last else self._batches + 1
-        begun = min(self._batches / self._batches_per_point, 1.0) if progress.working else 0.0
+        if progress.last:
+            self._batches, self._stored = 0, images
+        self._unfinished = bool(images % progress.images_per_candidate or images == self._stored)
         frame = Frame(
             _copy(progress.surface, len(self.options.prompts)) if fresh else old.surface,
             progress.done,
             max(progress.total, progress.done),
-            min((progress.done + begun) / max(progress.total, progress.done, 1), 1.0),
+            self._fraction(progress.done, max(progress.total, progress.done)),
             images,
             progress.seconds,
             images / progress.seconds if images else None,
@@ -128,9 +132,21 @@ class Run:
         with self._changed:
             self._frame, self._told = frame, time.perf_counter()
             self._changed.notify_all()
-        unfinished = images % progress.images_per_candidate or images == old.images
-        if self.stopping and progress.last is None and unfinished:
+
+    def may_go_on(self) -> None:
+        """Called before every batch; raises Stopped in the middle of a point that nobody waits for any more."""
+        if self.stopping and self._unfinished:
             raise Stopped
+
+    def went_on(self) -> None:
+        """Called after every batch: the bar moves."""
+        with self._changed:
+            self._batches += 1
+            self._frame = replace(self._frame, fraction=self._fraction(self._frame.done, self._frame.total))
+            self._changed.notify_all()
+
+    def _fraction(self, done: int, total: int) -> float:
+        return min((done + min(self._batches / self._batches_per_point, 1.0)) / max(total, 1), 1.0)
 
     def end(self, preset: Preset | None, error: Exception | None) -> None:
         """It is over."""
@@ -146,6 +162,24 @@ class Run:
         with self._changed:
             self.preset, self.error, self._frame, self.over = preset, error, replace(frame, over=True), True
             self._changed.notify_all()
+
+
+class _Device:
+    """The device as a running search enters it, batch by batch."""
+
+    def __init__(self, run: Run, turns: Turns):
+        self._run, self._turns, self._held = run, turns, False
+
+    def __enter__(self) -> None:
+        self._run.may_go_on()
+        self._turns.__enter__()
+        self._held = True
+
+    def __exit__(self, *_: object) -> None:
+        if self._held:  # not if it was refused between leaving and entering again
+            self._held = False
+            self._turns.__exit__()
+            self._run.went_on()
 
 
 class Runner:
@@ -216,13 +250,13 @@ class Runner:
         try:
             backbone = self._ready(run.backbone, run.options)
             run.options = run.options.checked(backbone)
-            run.name = name_of(backbone, run.options)
+            run.name, run.formula = name_of(backbone, run.options), jaq_definition(backbone.scorer())
             url, batch = self.searches.url, BATCH.get(backbone.device.type)
             run.expect(batch or BATCH_ELSEWHERE)
             try:
                 preset = search(
                     backbone, run.options, storage=url, batch_size=batch,
-                    device=self.engine.turns, on_progress=run.tell, stop=lambda: run.stopping,
+                    device=_Device(run, self.engine.turns), on_progress=run.tell, stop=lambda: run.stopping,
                 )  # fmt: skip
             except Stopped:
                 preset = self.searches.load(run.name)
@@ -240,6 +274,7 @@ class Runner:
         """The loaded model with this quantization and its scorer, so that nobody makes them without a turn."""
         loaded = self.engine.backbone(backbone)
         with self.engine.turns:
+            loaded.use(options.steps)
             loaded.quantized(options.quantization)
             loaded.scorer()
         return loaded

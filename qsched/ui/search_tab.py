@@ -77,7 +77,9 @@ class SearchTab:
     def planned(self, *settings) -> dict:
         """What these settings cost, as far as it is known without an image."""
         i = self.inputs
-        start = {} if self.lent() is None else {i.start: gr.update(interactive=False), i.cost: gr.update(interactive=False)}
+        start = (
+            {} if self.lent() is None else {i.start: gr.update(interactive=False), i.cost: gr.update(interactive=False)}
+        )
         try:
             backbone, options = search_inputs.options_from(self.engine, *settings)
             options = self.runner.checked(backbone, options)
@@ -104,7 +106,9 @@ class SearchTab:
     def backbone(self, backbone: str, steps: int) -> dict:
         """The step counts of another backbone."""
         spec = self.engine.spec(backbone)
-        kept = Settings("-", 0, steps if steps in spec.steps else spec.default_steps, self.engine.opening(backbone)[0].quantization)
+        kept = Settings(
+            "-", 0, steps if steps in spec.steps else spec.default_steps, self.engine.opening(backbone)[0].quantization
+        )
         updates = search_inputs.filled(self.inputs, backbone, kept)
         return {widget: updates[widget] for widget in (self.inputs.steps, self.inputs.count)}
 
@@ -132,7 +136,9 @@ class SearchTab:
                     drawn = frame.points, cell, visit.dark, frame.over
                     updates |= search_view.surface_updates(r, shown, visit.dark)
                     if frame.picture is not None:
-                        updates |= search_view.picture_updates(r, search_view.as_image(frame.picture), run.options.prompts[0])
+                        updates |= search_view.picture_updates(
+                            r, search_view.as_image(frame.picture), run.options.prompts[0]
+                        )
                 if frame.over:
                     updates |= self.ended(run, shown, frame) | self.planned(*settings)
                 yield updates
@@ -205,7 +211,11 @@ class SearchTab:
         return {
             r.saved: gr.update(choices=choices, visible=bool(found), **update),
             r.none_saved: gr.update(visible=not found),
-        } | ({} if chosen is None else {r.delete: gr.update(interactive=bool(chosen)), r.deleting: gr.update(visible=False)})
+        } | (
+            {}
+            if chosen is None
+            else {r.delete: gr.update(interactive=bool(chosen)), r.deleting: gr.update(visible=False)}
+        )
 
     def choose(self, request: gr.Request, chosen: list[str], dark: bool) -> dict:
         """Show one saved search, compare the last two that were ticked."""
@@ -274,9 +284,15 @@ class SearchTab:
         now = Session(shown.backbone, comparison, self.compare.k(request))
         c, q = self.compare.controls, settings.quantization
         advanced = zip(
-            c.quantization[1:], (q.group_size or 0, q.activation_scale, q.scope, q.keep_high_precision), strict=True
+            c.quantization[1:],
+            (q.group_size or 0, q.activation_scale, q.scope, q.keep_high_precision, q.method),
+            strict=True,
         )
-        return self.compare.everything(now, dark, left, right) | self.compare.settings_shown(shown.backbone, settings) | dict(advanced)
+        return (
+            self.compare.everything(now, dark, left, right)
+            | self.compare.settings_shown(shown.backbone, settings)
+            | dict(advanced)
+        )
 
     def preset(self, request: gr.Request) -> Preset:
         """The shown search as a preset, with the coefficients that are chosen."""

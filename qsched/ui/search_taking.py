@@ -57,7 +57,10 @@ class Taking:
         preset = self.tab.preset(request)
         takeaway.keep(preset, self.tab.engine, takeaway.is_local(request))
         said = f"Compare's best known for {preset.bits.upper()} at {preset.steps} steps is this one now."
-        return {self.tab.results.notes: search_fragments.good(said), self.tab.results.replacing: gr.update(visible=False)}
+        return {
+            self.tab.results.notes: search_fragments.good(said),
+            self.tab.results.replacing: gr.update(visible=False),
+        }
 
 
 def _date(path) -> str:

@@ -14,6 +14,7 @@ from qsched.plots import SurfaceImage, surface_figure
 from qsched.presets import Preset
 from qsched.sampling import draw_noise, sample
 from qsched.saved_searches import SavedSearch
+from qsched.scoring import JAQ_DEFINITION
 from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies import strategy_of
 from qsched.studies import Scores
@@ -32,7 +33,7 @@ class Shown:
     """A search on the page, running or saved.
 
     name: of its study, None while it gets ready. best: coefficients that it would recommend and their JAQ, None before
-    there are any. point: of the best if it is a cell. cell: what the visitor clicked. over: whether it has ended.
+    there are any. point: of the best if it is a cell. cell: what the visitor clicked. over: whether it has ended. formula: of JAQ.
     """
 
     name: str | None
@@ -43,6 +44,7 @@ class Shown:
     point: tuple[float, float] | None = None
     cell: tuple[float, float] | None = None
     over: bool = True
+    formula: str = JAQ_DEFINITION
 
     @property
     def coefficients(self) -> Coefficients | None:
@@ -70,7 +72,7 @@ class Shown:
 def of_run(run: Run, frame: Frame, cell: tuple[float, float] | None) -> Shown:
     """A search that this page started."""
     axis, best, point = run.options.axis, None, None
-    surface = frame.surface or Surface.empty(axis, axis, run.options.images)
+    surface = frame.surface or Surface.empty(axis, axis, run.options.images, len(run.options.prompts))
     if frame.over and run.preset is not None:
         best = run.preset.coefficients, run.preset.provenance["best"]["jaq"]
         point = _point(run.preset)
@@ -78,13 +80,15 @@ def of_run(run: Run, frame: Frame, cell: tuple[float, float] | None) -> Shown:
         candidate, jaq = frame.best
         best = candidate.coefficients(run.options.shape), jaq
         point = (candidate.c_x[0], candidate.c_eps[0]) if candidate.is_pair else None
-    return Shown(run.name, run.backbone, run.options, surface, best, point, cell, frame.over)
+    return Shown(run.name, run.backbone, run.options, surface, best, point, cell, frame.over, run.formula)
 
 
 def of_saved(search: SavedSearch, preset: Preset) -> Shown:
     """A search from the storage."""
     best = preset.coefficients, preset.provenance["best"]["jaq"]
-    return Shown(search.name, search.backbone, search.options, preset.surface, best, _point(preset))
+    return Shown(
+        search.name, search.backbone, search.options, preset.surface, best, _point(preset), formula=preset.formula
+    )
 
 
 def figure(
@@ -103,6 +107,7 @@ def figure(
         k,
         dark,
         note=f"{options.quantization.bits.upper()}, {steps}, {prompts}, {how}",
+        formula=shown.formula,
         noise=True if shown.over else None,
         modelled=modelled(shown) if k == options.k else None,
         alongside=alongside,
@@ -163,6 +168,7 @@ def as_image(picture: torch.Tensor) -> Image.Image:
 @torch.inference_mode()
 def draw_picture(backbone: Backbone, options: SearchOptions, coefficients: Coefficients) -> Image.Image:
     """The first prompt of a search with these coefficients, as the search saw it."""
+    backbone.use(options.steps)
     denoiser = backbone.quantized(options.quantization).module
     noise = draw_noise(backbone.latent_shape, options.seed, [0])
     latents = sample(backbone, backbone.encode(options.prompts[:1]), noise, options.steps, coefficients, denoiser)

@@ -29,7 +29,9 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     )
     demo.unload(tab.forget)
     table = json.dumps({name: explained_strategy(name) for name in STRATEGIES})
-    i.strategy.change(None, i.strategy, i.explanation, js=EXPLAIN.replace("{0}", table), api_name="search_explain", **HIDDEN)
+    i.strategy.change(
+        None, i.strategy, i.explanation, js=EXPLAIN.replace("{0}", table), api_name="search_explain", **HIDDEN
+    )
     i.source.change(tab.source, i.source, [i.count, i.text, i.file], api_name="search_source", **QUIET)
     changed = i.backbone.input(
         spoken(tab.backbone), [i.backbone, i.steps], [i.steps, i.count], api_name="search_backbone", **QUIET
@@ -37,9 +39,7 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     plan = {"fn": spoken(tab.planned), "inputs": settings, "outputs": planned}
     changed.then(api_name="search_planned_backbone", **plan, **QUIET)
     own = [widget for widget in settings[1:16] if widget is not i.file]
-    gr.on(
-        [*(widget.input for widget in own), i.file.change], api_name="search_planned", **plan, **QUIET
-    )
+    gr.on([*(widget.input for widget in own), i.file.change], api_name="search_planned", **plan, **QUIET)
     i.cost.click(spoken(tab.cost), settings, i.plan, api_name="search_cost", **HIDDEN, **SEARCH)
 
     i.start.click(

@@ -23,7 +23,9 @@ class Searches:
 
     def __init__(self, where: str | os.PathLike | None = None):
         text = None if where is None else str(where)
-        self._file = None if text is not None and "://" in text else Path(text or default_file()).expanduser().absolute()
+        self._file = (
+            None if text is not None and "://" in text else Path(text or default_file()).expanduser().absolute()
+        )
         self._url = text if self._file is None else str(URL.create("sqlite", database=str(self._file)))
 
     @property

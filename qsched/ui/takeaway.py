@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import gradio as gr
 
-from qsched.presets import Preset, PresetError, export_scheduler, save_preset
+from qsched.presets import Preset, PresetError, export_scheduler, preset_name, save_preset
 from qsched.publish import Published, PublishError, publish
 from qsched.ui.engine import Engine
 from qsched.ui.pictures import stored
@@ -24,12 +24,12 @@ def preset_file(preset: Preset) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "preset.json"
         save_preset(preset, path)
-        return stored(path.read_bytes(), f"{preset.backbone}-{_name(preset)}.json")
+        return stored(path.read_bytes(), f"{preset.backbone}-{_name(preset)}")
 
 
 def scheduler_file(preset: Preset, engine: Engine) -> str:
     """Path of a zip that holds the scheduler folder."""
-    packed, name = BytesIO(), f"qsched-{preset.backbone}-{_name(preset)}"
+    packed, name = BytesIO(), f"qsched-{preset.backbone}-{Path(_name(preset)).stem}"
     with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         folder = Path(temporary) / name
         export_scheduler(preset, engine.backbone(preset.backbone).scheduler, folder)
@@ -55,7 +55,7 @@ def push(preset: Preset, engine: Engine, repo: str, token: str, private: bool, d
 
 def kept_path(preset: Preset, engine: Engine) -> Path:
     """Where Compare looks for the best known coefficients of this model, bit-width and step count."""
-    return engine.presets / preset.backbone / f"{_name(preset)}.json"
+    return engine.presets / preset.backbone / _name(preset)
 
 
 def keep(preset: Preset, engine: Engine, local: bool) -> Path:
@@ -89,4 +89,4 @@ def _loopback(host: str) -> bool:
 
 
 def _name(preset: Preset) -> str:
-    return f"{preset.bits}-{preset.steps}steps"
+    return preset_name(preset.bits, preset.steps, preset.method)

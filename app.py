@@ -1,4 +1,4 @@
-"""Start the page: python app.py [--backbone ID] [--host HOST] [--port PORT] [--share] [--talk] [--offline] [--source PATH_OR_ID]
+"""Start the page: python app.py [--backbone ID] [--host HOST] [--port PORT] [--share] [--talk] [--offline] [--source PATH_OR_ID] [--searches URL_OR_FILE]
 
 Also the entry of a Hugging Face Space, which runs this file without arguments.
 """
@@ -24,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     from qsched.ui import build_app
 
     try:
-        demo = build_app(options.backbone, source=options.source, device=options.device, talk=options.talk)
+        demo = build_app(
+            options.backbone, source=options.source, device=options.device, talk=options.talk, searches=options.searches
+        )
         demo.engine.warm_up()
         _, url, public = demo.launch(
             server_name=options.host,
@@ -62,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
         help="address to listen on; 0.0.0.0 is every network",
     )
     options.add_argument("--port", type=int, default=None, help="default: the first free one from 7860 on")
+    options.add_argument(
+        "--searches",
+        metavar="URL_OR_FILE",
+        help="where searches are kept: a file, or an Optuna storage URL that machines share (default: searches.sqlite3 in "
+        "your data folder)",
+    )
     options.add_argument("--share", action="store_true", help="also make a public link (needs a network)")
     options.add_argument("--talk", action="store_true", help="large type, for a lecture hall")
     options.add_argument("--offline", action="store_true", help="never ask the hub for anything")

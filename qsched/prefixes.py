@@ -5,7 +5,7 @@ none of them at least: they share the first prediction. Candidates that differ i
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,9 +35,19 @@ class SharedSampler:
     Args:
         condition, noise: one per image.
         denoiser: None for full precision.
+        pause: called after every batch that makes no pictures yet.
     """
 
-    def __init__(self, backbone: Backbone, condition: Condition, noise: Noise, steps: int, denoiser: nn.Module | None):
+    def __init__(
+        self,
+        backbone: Backbone,
+        condition: Condition,
+        noise: Noise,
+        steps: int,
+        denoiser: nn.Module | None,
+        pause: Callable[[], None] = lambda: None,
+    ):
+        self._pause = pause
         self.backbone, self.condition, self.noise, self.steps, self.denoiser = (
             backbone,
             condition,
@@ -76,7 +86,10 @@ class SharedSampler:
         """Where the trajectories stand after these steps."""
         if rows not in self._prefixes:
             before = self._prefix(rows[:-1], batch_size) if rows else None
-            parts = [self._advance(before, rows, chunk) for chunk in _chunks(range(len(self.noise)), batch_size)]
+            parts = []
+            for chunk in _chunks(range(len(self.noise)), batch_size):
+                parts.append(self._advance(before, rows, chunk))
+                self._pause()
             latents, predictions, noises = zip(*parts, strict=True)
             self._prefixes[rows] = Prefix(torch.cat(latents), torch.cat(predictions), Noise.join(noises))
             while len(self._prefixes) > CACHED_PREFIXES:

@@ -19,7 +19,7 @@ from qsched.search_job import SearchError
 from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies import strategy_of
 from qsched.strategies.grid import value_of
-from qsched.studies import Scores, Study, finished, open_storage, storage_errors
+from qsched.studies import Scores, Study, finished, open_storage, storage_errors, without_password
 from qsched.surface import Surface
 
 
@@ -44,14 +44,29 @@ def open_study(
     backbone: Backbone, options: SearchOptions, storage: str | None, study_name: str | None = None, resume: bool = True
 ) -> Study:
     """The study of a search with checked options: the one that is there, or a new one."""
-    identity = options.identity(backbone)
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-    name = study_name or "-".join(
-        [backbone.spec.id, options.quantization.bits, f"{options.steps}steps", options.strategy, digest]
-    )
+    name = study_name or name_of(backbone, options)
     if not resume:
         name += f"-{time.time_ns():x}"
-    return Study(storage, name, identity, options.c_range, _about(backbone, options))
+    return Study(storage, name, options.identity(backbone), options.c_range, _about(backbone, options))
+
+
+def name_of(backbone: Backbone, options: SearchOptions) -> str:
+    """The name of a study with checked options: readable, and the same for the same search alone."""
+    digest = hashlib.sha256(json.dumps(options.identity(backbone), sort_keys=True).encode()).hexdigest()[:12]
+    return "-".join([backbone.spec.id, options.quantization.bits, f"{options.steps}steps", options.strategy, digest])
+
+
+def stored_scores(storage: str, name: str) -> dict[Candidate, Scores]:
+    """The finished candidates of a search, none if it has not begun; nothing is written.
+
+    Raises:
+        StorageError: the storage cannot be used.
+    """
+    with storage_errors(without_password(storage)):
+        opened = open_storage(storage)
+        if name not in optuna.get_all_study_names(opened):
+            return {}
+        return finished(optuna.load_study(study_name=name, storage=opened))
 
 
 def saved_searches(storage: str) -> list[SavedSearch]:
@@ -61,7 +76,7 @@ def saved_searches(storage: str) -> list[SavedSearch]:
         StorageError: the storage cannot be used.
     """
     found = []
-    with storage_errors(storage):
+    with storage_errors(without_password(storage)):
         opened = open_storage(storage)
         for name in optuna.get_all_study_names(opened):
             study = optuna.load_study(study_name=name, storage=opened)
@@ -77,7 +92,7 @@ def load_search(storage: str, name: str) -> Preset:
         StorageError: the storage cannot be used, or holds no such search.
         SearchError: no candidate has a finite score yet.
     """
-    with storage_errors(storage):
+    with storage_errors(without_password(storage)):
         study = optuna.load_study(study_name=name, storage=open_storage(storage))
         return preset_of(study.user_attrs["about"], finished(study))
 
@@ -88,7 +103,7 @@ def delete_search(storage: str, name: str) -> None:
     Raises:
         StorageError: the storage cannot be used, or holds no such search.
     """
-    with storage_errors(storage):
+    with storage_errors(without_password(storage)):
         optuna.delete_study(study_name=name, storage=open_storage(storage))
 
 
@@ -161,7 +176,7 @@ def _saved(study: optuna.Study, about: Mapping[str, Any]) -> SavedSearch:
     best = strategy.best(done)
     value = None if best is None else value_of(done[best], options.k)
     return SavedSearch(
-        study.study_name, about["backbone"], options, len(done), max(strategy.total, len(done)),
+        study.study_name, about["backbone"], options, len(done), len(done) + strategy.missing(done),
         None if best is None else (best, value), about["provenance"]["date"],
     )  # fmt: skip
 

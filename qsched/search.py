@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qsched.backbones import Backbone
 from qsched.presets import Preset
-from qsched.saved_searches import open_study, preset_of, record, surface_of
+from qsched.saved_searches import name_of, open_study, preset_of, record, stored_scores, surface_of
 from qsched.search_job import Job, SearchError
 from qsched.search_options import STRATEGIES, Candidate, SearchOptions, grid
 from qsched.strategies import strategy_of
@@ -150,7 +150,13 @@ def search(
 
 
 def estimate(
-    backbone: Backbone, options: SearchOptions, *, storage: str | None = None, study_name: str | None = None
+    backbone: Backbone,
+    options: SearchOptions,
+    *,
+    storage: str | None = None,
+    study_name: str | None = None,
+    batch_size: int | None = None,
+    device: AbstractContextManager | None = None,
 ) -> Plan:
     """What `search` with the same arguments would cost, from one measured batch; nothing is stored.
 
@@ -158,11 +164,13 @@ def estimate(
         ValueError, StorageError: as `search`.
     """
     options = options.checked(backbone)
-    job, strategy = Job(backbone, options), strategy_of(options)
-    done = {} if storage is None else open_study(backbone, options, storage, study_name).finished()
+    job, strategy = Job(backbone, options, batch_size, device), strategy_of(options)
+    done = {} if storage is None else stored_scores(storage, study_name or name_of(backbone, options))
     missing = strategy.missing(done)
     probe = [Candidate.pair(*point) for point in ((1.0, 1.0), (1.0, 1.02), (1.02, 1.0), (1.02, 1.02))][: job.at_once]
-    job.compute(probe[:1])  # warm-up; also computes the shared first predictions
+    job.compute(
+        [Candidate.pair(0.98, 0.98)]
+    )  # warm-up with the shared first predictions, and nothing else of the probe
     begin = time.perf_counter()
     job.compute(probe)
     rate = len(probe) * options.images / (time.perf_counter() - begin)

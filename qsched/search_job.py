@@ -89,9 +89,15 @@ class Job:
             prompts = range(len(self.options.prompts))
             condition = self.backbone.encode(self.options.prompts).select(list(prompts) * len(self.seeds))
             noise = Noise.join([draw_noise(self.backbone.latent_shape, seed, prompts) for seed in self.seeds])
-            self._sampler = SharedSampler(self.backbone, condition, noise, self.options.steps, self._denoiser())
+            self._sampler = SharedSampler(self.backbone, condition, noise, self.options.steps, self._denoiser(),
+                                          self._let_others)  # fmt: skip
         coefficients = [candidate.coefficients(self.options.shape) for candidate in candidates]
         yield from self._sampler.pictures(coefficients, self.batch_size)
+
+    def _let_others(self) -> None:
+        """Leave the device for a moment, between two batches that make no pictures yet."""
+        self._device.__exit__(None, None, None)
+        self._device.__enter__()
 
     def _from_scratch(self, candidates: Sequence[Candidate]):
         for which, candidate in enumerate(candidates):

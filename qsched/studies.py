@@ -70,7 +70,7 @@ class Study:
         c_range: tuple[float, float],
         about: dict[str, Any],
     ):
-        self.shown, self.name, self.about = _without_password(storage), name, about
+        self.shown, self.name, self.about = without_password(storage), name, about
         self._distribution = optuna.distributions.FloatDistribution(*c_range)
         self._worker, self._watch = this_worker(), Watch()
         for pause in (0.1, 0.3, 0.5, None):
@@ -237,7 +237,8 @@ def _candidate(trial: FrozenTrial) -> Candidate:
     return Candidate.of(trial.params)
 
 
-def _without_password(storage: str | None) -> str:
+def without_password(storage: str | None) -> str:
+    """A storage URL as it may be shown."""
     try:
         return "memory" if storage is None else make_url(storage).render_as_string(hide_password=True)
     except ArgumentError:

@@ -60,8 +60,11 @@ class TinyBackbone(Backbone):
     latent_shape = (3, 64, 64)
 
     def encode(self, prompts):
-        torch.manual_seed(sum(map(ord, prompts[0])))
-        wish = nn.functional.interpolate(torch.randn(1, 3, 4, 4), 64, mode="bicubic")
+        wishes = []
+        for prompt in prompts:
+            torch.manual_seed(sum(map(ord, prompt)))
+            wishes.append(nn.functional.interpolate(torch.randn(1, 3, 4, 4), 64, mode="bicubic"))
+        wish = torch.cat(wishes)
         return Condition(wish, wish.flatten(1)[:, :8], tuple(len(prompt) > 300 for prompt in prompts))
 
     def decode(self, latents):
@@ -90,13 +93,13 @@ def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
 
 
 @contextmanager
-def serving(presets: Path):
-    """The page on the tiny backbone: (url, engine)."""
+def serving(presets: Path, load=tiny_backbone):
+    """The page on a tiny backbone: (url, engine)."""
     from qsched.ui import build_app
     from qsched.ui.engine import Engine
 
-    engine = Engine(load=tiny_backbone, presets=presets)
-    app = build_app(engine=engine)
+    engine = Engine(load=load, presets=presets)
+    app = build_app(engine=engine, searches=str(presets / "searches.sqlite3"))
     engine.warm_up()
     _, url, _ = app.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
     try:

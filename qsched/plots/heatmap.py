@@ -19,7 +19,7 @@ from PIL import Image
 
 from qsched.plots.current import draw_current
 from qsched.plots.geometry import SurfaceImage, whole
-from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, label, scale, ticks
+from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, fainter, label, scale, ticks
 from qsched.plots.noise import hatch, outline
 from qsched.remembering import Remembered
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
@@ -37,7 +37,9 @@ def surface_figure(
     size: tuple[int, int] = SIZE,
     note: str = "",
     formula: str = JAQ_DEFINITION,
-    noise: bool = True,
+    noise: bool | None = True,
+    modelled: np.ndarray | None = None,
+    alongside: np.ndarray | None = None,
 ) -> SurfaceImage:
     """The surface as a heatmap of JAQ with the optimum, the plain scheduler (1, 1) and the current point.
 
@@ -52,11 +54,14 @@ def surface_figure(
         size: of the picture in pixels, (width, height), at least (420, 360).
         note: second line of the title, such as the scorer's name and the number of prompts.
         formula: of JAQ in the scorer's own terms.
-        noise: False leaves hatching and outline out; so does a surface of one image per cell.
+        noise: False leaves hatching and outline out, None leaves them out and their place empty (for a surface that is
+            still being computed: its cells do not move when they come); so does a surface of one image per cell.
+        modelled: JAQ that a model predicts, shape (len(c_eps), len(c_x)); painted fainter where no score was computed.
+        alongside: JAQ of another surface whose picture shares this one's colours.
     Raises:
         ValueError: if the size is too small for the grid.
     """
-    base = _base(surface, float(k), bool(dark), size, note, formula, noise)
+    base = _base(surface, float(k), bool(dark), size, note, formula, noise, modelled, alongside)
     image = base.image.copy()
     if current is not None and not np.isnan(current).any():
         draw_current(image, base, base.value_to_xy(*current), size[0] / SIZE[0])
@@ -68,24 +73,41 @@ _matplotlib_lock = threading.Lock()  # matplotlib is not thread-safe
 
 
 def _base(
-    surface: Surface, k: float, dark: bool, size: tuple[int, int], note: str, formula: str, noise: bool
+    surface: Surface,
+    k: float,
+    dark: bool,
+    size: tuple[int, int],
+    note: str,
+    formula: str,
+    noise: bool | None,
+    modelled: np.ndarray | None,
+    alongside: np.ndarray | None,
 ) -> SurfaceImage:
     """Everything but the current point, from memory if this surface was drawn before (known by its values)."""
 
     def render() -> SurfaceImage:
         with _matplotlib_lock:
-            return _render(surface, k, LOOKS[dark], size, note, formula, noise)
+            return _render(surface, k, LOOKS[dark], size, note, formula, noise, modelled, alongside)
 
-    return _bases.get((surface.digest(), k, dark, tuple(size), note, formula, noise), render)
+    others = (None if values is None else values.tobytes() for values in (modelled, alongside))
+    return _bases.get((surface.digest(), k, dark, tuple(size), note, formula, noise, *others), render)
 
 
 def _render(
-    surface: Surface, k: float, look: Look, size: tuple[int, int], note: str, formula: str, noise: bool
+    surface: Surface,
+    k: float,
+    look: Look,
+    size: tuple[int, int],
+    note: str,
+    formula: str,
+    noise: bool | None,
+    modelled: np.ndarray | None,
+    alongside: np.ndarray | None,
 ) -> SurfaceImage:
     (width, height), unit, values = size, size[0] / SIZE[0], surface.jaq(k)
-    noise = noise and surface.images > 1
     left, top, right, bottom = (round(margin * unit) for margin in MARGINS)
-    top += round(SECOND_ROW * unit) * noise
+    top += round(SECOND_ROW * unit) * (noise is not False and surface.images > 1)
+    noise = bool(noise) and surface.images > 1
     box_width = whole(width - left - right, len(surface.c_x))
     box_height = whole(height - top - bottom, len(surface.c_eps))
     drawn = SurfaceImage(Image.new("RGB", (1, 1)), (left, top, box_width, box_height), surface.c_x, surface.c_eps)
@@ -101,9 +123,12 @@ def _render(
     write = lambda x, y, text, px, **style: page.text(
         x, y, text, fontsize=points(px), **{"color": look.text, "ha": "center", "va": "center"} | style
     )
-    norm, colours, extend = scale(values, look.failed)
+    norm, colours, extend = scale(values if alongside is None else np.append(values, alongside), look.failed)
     cells = figure.add_axes(pixels(left, top, box_width, box_height))
     painted = colours(norm(np.ma.masked_invalid(values)), bytes=True)  # here, not in imshow, which rounds on the way
+    if modelled is not None:
+        guessed = np.isnan(values) & np.isfinite(modelled)
+        painted[guessed] = fainter(colours(norm(modelled[guessed]), bytes=True), look)
     cells.imshow(painted, origin="lower", aspect="auto", interpolation="nearest")
     cells.set_axis_off()
 
@@ -134,7 +159,7 @@ def _render(
     if noise and np.isfinite(values).any():
         second += hatch(page, drawn, surface, painted, k, look, points)
         second += outline(page, drawn, surface, k, look, points)
-    rows = [_marks(page, drawn, surface, values, k, look, points), second]
+    rows = [_marks(page, drawn, surface, values, k, look, points, modelled is not None), second]
     for row, (handles, y) in enumerate(zip(rows, (112, 112 + SECOND_ROW), strict=True)):
         if handles:
             legend = page.legend(
@@ -164,6 +189,7 @@ def _marks(
     k: float,
     look: Look,
     points: Callable[[float], float],
+    modelled: bool,
 ) -> list[Artist]:
     """Mark optimum and plain scheduler; return the legend's entries."""
     entry = lambda label, **style: Line2D([], [], linestyle="none", label=label, **style)
@@ -181,6 +207,9 @@ def _marks(
         handles.append(entry(f"plain {sign}{values[plain]:.3f}", **style))
     ring = dict(marker="o", markersize=points(24), markerfacecolor="none", markeredgecolor=CURRENT)
     handles.append(entry("current", markeredgewidth=points(4), **ring))
-    if not np.isfinite(values).all():
+    if modelled:
+        faint = fainter(np.array([[33, 144, 141, 255]], np.uint8), look)[0] / 255
+        handles.append(entry("faint: modelled", marker="s", markersize=points(22), color=tuple(faint)))
+    elif not np.isfinite(values).all():
         handles.append(entry("no score", marker="s", markersize=points(22), color=look.failed))
     return handles

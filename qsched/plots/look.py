@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Colormap, Normalize, to_rgb
 from matplotlib.ticker import MaxNLocator
 
 SIZE = (840, 756)  # pixels; at 390 px of a phone's width the smallest letters are still 10 px high
 DPI = 100
 CURRENT, CURRENT_EDGE = "#ff5a1f", "#ffffff"
+FAINT = 0.62  # share of the page's colour where a value is modelled
 MIN_SPAN = 0.02  # JAQ from one end of the colours to the other, so that rounding is not painted as a landscape
 
 
@@ -47,6 +48,12 @@ def scale(values: np.ndarray, failed: str) -> tuple[Normalize, Colormap, str]:
     low = floor if clipped else low
     spare = max(0.0, MIN_SPAN - (high - low)) / 2
     return Normalize(low - spare, high + spare), colours, "min" if clipped else "neither"
+
+
+def fainter(colours: np.ndarray, look: Look) -> np.ndarray:
+    """Colours, uint8 of shape (n, 4), most of the way to the page's: for what was not measured."""
+    page = np.array([*to_rgb(look.background), 1.0]) * 255
+    return np.round(FAINT * page + (1 - FAINT) * colours).astype(np.uint8)
 
 
 def ticks(axis: tuple[float, ...]) -> list[float]:

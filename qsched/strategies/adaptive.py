@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from qsched.search_options import Candidate, SearchOptions
-from qsched.strategies.gaussian_process import GaussianProcess, warp
+from qsched.strategies.gaussian_process import GaussianProcess, unwarp, warp
 from qsched.strategies.grid import shared_calls, value_of
 from qsched.studies import Scores
 
@@ -70,6 +70,17 @@ class Adaptive:
             np.array([self._where(point) for point in finite])
         )
         return finite[int(mean.argmax())]
+
+    def modelled(self, done: Mapping[Candidate, Scores]) -> np.ndarray | None:
+        """JAQ of every cell as the model has it, shape (resolution, resolution) with c_eps along the rows; None before
+        any score is finite."""
+        known = self._known(done)
+        if not known:
+            return None
+        values = np.array(list(known.values()))
+        places = np.array([self._where(point) for point in self.points])
+        mean, _ = GaussianProcess(np.array(list(known)), warp(values)).predict(places)
+        return unwarp(mean, values).reshape(len(self._options.axis), -1)
 
     def missing(self, done: Mapping[Candidate, Scores]) -> int:
         """What is left of the budget."""

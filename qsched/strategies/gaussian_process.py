@@ -18,7 +18,12 @@ _LENGTH, _NOISE = (np.log(0.1), np.log(10.0)), (np.log(1e-6), np.log(1e-1))
 def warp(values: np.ndarray) -> np.ndarray:
     """-log(1 + distance from the best / median distance), shape as given; the best is 0."""
     distance = values.max() - values
-    return -np.log1p(distance / max(float(np.median(distance)), 1e-4))
+    return -np.log1p(distance / _typical(values))
+
+
+def unwarp(warped: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The inverse of `warp(values)`, for any numbers on its scale."""
+    return values.max() - _typical(values) * np.expm1(-warped)
 
 
 class GaussianProcess:
@@ -70,3 +75,7 @@ class GaussianProcess:
 def _rotate(points: np.ndarray) -> np.ndarray:
     """Along and across the diagonal."""
     return np.stack([points[:, 0] + points[:, 1], points[:, 0] - points[:, 1]], axis=1) / np.sqrt(2)
+
+
+def _typical(values: np.ndarray) -> float:
+    return max(float(np.median(values.max() - values)), 1e-4)

@@ -51,6 +51,10 @@ class PerStep:
             best = self._centre
         return pair if best == self._spread(pair) else best
 
+    def modelled(self, done: Mapping[Candidate, Scores]) -> np.ndarray | None:
+        """As `Adaptive.modelled`, from the pairs."""
+        return self._pairs.modelled(_pairs(done))
+
     def missing(self, done: Mapping[Candidate, Scores]) -> int:
         """At most: a pattern whose parabola has no new summit takes one point less."""
         return max(self.total - len(done), 0) if self.propose(done, set(), 1) else 0

@@ -32,6 +32,23 @@ class CompareTab:
             with gr.Column(elem_classes="q-main", min_width=320, scale=1):
                 self.results: Results = build_results()
 
+    @property
+    def shown(self) -> list:
+        """Outputs of `everything`."""
+        c, r = self.controls, self.results
+        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, *r.map, c.best]
+
+    @property
+    def third(self) -> list:
+        """Outputs of `moved`."""
+        return [*self.results.qsched, self.controls.shape, self.controls.hint, *self.controls.sliders]
+
+    @property
+    def chosen(self) -> list:
+        """Outputs of `settings_shown`."""
+        c = self.controls
+        return [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples]
+
     # --- what an event shows -------------------------------------------------------------------------------------
 
     def everything(self, held: Session, dark: bool, left: str, right: str, shape: str | None = None) -> dict:
@@ -89,7 +106,7 @@ class CompareTab:
         self.engine.weigh(request.session_hash, k)
         updates = self.everything(Session(backbone, comparison, k), dark, left, right, shape) | {self.results.k: k}
         updates[self.results.notes] = fragments.notes(link.notes + comparison.notes)
-        return updates | self._settings_shown(backbone, settings) | {self.dark: dark}
+        return updates | self.settings_shown(backbone, settings) | {self.dark: dark}
 
     def generate(
         self,
@@ -126,7 +143,7 @@ class CompareTab:
         comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
         updates = self.everything(Session(backbone, comparison, self.k(request)), dark, left, right, shape)
         if held and held.backbone != backbone:
-            updates |= self._settings_shown(backbone, settings)
+            updates |= self.settings_shown(backbone, settings)
         if held and not followed and held.comparison.settings.steps == steps:
             for slider in self.controls.sliders:  # they may have moved on meanwhile
                 updates.pop(slider)
@@ -210,7 +227,8 @@ class CompareTab:
     def complain(self, *sliders) -> None:
         """Called when the hint changes: a number out of range ends as a toast before this line is reached."""
 
-    def _settings_shown(self, backbone: str, settings: Settings) -> dict:
+    def settings_shown(self, backbone: str, settings: Settings) -> dict:
+        """Outputs that make the controls show these settings."""
         c, spec, q = self.controls, self.engine.spec(backbone), settings.quantization
         return {
             c.backbone: backbone,

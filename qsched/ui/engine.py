@@ -16,6 +16,7 @@ from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.scoring import K_DEFAULT, Scorer
+from qsched.ui.turns import Turns
 
 LOADED_BACKBONES = 2
 SESSIONS = 256
@@ -54,10 +55,20 @@ class Engine:
         self.default, self.source, self.device = backbone, source, device
         self._load, self._presets = load, presets
         self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
-        self._lock, self._sessions_lock = threading.RLock(), threading.Lock()  # two: k does not wait for the device
+        self._lock, self._sessions_lock = Turns(), threading.Lock()  # two: k does not wait for the device
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[tuple, Comparison] = {}
+
+    @property
+    def turns(self) -> Turns:
+        """Entered by whoever uses the device; a long job that enters it for every batch lets the others in between."""
+        return self._lock
+
+    @property
+    def presets(self) -> Path:
+        """Folder of the presets."""
+        return self._presets
 
     def spec(self, backbone: str) -> BackboneSpec:
         """The facts about a backbone, without loading it."""
@@ -80,6 +91,10 @@ class Engine:
     def scorer(self, backbone: str) -> Scorer:
         """The backbone's scorer; does not wait for the device if the backbone is loaded."""
         return (self._backbones.get(backbone) or self.backbone(backbone)).scorer()
+
+    def is_loaded(self, backbone: str) -> bool:
+        """Whether a backbone is in memory."""
+        return backbone in self._backbones
 
     def preset(self, backbone: str, quantization: Quantization, steps: int) -> Preset | None:
         """The shipped preset, unless it was made for another way of quantizing.

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from html import escape
@@ -12,7 +13,12 @@ import torch
 
 from qsched.backbones import BackboneError
 from qsched.presets import PresetError
+from qsched.publish import PublishError
+from qsched.search_job import SearchError
+from qsched.studies import StorageError
 
+SPOKEN = BackboneError | PresetError | PublishError | SearchError | StorageError
+"""Errors whose text is one sentence for the user."""
 log = logging.getLogger("qsched.ui")
 
 
@@ -23,7 +29,7 @@ def toast(sentence: str) -> NoReturn:
 
 def sentence_for(error: BaseException) -> str:
     """One sentence for the person at the page."""
-    if isinstance(error, ValueError | TypeError | BackboneError | PresetError):
+    if isinstance(error, ValueError | TypeError | SPOKEN):
         return str(error).strip().splitlines()[0] if str(error).strip() else "This input cannot be used."
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "The device ran out of memory: choose fewer steps or a smaller backbone, then try again."
@@ -34,13 +40,26 @@ def sentence_for(error: BaseException) -> str:
 
 def explained(error: Exception, where: str) -> str:
     """The sentence for an error; one that nobody foresaw is logged with its traceback."""
-    if not isinstance(error, ValueError | BackboneError | PresetError):
+    if not isinstance(error, ValueError | SPOKEN):
         log.error("%s failed", where, exc_info=error)
     return sentence_for(error)
 
 
 def spoken(function: Callable) -> Callable:
-    """An event handler whose exceptions become toasts."""
+    """An event handler, or one that yields, whose exceptions become toasts."""
+
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def stream(*args: Any, **kwargs: Any) -> Any:
+            try:
+                yield from function(*args, **kwargs)
+            except gr.Error:
+                raise
+            except Exception as error:
+                toast(explained(error, function.__name__))
+
+        return stream
 
     @functools.wraps(function)
     def handler(*args: Any, **kwargs: Any) -> Any:

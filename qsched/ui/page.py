@@ -15,6 +15,9 @@ from qsched.ui.api import public_compare
 from qsched.ui.compare_tab import CompareTab
 from qsched.ui.engine import Engine
 from qsched.ui.errors import spoken, toast
+from qsched.ui.search_tab import SearchTab
+from qsched.ui.search_wiring import wire_search
+from qsched.ui.searches import Searches
 from qsched.ui.wiring import wire
 
 TITLE = "Q-Sched"
@@ -28,6 +31,7 @@ class Page(gr.Blocks):
     """Blocks that know how they want to be launched, and that answer a bad number with a sentence."""
 
     engine: Engine
+    search: SearchTab
     talk: bool = False
 
     def launch(self, **options: Any) -> Any:
@@ -64,6 +68,7 @@ def build_app(
     device: str = "auto",
     talk: bool = False,
     engine: Engine | None = None,
+    searches: str | None = None,
 ) -> Page:
     """The app, ready for launch().
 
@@ -71,6 +76,7 @@ def build_app(
         backbone: id that a first visitor sees. source: a folder or Hub id in place of that backbone's own. device: "auto" or a torch device.
         talk: type for the last row of a lecture hall.
         engine: what computes; None makes one.
+        searches: where searches are kept, a file or an Optuna storage URL; None is the user's own file.
 
     Raises:
         ValueError: unknown backbone.
@@ -82,12 +88,16 @@ def build_app(
         with gr.Row(elem_classes="q-top"):
             gr.HTML(HEADER, elem_classes="plain")
             toggle = gr.Button("Dark or light", elem_id="theme-toggle", size="sm", scale=0, min_width=110)
-        with gr.Tabs(elem_id="tabs"):
+        with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("Compare", id="compare"):
                 compare = CompareTab(engine, dark)
+            with gr.Tab("Search", id="search") as searching:
+                search = SearchTab(engine, compare, Searches(searches))
             with gr.Tab("About", id="about") as about:
                 build_about(engine, about)
         wire(compare, demo, toggle)
+        wire_search(search, demo, tabs, searching)
+        demo.search = search
         gr.api(spoken(public_compare(engine)), api_name="compare", concurrency_id="device", concurrency_limit=1)
     return demo.queue(max_size=64)
 

@@ -73,7 +73,7 @@ def theme() -> gr.themes.Base:
 
 def css(talk: bool = False) -> str:
     """The page's style sheet; `talk` makes everything readable from the last row."""
-    style = (HERE / "style.css").read_text("utf-8")
+    style = "".join((HERE / name).read_text("utf-8") for name in ("style.css", "search.css"))
     return style + (HERE / "talk.css").read_text("utf-8") if talk else style
 
 

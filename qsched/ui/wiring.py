@@ -14,23 +14,18 @@ DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
 RECORD_LINK = "() => { document.querySelector('#{0}')?.querySelector('a,button')?.click() ?? document.querySelector('#{0}')?.click() }"
 
 
+def settle(event: gr.events.Dependency, name: str) -> None:
+    """End the look of being busy; `then` runs no browser-only step after an error, so an error needs its own."""
+    idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
+    event.success(api_name=f"idle{name}", **idle)
+    event.failure(api_name=f"idle{name}_error", **idle)
+
+
 def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     """Connect every widget; `toggle` switches between dark and light."""
     c, r = tab.controls, tab.results
     pair = [r.left, r.right]
-    third = [*r.qsched, c.shape, c.hint, *c.sliders]
-    shown = [
-        *third,
-        *r.images[:2],
-        *r.captions[:2],
-        r.notes,
-        r.definition,
-        r.wipe,
-        c.device,
-        *r.map,
-        c.best,
-    ]
-    chosen = [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples]
+    third, shown, chosen = tab.third, tab.shown, tab.chosen
     everything = [*c.settings, c.shape, tab.dark, *pair, *c.sliders]
     make = {
         "fn": spoken(tab.generate),
@@ -40,13 +35,6 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **QUIET,
         **DEVICE,
     }
-    idle = {"fn": None, "inputs": None, "outputs": None, "js": links.IDLE, **HIDDEN}
-
-    # `then` does not run a browser-only step after an error, so an error needs its own.
-    def settle(event: gr.events.Dependency, name: str) -> None:
-        event.success(api_name=f"idle{name}", **idle)
-        event.failure(api_name=f"idle{name}_error", **idle)
-
     demo.load(
         spoken(tab.open),
         [tab.dark, *pair],

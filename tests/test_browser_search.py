@@ -1,0 +1,266 @@
+"""The Search tab in a real browser: start, watch, stop, resume, use, compare, delete."""
+
+import io
+import json
+import time
+import zipfile
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from browser_app import CHROMIUM, FLAGS, TinyBackbone, Visitor, serving, tiny_backbone, write_preset
+from PIL import Image
+
+from qsched.presets import load_preset
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}"),
+]
+WATCH = """() => {
+  window.seen = { progress: new Set(), surface: new Set() };
+  const look = () => {
+    seen.progress.add(document.querySelector("#search-progress").innerHTML);
+    const image = document.querySelector("#search-surface img");
+    if (image) seen.surface.add(image.src);
+  };
+  new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+}"""
+
+
+class PacedBackbone(TinyBackbone):
+    """Takes its time for every denoiser call, so that there is something to watch and to stop."""
+
+    pace = 0.0
+
+    def _forward(self, *arguments):
+        time.sleep(PacedBackbone.pace)
+        return super()._forward(*arguments)
+
+
+def paced(id="emoji-lcm", device="auto", source=None):
+    backbone = tiny_backbone(id, device, source)
+    return PacedBackbone(
+        **{name: getattr(backbone, name) for name in ("spec", "device", "dtype", "denoiser", "scheduler", "revision")}
+    )
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("presets")
+    write_preset(folder)
+    with serving(folder, paced) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(app, browser):
+    """Opens the Search tab with a small search; afterwards nothing may have complained."""
+    visitors = []
+
+    def open_tab(**options):
+        PacedBackbone.pace = 0.0
+        visitor = Visitor(browser, *app, **options)
+        visitors.append(visitor)
+        visitor.page.get_by_role("tab", name="Search").click()
+        visitor.page.wait_for_selector("#search-start")
+        return visitor
+
+    yield open_tab
+    PacedBackbone.pace = 0.0
+    complaints = [line for visitor in visitors for line in visitor.complaints]
+    for visitor in visitors:
+        visitor.close()
+    assert not complaints
+
+
+def small(visitor, **changes):
+    """Choose a 3 x 3 search with 3 prompts at 2 steps."""
+    page = visitor.page
+    page.locator("#search-steps input").click()
+    page.get_by_role("option", name="2 steps").click()
+    page.locator("#search-strategy label", has_text="Shared").click()
+    numbers = {"resolution": 3, "prompt-count": 3, "range-low": 0.9, "range-high": 1.1} | changes
+    for name, value in numbers.items():
+        page.fill(f"#search-{name} input", str(value))
+    points = numbers["resolution"] ** 2
+    visitor.until(
+        lambda: f"{points} points on {numbers['prompt-count']} prompts" in text(visitor, "plan"), "the cost is shown"
+    )
+
+
+def text(visitor, name):
+    return visitor.page.locator(f"#search-{name}").inner_text()
+
+
+def state(visitor):
+    return visitor.page.locator("#search-progress .progress").get_attribute("data-state")
+
+
+def done(visitor):
+    return int(visitor.page.locator("#search-progress .progress").get_attribute("data-done") or 0)
+
+
+def ended(visitor, how="done"):
+    visitor.until(lambda: state(visitor) == how, f"the search is {how}")
+
+
+def surface(visitor):
+    source = visitor.page.locator("#search-surface img").get_attribute("src")
+    return np.asarray(Image.open(io.BytesIO(urlopen(source).read())).convert("RGB"))
+
+
+def test_a_search_is_watched_stopped_resumed_and_used(visit):
+    visitor = visit()
+    page = visitor.page
+    small(visitor)
+    page.evaluate(WATCH)
+    PacedBackbone.pace = 0.6
+    begin = time.monotonic()
+    page.click("#search-start")
+    visitor.until(lambda: done(visitor) >= 2, "the first points")
+    first = surface(visitor)
+    visitor.until(lambda: done(visitor) >= 4, "more points")
+    assert (surface(visitor) != first).any(), "the heatmap fills"
+    seconds = time.monotonic() - begin
+    page.click("#search-stop")
+    ended(visitor, "stopped")
+    stopped = done(visitor)
+    assert 4 <= stopped < 9
+    assert page.evaluate("seen.surface.size") >= 2
+    assert page.evaluate("seen.progress.size") >= seconds, "at the very least once a second, however busy the machine"
+
+    PacedBackbone.pace = 0.0
+    page.click("#search-start")
+    ended(visitor)
+    assert done(visitor) == 9
+    best = text(visitor, "best")
+    assert "JAQ" in best and page.locator("#search-best-picture img").is_visible()
+
+    page.click("#search-use")
+    page.wait_for_selector("#image-qsched img", state="visible")
+    shown = visitor.until(lambda: visitor.comparison.settings.steps == 2 and visitor.comparison.coefficients)
+    c_x, c_eps = shown.c_x[0], shown.c_eps[0]
+    assert f"{c_x:.4g} → 1" in best and f"{c_eps:.4g} → 1" in best
+    visitor.stands_at(c_x, c_eps)
+    assert page.locator("#steps input").input_value() == "2 steps"
+
+
+def test_a_clicked_cell_is_chosen_and_used(visit):
+    visitor = visit()
+    small(visitor)
+    visitor.page.click("#search-start")
+    ended(visitor)
+    image = visitor.page.locator("#search-surface img")
+    for x, y in ((0.22, 0.72), (0.78, 0.34)):  # two corners of the grid, of which one at most is the best
+        image.scroll_into_view_if_needed()
+        box = image.bounding_box()
+        before = text(visitor, "best")
+        visitor.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        visitor.until(lambda before=before: text(visitor, "best") != before, "another cell is chosen")
+        if text(visitor, "best").startswith("Chosen cell"):
+            break
+    visitor.page.click("#search-use")
+    visitor.until(lambda: visitor.comparison.coefficients.c_x[0] == {0.22: 0.9, 0.78: 1.1}[x], "Compare stands there")
+
+
+def test_files_and_a_dry_run(visit, tmp_path):
+    visitor = visit()
+    small(visitor)
+    page = visitor.page
+    page.click("#search-start")
+    ended(visitor)
+    for button, suffix in (("#search-save", ".json"), ("#search-export", ".zip")):
+        with page.expect_download() as download:
+            page.click(button)
+        download.value.save_as(tmp_path / f"taken{suffix}")
+        assert download.value.suggested_filename.endswith(f"w4a8-2steps{suffix}")
+    preset = load_preset(tmp_path / "taken.json")
+    with zipfile.ZipFile(tmp_path / "taken.zip") as archive:
+        config = next(name for name in archive.namelist() if name.endswith("scheduler_config.json"))
+        assert json.loads(archive.read(config))["c_x"] == list(preset.coefficients.c_x)
+    page.click("#search-push-box button >> nth=0")
+    page.fill("#search-repo textarea, #search-repo input", "me/emoji")
+    page.click("#search-dry-run")
+    visitor.until(lambda: "would be published" in text(visitor, "pushed"), "the dry run lists files")
+
+
+def test_two_saved_searches_side_by_side_and_one_deleted(visit):
+    visitor = visit()
+    page = visitor.page
+    for bits in ("W3A8", "W8A8"):
+        page.locator("#search-bits input").click()
+        page.get_by_role("option", name=bits, exact=True).click()
+        small(visitor)
+        page.click("#search-start")
+        visitor.until(lambda bits=bits: bits in text(visitor, "saved"), "it is listed")
+        ended(visitor)
+    rows = page.locator("#search-saved label")
+    for row in range(rows.count()):
+        rows.nth(row).locator("input").uncheck()
+    for bits in ("W3A8", "W8A8"):
+        rows.filter(has_text=bits).locator("input").check()
+    page.wait_for_selector("#search-compare", state="visible")
+    assert "W3A8" in text(visitor, "left-facts") and "W8A8" in text(visitor, "right-facts")
+    rows.filter(has_text="W3A8").locator("input").uncheck()
+    page.click("#search-delete")
+    page.click("#search-really")
+    visitor.until(lambda: "W8A8" not in text(visitor, "saved"), "it is gone")
+    assert "W3A8" in text(visitor, "saved")
+
+
+def test_what_cannot_run_is_a_sentence(visit):
+    visitor = visit()
+    page = visitor.page
+    page.locator("#search-steps input").click()
+    page.get_by_role("option", name="1 step", exact=True).click()
+    page.locator("#search-strategy label", has_text="Per step").click()
+    page.click("#search-start")
+    assert "With a single step" in visitor.toast()
+    assert state(visitor) == "idle" and page.locator("#search-start").is_enabled()
+
+
+def test_a_closed_tab_stops_its_search(visit, app):
+    visitor, other = visit(), visit()
+    small(visitor, resolution=5)
+    PacedBackbone.pace = 0.4
+    visitor.page.click("#search-start")
+    visitor.until(lambda: state(visitor) == "running", "it runs")
+    small(other)
+    other.page.click("#search-start")
+    assert "A search is running already" in other.toast()
+    visitor.page.close()
+    PacedBackbone.pace = 0.05
+
+    def free():
+        other.page.click("#search-start")
+        other.page.wait_for_timeout(700)
+        return state(other) == "done"
+
+    other.until(free, "the device is free again")
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True), (1920, False)])
+def test_nothing_scrolls_sideways_and_the_keyboard_is_enough(visit, width, dark):
+    visitor = visit(width=width, dark=dark)
+    page = visitor.page
+    small(visitor)
+    page.focus("#search-start")
+    page.keyboard.press("Enter")
+    ended(visitor)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    background = surface(visitor)[2, 2]
+    assert (background.max() < 40) == dark
+    page.focus("#search-use")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#image-qsched img", state="visible")

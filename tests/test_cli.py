@@ -89,7 +89,9 @@ def test_generate_takes_the_coefficients_of_a_preset(line, tmp_path, preset_file
 
 def test_generate_uses_the_best_known_preset(line, tmp_path, preset_file, monkeypatch):
     asked = []
-    monkeypatch.setattr("qsched.presets.find_preset", lambda *key, method: asked.append((*key, method)) or load_preset(preset_file))
+    monkeypatch.setattr(
+        "qsched.presets.find_preset", lambda *key, method: asked.append((*key, method)) or load_preset(preset_file)
+    )
     data = line.ok("generate", "--prompt", "fox", "--out", tmp_path, "--steps", "2")
     assert asked == [("emoji-lcm", "w4a8", 2, "plain")]
     assert data["coefficients"] == load_preset(preset_file).coefficients.to_dict()

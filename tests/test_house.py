@@ -75,6 +75,7 @@ def test_what_can_be_lifted_out_needs_little(name, allowed):
 
 def test_shipped_presets_belong_to_the_shipped_weights():
     from qsched import load_backbone
+    from qsched.prompts import builtin_prompts
 
     backbone = load_backbone("emoji-lcm", device="cpu")
     files = [file for file in list_presets() if file.backbone == "emoji-lcm"]
@@ -82,4 +83,5 @@ def test_shipped_presets_belong_to_the_shipped_weights():
     for file in files:
         preset = load_preset(file.path)
         assert preset.revision == backbone.revision, f"{file.path.name} was searched on other weights"
-        assert preset.surface.images == 20 and preset.held_out
+        assert preset.prompts == builtin_prompts("emoji", "calibration") and preset.surface.seeds >= 3
+        assert preset.held_out["prompts"] == builtin_prompts("emoji", "held-out")

@@ -59,8 +59,8 @@ def test_what_is_pushed_works_when_it_is_loaded_back(hub, monkeypatch, tmp_path)
     for where in (REPO, fetch(Source(REPO))):
         scheduler = QSchedLCMScheduler.from_pretrained(where, cache_dir=tmp_path / "diffusers")
         scheduler.set_timesteps(4)
-        assert (scheduler.config.c_x, scheduler.config.c_eps) == (1.04, 1.04)
-        assert "1.04" in str(scheduler.config) and len(scheduler.timesteps) == 4
+        assert Coefficients(scheduler.config.c_x, scheduler.config.c_eps) == preset.coefficients
+        assert not preset.coefficients.is_identity and len(scheduler.timesteps) == 4
 
 
 def test_a_second_push_updates_the_repository(hub):
@@ -92,18 +92,20 @@ def test_the_card_tells_all_that_matters(monkeypatch):
     header, text = header_and_text(model_card(preset, "QSchedLCMScheduler", REPO, "With the qsched package"))
     assert header["license"] == "apache-2.0" and header["library_name"] == "diffusers" and "base_model" not in header
     assert {"qsched", "quantization", "w4a8"} <= set(header["tags"])
+    score = lambda row, metric: "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row[metric])
+    column = preset.held_out["columns"]["Q-Sched"]
     for told in (
         "These coefficients fit one denoiser",
-        "| c_x | 1.04 |",
+        f"| c_x | {preset.coefficients.c_x:g} |",
         "| steps | 4 |",
-        "| bit-width | w4a8 (activation_scale token, scope all, keep_high_precision True) |",
+        "| bit-width | w4a8 (activation_scale token, scope all, keep_high_precision True, method plain) |",
         "| scorer | emoji-clip: CLIPScore",
-        "| calibration | 20 prompts, 1 noise seed each |",
-        "| search | exhaustive, 121 points |",
+        "| calibration | 25 prompts, 5 noise seeds each |",
+        "| search | shared, 121 points |",
         "| JAQ | CLIPScore | CLIP-IQA | SSIM |",
-        "| Q-Sched | 5.649 [5.637, 5.662] | 61.805 [59.598, 63.884]",
-        "| Q-Sched - naive (paired) | 0.028 [0.018, 0.037]",
-        "66 prompts x 5 noise seeds that the search never saw",
+        f"| Q-Sched | {score(column, 'jaq')} | {score(column, 'alignment')}",
+        f"| Q-Sched - naive (paired) | {score(preset.held_out['differences']['Q-Sched - naive'], 'jaq')}",
+        "107 prompts x 5 noise seeds that the search never saw",
     ):
         assert told in text, told
 

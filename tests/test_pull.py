@@ -55,10 +55,23 @@ def test_pull_fails_in_one_line(line, hub):
 
 def test_pull_that_is_interrupted_goes_on(line, hub, monkeypatch):
     hub.speed = 1e6
-    timer = threading.Timer(0.4, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    status, out, err = line.run("pull", "far")
-    assert status == 130 and out == "" and "the same command goes on" in err
+    over = threading.Event()
+
+    def interrupt():
+        while hub.served[WEIGHTS] == 0 and not over.wait(0.01):
+            pass
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        status, out, err = line.run("pull", "far")
+    finally:
+        over.set()
+        thread.join()
+    assert status == 130, err
+    assert out == "" and "the same command goes on" in err
     hub.speed, came = None, hub.served[WEIGHTS]
     assert came > 0 and line.ok("pull", "far")["downloaded_bytes"] < SIZE
 

@@ -121,6 +121,21 @@ def scheduler_for(spec: BackboneSpec, pipe: DiffusionPipeline) -> SchedulerMixin
     return getattr(diffusers, spec.scheduler)(**spec.scheduler_config)
 
 
+def scheduler_of(spec: BackboneSpec) -> SchedulerMixin:
+    """The scheduler alone, no weights loaded: the pipeline's own where its files are here, else the published settings.
+
+    Raises:
+        BackboneError: another source that cannot be had, or that is of another family.
+    """
+    kind, source = getattr(diffusers, spec.scheduler), spec.sources()[0]
+    if spec.source != SPECS[spec.id].source or hub.is_ready(source):
+        folder = hub.fetch(source)
+        check_family(spec, folder)
+        if components(folder)["scheduler"][1] == spec.scheduler:
+            return kind.from_pretrained(folder / "scheduler")
+    return kind(**spec.scheduler_config)
+
+
 def unet_with_lora(spec: BackboneSpec, folder: Path, dtype: torch.dtype, file: str) -> nn.Module:
     """A fresh U-Net from a pipeline's folder with this LoRA fused."""
     unet = UNet2DConditionModel.from_pretrained(

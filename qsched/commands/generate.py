@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> Result:
     if preset is not None and made_for != (backbone.spec.id, how.bits, steps, how.method):
         by = "" if preset.method == "plain" else f" by {preset.method}"
         data["notes"].append(f"The preset was made for {preset.backbone}, {preset.bits}{by}, {preset.steps} steps.")
+    if preset is not None and preset.mark:
+        data["notes"].append(preset.mark)
     if preset is None and chosen.is_identity:
         data["notes"].append("No coefficients were given and no preset is known, so Q-Sched equals naive here.")
     data["notes"] += [f"{note[:1].upper()}{note[1:]}." for note in data["size"]["notes"]]

@@ -174,7 +174,7 @@ class CompareTab:
         held = self.held(request)
         settings = held.comparison.settings
         preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
-        point = preset and surface_view.point_at(preset, *event.index)
+        point = preset and preset.surface and surface_view.point_at(preset, *event.index)
         return self.moved(held, preset.at(*point), request, preset.shape) if point else {self.controls.hint: ""}
 
     def redraw(self, request: gr.Request, dark: bool):

@@ -7,9 +7,9 @@ import gradio as gr
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
-from qsched.ui import fragments, links, surface_view, values
-from qsched.ui.controls import Controls, build_controls, slider_updates
-from qsched.ui.engine import Engine, Session, describe
+from qsched.ui import arrival_view, fragments, links, surface_view, values
+from qsched.ui.controls import SOURCES, Controls, build_controls, slider_updates
+from qsched.ui.engine import SOURCE, Engine, Session, describe, named
 from qsched.ui.errors import explained, spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
 
@@ -104,6 +104,7 @@ class CompareTab:
         scope,
         keep,
         method,
+        source,
         shape,
         dark,
         left,
@@ -111,7 +112,8 @@ class CompareTab:
         *sliders,
     ):
         """Make the three pictures for these settings; whoever stood at the best known coefficients stays at the best known ones."""
-        spec, held = self.engine.spec(backbone), self.engine.session(request.session_hash)
+        held, backbone = self.engine.session(request.session_hash), self.name(request, backbone, source)
+        spec = self.engine.spec(backbone)
         if held and held.backbone != backbone and steps not in spec.steps:
             steps = spec.default_steps
         settings = Settings(
@@ -165,6 +167,22 @@ class CompareTab:
             )
         return self.moved(held, preset.best(held.k), request)
 
+    def name(self, request: gr.Request, backbone: str, source: str) -> str:
+        """What the engine calls a backbone from this source; the source of the backbone that is left is not taken along."""
+        if source and not SOURCES:
+            raise ValueError("On a Space the source of a backbone is chosen by whoever runs it.")
+        held = self.engine.session(request.session_hash)
+        id, _, left = held.backbone.partition(SOURCE) if held else (backbone, "", "")
+        return backbone if id != backbone and left == (source or "").strip() else named(backbone, source)
+
+    def arrival(self, request: gr.Request, backbone: str, source: str):
+        """Whether the chosen backbone has to be downloaded first, and the button for it."""
+        return arrival_view.standing(self.controls, self.engine, self.name(request, backbone, source))
+
+    def download(self, request: gr.Request, backbone: str, source: str):
+        """Fetch the chosen backbone, with its progress."""
+        yield from arrival_view.download(self.controls, self.engine, self.name(request, backbone, source))
+
     def reset(self, request: gr.Request, shape: str):
         """c_x = c_eps = 1: the plain scheduler, which needs no denoiser call."""
         return self.moved(self.held(request), Coefficients.identity(), request, shape)
@@ -213,7 +231,8 @@ class CompareTab:
     def _settings_shown(self, backbone: str, settings: Settings) -> dict:
         c, spec, q = self.controls, self.engine.spec(backbone), settings.quantization
         return {
-            c.backbone: backbone,
+            c.backbone: spec.id,
+            c.source: backbone.partition(SOURCE)[2],
             c.bits: q.bits,
             c.steps: gr.update(choices=values.steps_choices(spec), value=settings.steps),
             c.prompt: settings.prompt,

@@ -1,6 +1,7 @@
 """Small pieces of HTML: captions, the score table, badges, sentences. Text from outside is always escaped."""
 
 import math
+import shlex
 from html import escape
 from typing import Any
 
@@ -171,6 +172,8 @@ def published(preset: Preset) -> str:
 
 def search_command(backbone: str, bits: str, steps: int, method: str = "plain") -> str:
     """The command that makes a preset."""
+    backbone, _, source = backbone.partition("@")
     by = "" if method == "plain" else f" --method {method}"
+    by += f" --source {shlex.quote(source)}" if source else ""
     out = f"presets/{backbone}/{preset_name(bits, steps, method)}"
     return f"python -m qsched search --backbone {backbone} --bits {bits}{by} --steps {steps} --out {out}"

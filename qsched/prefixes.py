@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qsched.backbones.base import Backbone, Condition
 from qsched.coefficients import Coefficients, stack
-from qsched.sampling import Noise, denoise, prepare_scheduler, scaled, start_latents
+from qsched.sampling import Noise, decode, denoise, prepare_scheduler, scaled, start_latents
 
 Rows = tuple[tuple[float, float], ...]
 """(c_x, c_eps) of the first steps."""
@@ -35,9 +35,12 @@ class SharedSampler:
     Args:
         condition, noise: one per image.
         denoiser: None for full precision.
+        tiny: decode with the tiny decoder.
     """
 
-    def __init__(self, backbone: Backbone, condition: Condition, noise: Noise, steps: int, denoiser: nn.Module | None):
+    def __init__(self, backbone: Backbone, condition: Condition, noise: Noise, steps: int, denoiser: nn.Module | None,
+                 tiny: bool = False):  # fmt: skip
+        self.tiny = tiny
         self.backbone, self.condition, self.noise, self.steps, self.denoiser = (
             backbone,
             condition,
@@ -70,7 +73,7 @@ class SharedSampler:
                 prefix.prediction[images],
                 begin,
             )
-            yield which, images, self.backbone.decode(latents)
+            yield which, images, decode(self.backbone, latents, self.tiny)
 
     def _prefix(self, rows: Rows, batch_size: int) -> Prefix:
         """Where the trajectories stand after these steps."""

@@ -134,6 +134,13 @@ def coefficients(args: argparse.Namespace) -> "Coefficients | None":
     return Coefficients(one_or_more(args.c_x), one_or_more(args.c_eps))
 
 
+def add_decoder(parser: argparse.ArgumentParser) -> None:
+    """--tiny-decoder."""
+    parser.add_argument(
+        "--tiny-decoder", action="store_true", help="decode with the small, fast decoder, where the backbone has one"
+    )
+
+
 def add_k(parser: argparse.ArgumentParser) -> None:
     """--k."""
     parser.add_argument("--k", type=number(0), default=2.0, help="weight of CLIP-IQA in JAQ (default: %(default)g)")

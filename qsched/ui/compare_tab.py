@@ -1,6 +1,7 @@
 """The Compare tab: its widgets and handlers, which only translate between widgets and the engine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import gradio as gr
 
@@ -8,7 +9,7 @@ from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
 from qsched.ui import arrival_view, fragments, links, surface_view, values
-from qsched.ui.controls import SOURCES, Controls, build_controls, slider_updates
+from qsched.ui.controls import DECODERS, SOURCES, Controls, build_controls, slider_updates
 from qsched.ui.engine import SOURCE, Engine, Session, describe, named
 from qsched.ui.errors import explained, spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
@@ -43,6 +44,7 @@ class CompareTab:
             | all_columns(r, comparison, held.k)
             | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
+                c.decoder: gr.update(visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]),
                 c.device: fragments.device_note(*describe(backbone, settings.quantization)),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
@@ -105,6 +107,7 @@ class CompareTab:
         keep,
         method,
         source,
+        decoder,
         shape,
         dark,
         left,
@@ -119,6 +122,8 @@ class CompareTab:
         settings = Settings(
             prompt or "", seed, steps, values.quantization_from(bits, group, scale, scope, keep, method)
         )
+        if decoder == DECODERS[1] and self.engine.backbone(backbone).has_tiny_decoder:
+            settings = replace(settings, tiny_decoder=True)
         coefficients = links.followed(self.engine, held, backbone, settings)
         followed = coefficients is not None
         if followed:

@@ -16,6 +16,8 @@ GROUPS = [("one scale per output channel", 0), ("groups of 32", 32), ("groups of
 SOURCES = not os.environ.get("SPACE_ID")
 """On a Space, which its visitors share, none of them chooses folders or repositories."""
 
+DECODERS = ("full", "tiny")
+
 
 @dataclass
 class Controls:
@@ -46,6 +48,7 @@ class Controls:
     download: gr.Button
     source: gr.Textbox
     use_source: gr.Button
+    decoder: gr.Radio
 
     @property
     def quantization(self) -> list[gr.components.Component]:
@@ -55,7 +58,7 @@ class Controls:
     @property
     def settings(self) -> list[gr.components.Component]:
         """Everything that decides the first two pictures."""
-        return [self.backbone, self.prompt, self.seed, self.steps, *self.quantization, self.source]
+        return [self.backbone, self.prompt, self.seed, self.steps, *self.quantization, self.source, self.decoder]
 
     @property
     def sliders(self) -> list[gr.Slider]:
@@ -141,6 +144,15 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             elem_classes="segments",
         )
         keep = gr.Checkbox(True, label="Keep conv_in, conv_out and embeddings in high precision", elem_id="keep")
+        decoder = gr.Radio(
+            list(DECODERS),
+            value=DECODERS[0],
+            label="Decoder",
+            info="Tiny: faster, less detail; in all three pictures.",
+            elem_id="decoder",
+            elem_classes="segments",
+            visible=False,
+        )
         with gr.Row(elem_classes="q-pair q-bottom", visible=SOURCES):
             source = gr.Textbox(
                 "",
@@ -180,6 +192,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         download,
         source,
         use_source,
+        decoder,
     )
 
 

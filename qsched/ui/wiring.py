@@ -27,6 +27,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         r.definition,
         r.wipe,
         c.device,
+        c.decoder,
         *r.map,
         c.best,
     ]
@@ -57,7 +58,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **DEVICE,
     )
     demo.unload(tab.forget)
-    settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep, c.method]
+    settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep, c.method, c.decoder]
     asked = [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)]
     settle(gr.on(asked, api_name="generate", **make), "")
     arrival = {"outputs": [c.arrival, c.download], "inputs": [c.backbone, c.source]}

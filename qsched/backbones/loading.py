@@ -55,7 +55,7 @@ def load_pipeline(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) 
         revision,
         pipe=pipe,
         picture=(spec.size, spec.size) if published else _own_size(spec, pipe),
-        residency=Residency(device, _budget(device), lambda: _out_of_memory(spec, device)),
+        residency=Residency(device, _budget(device), lambda: memory.out_of_memory(spec, device)),
         tiny=_tiny_decoder(spec, dtype),
         weights=weights,
         lora=first,
@@ -167,12 +167,6 @@ def check_memory(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -
 
 def _budget(device: torch.device) -> int | None:
     return memory.free_bytes(device) - memory.RESERVE if device.type == "cuda" else None
-
-
-def _out_of_memory(spec: BackboneSpec, device: torch.device) -> str:
-    free = memory.free_bytes(device)
-    other = memory.would_fit(free) or "emoji-lcm"
-    return f"{spec.title} ran out of memory: a smaller batch, {other} or the CPU would fit."
 
 
 def _own_size(spec: BackboneSpec, pipe: DiffusionPipeline) -> tuple[int, int]:

@@ -5,13 +5,15 @@ No gradio here. A session is known by its hash; it holds one Comparison, which i
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from qsched.backbones import SPECS, Backbone, BackboneSpec, Quantization, load_backbone
+from qsched.backbones import SPECS, Backbone, BackboneError, BackboneSpec, Quantization, load_backbone, pick_device
+from qsched.backbones.memory import out_of_memory
 from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
@@ -73,6 +75,9 @@ class Engine:
         """The loaded backbone; the latest two stay in memory."""
         spec = self.spec(backbone)
         with self._lock:
+            for name, other in self._backbones.items():
+                if name != backbone:
+                    leave(other)
             if backbone not in self._backbones:
                 source = None if spec is SPECS[spec.id] else spec.source
                 self._backbones[backbone] = self._load(spec.id, device=self.device, source=source)
@@ -164,10 +169,24 @@ class Engine:
     def _compare_here(
         self, backbone: str, settings: Settings, coefficients: Coefficients, previous: Comparison | None
     ) -> Comparison:
-        return compare(self.backbone(backbone), settings, coefficients, previous)
+        with self._memory(backbone):
+            return compare(self.backbone(backbone), settings, coefficients, previous)
 
     def _rescale_here(self, backbone: str, comparison: Comparison, coefficients: Coefficients) -> Comparison:
-        return rescale(self.backbone(backbone), comparison, coefficients)
+        with self._memory(backbone):
+            return rescale(self.backbone(backbone), comparison, coefficients)
+
+    @contextmanager
+    def _memory(self, backbone: str) -> Iterator[None]:
+        """Out of memory inside is one sentence with what would fit, and the device is free again afterwards."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            for loaded in self._backbones.values():
+                leave(loaded)
+            if isinstance(error, BackboneError):
+                raise
+            raise BackboneError(out_of_memory(self.spec(backbone), pick_device(self.device))) from error
 
     def _keep(self, session: str, backbone: str, comparison: Comparison) -> None:
         with self._sessions_lock:
@@ -176,6 +195,13 @@ class Engine:
             self._sessions.move_to_end(session)
             while len(self._sessions) > SESSIONS:
                 self._sessions.popitem(last=False)
+
+
+def leave(backbone: Backbone) -> None:
+    """Move a backbone off the device, for another one to use it; it comes back when it is used."""
+    residency = getattr(backbone, "residency", None)
+    if residency is not None:
+        residency.park_all()
 
 
 def named(backbone: str, source: str | None = None) -> str:

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 from qsched.backbones import Backbone, Condition, Quantization
 from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
-from qsched.sampling import Noise, draw_noise, first_prediction, prepare_scheduler, sample
+from qsched.sampling import Noise, check_decoder, decode, draw_noise, first_prediction, prepare_scheduler, sample
 from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq, jaq_definition, quality_name, similarity
 from qsched.scoring.signatures import Badge, failure_badges
 from qsched.scoring.weights import ScorerError
@@ -29,12 +29,13 @@ REMEMBERED = 64
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared: a prompt, a seed, a step count and how the denoiser is quantized."""
+    """What is compared: a prompt, a seed, a step count, how the denoiser is quantized, and which decoder draws all columns."""
 
     prompt: str
     seed: int = 0
     steps: int = 4
     quantization: Quantization = field(default_factory=Quantization)
+    tiny_decoder: bool = False
 
     def check(self, backbone: Backbone) -> "Settings":
         """These settings with the prompt trimmed.
@@ -50,6 +51,7 @@ class Settings:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"The seed must be a whole number from 0 to {2**31 - 1}, not {self.seed}.")
         BitWidth.parse(self.quantization.bits)
+        check_decoder(backbone, self.tiny_decoder)
         return replace(self, prompt=prompt[:PROMPT_LIMIT])
 
 
@@ -159,7 +161,8 @@ def compare(
         if isinstance(judge, ScorerError):
             notes += (f"The pictures have no scores. {judge}",)
         begin = time.perf_counter()
-        images = backbone.decode(sample(backbone, condition.to(backbone.device), noise, settings.steps)).cpu()
+        latents = sample(backbone, condition.to(backbone.device), noise, settings.steps)
+        images = decode(backbone, latents, settings.tiny_decoder).cpu()
         latency, reference = _elapsed(backbone, begin), images
         full = _column(
             backbone, judge, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency
@@ -280,9 +283,9 @@ def _continue(
     first: Tensor,
 ) -> tuple[Tensor, float]:
     begin = time.perf_counter()
-    images = backbone.decode(
-        sample(backbone, condition.to(backbone.device), noise, settings.steps, coefficients, denoiser, first)
-    ).cpu()
+    at = condition.to(backbone.device)
+    latents = sample(backbone, at, noise, settings.steps, coefficients, denoiser, first)
+    images = decode(backbone, latents, settings.tiny_decoder).cpu()
     return images, _elapsed(backbone, begin)
 
 

@@ -39,8 +39,10 @@ def model_card(preset: Preset, twin: str, repo: str, usage: str) -> str:
         f"# Q-Sched scheduler for {title}, {preset.bits}, {preset.steps} steps",
         f"A diffusers scheduler without weights: `{twin}` multiplies, at every step, the noisy sample by c_x and the "
         f"prediction by c_eps ({PAPER}), which repairs part of what quantization does to the trajectory.",
-        f"> **These coefficients fit one denoiser**: that of {base_model(preset) or preset.backbone}, revision "
-        f"`{preset.revision}`, quantized to {preset.bits} as below, in {preset.steps} steps. With other weights, another "
+        *([f"> {preset.mark}"] if preset.mark else []),
+        f"> **These coefficients fit one denoiser**: that of {base_model(preset) or preset.backbone}"
+        + (f", revision `{preset.revision}`" if preset.revision else "")
+        + f", quantized to {preset.bits} as below, in {preset.steps} steps. With other weights, another "
         "bit-width or step count they are only a start: search anew.",
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _facts(preset).items())]),
         *(["## On held-out prompts", held_out] if held_out else []),
@@ -66,7 +68,10 @@ def _facts(preset: Preset) -> dict[str, str]:
     if found.get("jaq"):
         facts["objective"] = f"{found['jaq']}, k = {found.get('k', 2.0):g}"
     seeds = len(found["seeds"]) if isinstance(found.get("seeds"), list) else 1
-    facts["calibration"] = f"{_many(len(preset.prompts), 'prompt')}, {_many(seeds, 'noise seed')} each"
+    if preset.published:
+        facts["published"] = preset.published
+    else:
+        facts["calibration"] = f"{_many(len(preset.prompts), 'prompt')}, {_many(seeds, 'noise seed')} each"
     if found.get("strategy"):
         facts["search"] = f"{found['strategy']}, {found.get('points_done', '?')} points"
     return {name: " ".join(value.split()).replace("|", "\\|") for name, value in facts.items()}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from qsched.backbones.base import Backbone, Condition
 from qsched.coefficients import Coefficients, stack
-from qsched.sampling import Noise, denoise, prepare_scheduler, scaled, start_latents
+from qsched.sampling import Noise, decode, denoise, prepare_scheduler, scaled, start_latents
 
 Rows = tuple[tuple[float, float], ...]
 """(c_x, c_eps) of the first steps."""
@@ -36,6 +36,7 @@ class SharedSampler:
         condition, noise: one per image.
         denoiser: None for full precision.
         pause: called after every batch that makes no pictures yet.
+        tiny: decode with the tiny decoder.
     """
 
     def __init__(
@@ -46,8 +47,9 @@ class SharedSampler:
         steps: int,
         denoiser: nn.Module | None,
         pause: Callable[[], None] = lambda: None,
+        tiny: bool = False,
     ):
-        self._pause = pause
+        self._pause, self.tiny = pause, tiny
         self.backbone, self.condition, self.noise, self.steps, self.denoiser = (
             backbone,
             condition,
@@ -80,7 +82,7 @@ class SharedSampler:
                 prefix.prediction[images],
                 begin,
             )
-            yield which, images, self.backbone.decode(latents)
+            yield which, images, decode(self.backbone, latents, self.tiny)
 
     def _prefix(self, rows: Rows, batch_size: int) -> Prefix:
         """Where the trajectories stand after these steps."""

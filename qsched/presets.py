@@ -22,6 +22,7 @@ from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
 from qsched.surface import Surface
+from qsched.usage import usage
 
 __all__ = [
     "PRESETS",
@@ -55,9 +56,10 @@ class Preset:
         backbone, revision: id of the backbone and hash of its weights.
         bits: "w4a8" and so on.
         steps: denoiser calls the coefficients are meant for.
-        shape: how a point of the surface becomes coefficients, "constant" or "ramp".
+        shape: how a point of the surface becomes coefficients, "constant" or "ramp"; without a surface any shape.
         coefficients: the ones to use.
-        surface: scores of the grid; the images of a cell are the prompts, once per seed.
+        surface: scores of the grid; the images of a cell are the prompts, once per seed. None: the coefficients were
+            published elsewhere and not measured here; then provenance names their source under "published".
         settings: of the quantizer, keyword arguments such as group_size.
         prompts: the search's prompts.
         held_out: results on prompts that the search never saw.
@@ -72,7 +74,7 @@ class Preset:
     steps: int
     shape: str
     coefficients: Coefficients
-    surface: Surface
+    surface: Surface | None
     settings: dict[str, Any] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     held_out: dict[str, Any] = field(default_factory=dict)
@@ -88,12 +90,37 @@ class Preset:
         self.bits = str(BitWidth.parse(self.bits))
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, not {self.steps}")
+        self.coefficients.expand(self.steps)
+        if not all(isinstance(prompt, str) for prompt in self.prompts):
+            raise ValueError("prompts must be a list of texts")
+        if self.surface is None:
+            return self._check_published()
+        if "published" in self.provenance:
+            raise ValueError("it has a surface, and its provenance says that its coefficients were only published")
         if self.shape not in SHAPES:
             raise ValueError(f'shape must be "constant" or "ramp", not "{self.shape:.60}"')
-        if not self.prompts or not all(isinstance(prompt, str) for prompt in self.prompts):
+        if not self.prompts:
             raise ValueError("prompts must be a list of at least one text")
         self.surface.laid_out(len(self.prompts))
-        self.coefficients.expand(self.steps)
+
+    def _check_published(self) -> None:
+        source = self.provenance.get("published")
+        if not isinstance(source, str) or not source.strip():
+            raise ValueError(
+                "it has no surface, and its provenance does not name where its coefficients were published"
+            )
+        if self.shape != self.coefficients.shape:
+            raise ValueError(f'shape must be that of its coefficients, "{self.coefficients.shape}"')
+
+    @property
+    def published(self) -> str | None:
+        """Where coefficients that were not measured here were published; None for those that a search has found."""
+        return None if self.surface is not None else " ".join(self.provenance["published"].split())
+
+    @property
+    def mark(self) -> str | None:
+        """What has to stand beside published coefficients, one sentence; None for those that a search has found."""
+        return self.published and f"These coefficients are published ({self.published}), not measured here."
 
     @property
     def method(self) -> str:
@@ -116,13 +143,15 @@ class Preset:
         return float(k) if isinstance(k, int | float) and not isinstance(k, bool) else K_DEFAULT
 
     def best(self, k: float) -> Coefficients:
-        """The preset's own coefficients at its own k; at another, those of the surface's best cell there."""
-        return self.coefficients if math.isclose(k, self.k) else self.at(*self.surface.best(k)[:2])
+        """The preset's own coefficients at its own k; at another, those of the surface's best cell there, if it has one."""
+        own = self.surface is None or math.isclose(k, self.k)
+        return self.coefficients if own else self.at(*self.surface.best(k)[:2])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON friendly, with format and version."""
         values = {name: getattr(self, name) for name in _FIELDS}
-        values |= {"coefficients": self.coefficients.to_dict(), "surface": self.surface.to_dict()}
+        surface = None if self.surface is None else self.surface.to_dict()
+        values |= {"coefficients": self.coefficients.to_dict(), "surface": surface}
         return {"format": FORMAT, "version": VERSION} | values
 
     @classmethod
@@ -138,15 +167,17 @@ class Preset:
             raise ValueError(f"it has version {data.get('version')!r:.40}, and this program reads version {VERSION}")
         missing = [name for name in (*_FIELDS, "coefficients", "surface") if name not in data]
         surface = data.get("surface", {})
-        if not isinstance(surface, dict):
+        if not isinstance(surface, dict | None):
             raise ValueError("surface must be an object")
-        missing += [f"surface.{name}" for name in _SURFACE if name not in surface and "surface" not in missing]
+        if surface is not None:
+            missing += [f"surface.{name}" for name in _SURFACE if name not in surface and "surface" not in missing]
         if missing:
             raise ValueError(f"these fields are missing: {', '.join(missing)}")
         coefficients = Coefficients.from_dict(data["coefficients"])
-        surface = Surface(**{name: surface[name] for name in _SURFACE})
-        if not np.isfinite(surface.jaq()).any():
-            raise ValueError("no cell of its surface has a finite score")
+        if surface is not None:
+            surface = Surface(**{name: surface[name] for name in _SURFACE})
+            if not np.isfinite(surface.jaq()).any():
+                raise ValueError("no cell of its surface has a finite score")
         return cls(coefficients=coefficients, surface=surface, **{name: data[name] for name in _FIELDS})
 
 
@@ -265,7 +296,7 @@ def export_scheduler(preset: Preset, scheduler: Any, folder: str | Path, source:
     """
     twin = schedulers.with_coefficients(scheduler, **preset.coefficients.to_dict())
     folder = Path(folder)
-    text = _snippet(preset, type(twin).__name__, folder.resolve().name, source or f"PIPELINE-OF-{preset.backbone}")
+    text = usage(preset, type(twin).__name__, folder.resolve().name, source or f"PIPELINE-OF-{preset.backbone}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         twin.save_pretrained(folder)
@@ -274,53 +305,6 @@ def export_scheduler(preset: Preset, scheduler: Any, folder: str | Path, source:
     except OSError as error:
         raise PresetError(f"The scheduler cannot be written to {folder}: {error.strerror}.") from None
     return text
-
-
-def _snippet(preset: Preset, twin: str, folder: str, source: str) -> str:
-    options = "".join(
-        f", {name}={preset.settings[name]!r}"
-        for name in ("group_size", "activation_scale", "scope")
-        if preset.settings.get(name) is not None
-    )
-    if preset.settings.get("keep_high_precision") is False:
-        options += ", keep=()"
-    part = "transformer" if "FlowMatch" in twin else "unet"
-    given = "from qsched.quantization import quantize", f"quantize(pipe.{part}, {preset.bits!r}{options})"
-    if preset.method != "plain":
-        settings = "".join(f", {name}={value!r}" for name, value in preset.settings.items() if value is not None)
-        made = f"load_backbone({preset.backbone!r}).quantized(Quantization({preset.bits!r}{settings}))"
-        given = "from qsched.backbones import Quantization, load_backbone", f"pipe.{part} = {made}.module"
-    use = f'image = pipe("...", num_inference_steps={preset.steps}).images[0]'
-    chosen = ", ".join(f"{name} = {value}" for name, value in preset.coefficients.to_dict().items())
-    return f"""# Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps
-
-{chosen} (one number: every step; two: first and last step). The coefficients were searched for the denoiser
-quantized to {preset.bits}; with another denoiser or step count they are only a start.
-
-With the qsched package:
-
-```python
-from diffusers import DiffusionPipeline
-{given[0]}
-from qsched.schedulers import {twin}
-
-pipe = DiffusionPipeline.from_pretrained({source!r})
-{given[1]}
-pipe.scheduler = {twin}.from_pretrained({folder!r})  # the path of this folder
-{use}
-```
-
-Without it (quantize as you like): copy schedulers.py from this folder next to your script.
-
-```python
-from diffusers import DiffusionPipeline
-from schedulers import {twin}
-
-pipe = DiffusionPipeline.from_pretrained({source!r})
-pipe.scheduler = {twin}.from_pretrained({folder!r})  # the path of this folder
-{use}
-```
-"""
 
 
 def _compact(value: Any) -> str:

@@ -140,6 +140,7 @@ def preset_of(
         provenance={
             **about["provenance"],
             "strategy": options.strategy,
+            "decoder": "tiny" if options.tiny_decoder else "full",
             "range": list(options.c_range),
             "points": strategy.total,
             "points_done": len(done),

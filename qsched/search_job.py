@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qsched.backbones import Backbone
 from qsched.prefixes import SharedSampler
-from qsched.sampling import Noise, draw_noise, sample
+from qsched.sampling import Noise, decode, draw_noise, sample
 from qsched.search_options import Candidate, SearchOptions
 from qsched.studies import Scores
 
@@ -89,8 +89,10 @@ class Job:
             prompts = range(len(self.options.prompts))
             condition = self.backbone.encode(self.options.prompts).select(list(prompts) * len(self.seeds))
             noise = Noise.join([draw_noise(self.backbone.latent_shape, seed, prompts) for seed in self.seeds])
-            self._sampler = SharedSampler(self.backbone, condition, noise, self.options.steps, self._denoiser(),
-                                          self._let_others)  # fmt: skip
+            self._sampler = SharedSampler(
+                self.backbone, condition, noise, self.options.steps, self._denoiser(), self._let_others,
+                self.options.tiny_decoder,
+            )  # fmt: skip
         coefficients = [candidate.coefficients(self.options.shape) for candidate in candidates]
         yield from self._sampler.pictures(coefficients, self.batch_size)
 
@@ -114,7 +116,7 @@ class Job:
                         self._denoiser(),
                     )
                     images = [seed_index * len(prompts) + p for p in chunk]
-                    yield [which] * len(chunk), images, self.backbone.decode(latents)
+                    yield [which] * len(chunk), images, decode(self.backbone, latents, self.options.tiny_decoder)
 
     def _denoiser(self) -> torch.nn.Module:
         self.backbone.use(self.options.steps)

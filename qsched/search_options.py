@@ -10,6 +10,7 @@ from qsched.backbones import Backbone, Quantization
 from qsched.coefficients import Coefficients
 from qsched.presets import SHAPES
 from qsched.quantization import BitWidth
+from qsched.sampling import check_decoder
 from qsched.scoring import K_DEFAULT
 
 STRATEGIES = {
@@ -28,7 +29,8 @@ class SearchOptions:
     bits: "w4a8", or a Quantization with all options. prompts: for calibration; image p of seed s uses the noise of
     (seed + s, p). steps: None is the backbone's default. seeds: noise draws per prompt. c_range, resolution: the grid,
     the same for both coefficients. shape: how a pair becomes coefficients, "ramp" (to 1 at the last step, the paper's)
-    or "constant". k: weight of the quality in JAQ. strategy: one of STRATEGIES.
+    or "constant". k: weight of the quality in JAQ. strategy: one of STRATEGIES. tiny_decoder: score the pictures of the
+    small, fast decoder.
     """
 
     bits: str | Quantization
@@ -41,6 +43,7 @@ class SearchOptions:
     shape: str = "ramp"
     k: float = K_DEFAULT
     strategy: str = "shared"
+    tiny_decoder: bool = False
 
     @property
     def quantization(self) -> Quantization:
@@ -77,6 +80,7 @@ class SearchOptions:
             raise ValueError(f"The strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}.")
         if self.strategy == "per-step" and steps < 2:
             raise ValueError("With a single step, one number per step is what the other strategies search already.")
+        check_decoder(backbone, self.tiny_decoder)
         if self.seeds < 1 or self.seed < 0 or self.seed + self.seeds > 2**31:
             raise ValueError(f"The seeds must lie in 0 to {2**31 - 1} and there must be at least one.")
         if not (np.isfinite(self.k) and self.k >= 0):
@@ -100,6 +104,8 @@ class SearchOptions:
             "prompts": list(self.prompts),
             "scorer": backbone.scorer().definition,
         }
+        if self.tiny_decoder:  # left out where it is not used, so that searches begun before it was an option go on
+            facts["decoder"] = "tiny"
         guided = {"c_range": list(self.c_range), "resolution": self.resolution, "k": self.k}
         return facts if self.strategy in ("exhaustive", "shared") else facts | guided
 

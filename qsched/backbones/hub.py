@@ -67,7 +67,7 @@ def fetch(
     folder = Path(source.repo).expanduser()
     if folder.is_dir():
         return folder
-    _check_names(source)
+    check_names(source)
     if (found := complete_snapshot(source)) is not None:
         return found
     if is_offline() if offline is None else offline:
@@ -85,7 +85,7 @@ def is_ready(source: Source) -> bool:
     if Path(source.repo).expanduser().is_dir():
         return True
     try:
-        _check_names(source)
+        check_names(source)
     except BackboneError:
         return False
     return complete_snapshot(source) is not None
@@ -111,7 +111,12 @@ def _speaking(source: Source, work: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def _check_names(source: Source) -> None:
+def check_names(source: Source) -> None:
+    """Refuse what can be neither a folder here nor a repository.
+
+    Raises:
+        BackboneError: one sentence.
+    """
     try:
         validate_repo_id(source.repo)
     except ValueError:

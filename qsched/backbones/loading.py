@@ -55,7 +55,7 @@ def load_pipeline(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) 
         revision,
         pipe=pipe,
         picture=(spec.size, spec.size) if published else _own_size(spec, pipe),
-        residency=Residency(device, _budget(device), lambda: _out_of_memory(spec, device)),
+        residency=Residency(device, _budget(device), lambda: memory.out_of_memory(spec, device)),
         tiny=_tiny_decoder(spec, dtype),
         weights=weights,
         lora=first,
@@ -121,6 +121,21 @@ def scheduler_for(spec: BackboneSpec, pipe: DiffusionPipeline) -> SchedulerMixin
     return getattr(diffusers, spec.scheduler)(**spec.scheduler_config)
 
 
+def scheduler_of(spec: BackboneSpec) -> SchedulerMixin:
+    """The scheduler alone, no weights loaded: the pipeline's own where its files are here, else the published settings.
+
+    Raises:
+        BackboneError: another source that cannot be had, or that is of another family.
+    """
+    kind, source = getattr(diffusers, spec.scheduler), spec.sources()[0]
+    if spec.source != SPECS[spec.id].source or hub.is_ready(source):
+        folder = hub.fetch(source)
+        check_family(spec, folder)
+        if components(folder)["scheduler"][1] == spec.scheduler:
+            return kind.from_pretrained(folder / "scheduler")
+    return kind(**spec.scheduler_config)
+
+
 def unet_with_lora(spec: BackboneSpec, folder: Path, dtype: torch.dtype, file: str) -> nn.Module:
     """A fresh U-Net from a pipeline's folder with this LoRA fused."""
     unet = UNet2DConditionModel.from_pretrained(
@@ -152,12 +167,6 @@ def check_memory(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -
 
 def _budget(device: torch.device) -> int | None:
     return memory.free_bytes(device) - memory.RESERVE if device.type == "cuda" else None
-
-
-def _out_of_memory(spec: BackboneSpec, device: torch.device) -> str:
-    free = memory.free_bytes(device)
-    other = memory.would_fit(free) or "emoji-lcm"
-    return f"{spec.title} ran out of memory: a smaller batch, {other} or the CPU would fit."
 
 
 def _own_size(spec: BackboneSpec, pipe: DiffusionPipeline) -> tuple[int, int]:

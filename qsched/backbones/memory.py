@@ -225,6 +225,13 @@ def too_large(title: str, peak: int, free: int) -> str:
     return f"{title} needs {gibibytes(peak)} of memory and {gibibytes(free)} are free: {other} would fit."
 
 
+def out_of_memory(spec: BackboneSpec, device: torch.device) -> str:
+    """One sentence after the device ran out of memory: what would fit in what is free now."""
+    others = [id for id in dict.fromkeys((would_fit(free_bytes(device)), "emoji-lcm")) if id not in (None, spec.id)]
+    others += ["the CPU"] * (device.type != "cpu")
+    return f"{spec.title} ran out of memory: {' or '.join(['a smaller batch', *others])} would fit."
+
+
 def gibibytes(count: int) -> str:
     """A size for people."""
     return f"{count / 2**30:.1f} GiB"

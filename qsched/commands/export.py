@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from qsched.commands import Result
-from qsched.commands.options import add_backbone, open_backbone
+from qsched.commands.options import add_backbone, open_scheduler
 from qsched.commands.output import writable_folder
 
 
@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> Result:
         raise ValueError("--private and --dry-run say how to --push, and there is no --push.")
     preset = load_preset(args.preset)
     folder = None if args.out is None else writable_folder(args.out)
-    scheduler = open_backbone(args, preset.backbone).scheduler
-    data, texts = {"coefficients": preset.coefficients.to_dict()}, []
+    scheduler = open_scheduler(args, preset.backbone)
+    data, texts = {"coefficients": preset.coefficients.to_dict(), "mark": preset.mark}, []
     if folder is not None:
         snippet = export_scheduler(preset, scheduler, folder)
         files = sorted(path.name for path in folder.iterdir() if path.is_file())

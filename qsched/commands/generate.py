@@ -8,6 +8,7 @@ from qsched.commands import Result
 from qsched.commands.options import (
     add_backbone,
     add_coefficients,
+    add_decoder,
     add_k,
     add_quantization,
     coefficients,
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backbone(parser)
     add_quantization(parser)
     add_coefficients(parser)
+    add_decoder(parser)
     add_k(parser)
 
 
@@ -48,7 +50,7 @@ def run(args: argparse.Namespace) -> Result:
         raise ValueError("Give either --preset or --c-x and --c-eps, not both.")
     preset = load_preset(args.preset) if args.preset else None
     steps = args.steps or (SPECS[args.backbone].default_steps if args.backbone in SPECS else 1)
-    settings = Settings(args.prompt, args.seed, steps, how)
+    settings = Settings(args.prompt, args.seed, steps, how, args.tiny_decoder)
     backbone = open_backbone(args)
     settings = settings.check(backbone)
     folder = writable_folder(args.out)
@@ -56,13 +58,15 @@ def run(args: argparse.Namespace) -> Result:
         preset = preset or find_preset(backbone.spec.id, how.bits, steps, method=how.method)
         chosen = preset.coefficients if preset else Coefficients.identity()
     chosen.expand(steps)
-    compare(backbone, Settings("warm-up", 0, min(backbone.spec.steps), how), Coefficients.identity())
+    compare(backbone, Settings("warm-up", 0, min(backbone.spec.steps), how, args.tiny_decoder), Coefficients.identity())
     comparison = compare(backbone, settings, chosen)
     data = record(backbone, comparison, args.k)
     made_for = preset and (preset.backbone, preset.bits, preset.steps, preset.method)
     if preset is not None and made_for != (backbone.spec.id, how.bits, steps, how.method):
         by = "" if preset.method == "plain" else f" by {preset.method}"
         data["notes"].append(f"The preset was made for {preset.backbone}, {preset.bits}{by}, {preset.steps} steps.")
+    if preset is not None and preset.mark:
+        data["notes"].append(preset.mark)
     if preset is None and chosen.is_identity:
         data["notes"].append("No coefficients were given and no preset is known, so Q-Sched equals naive here.")
     data["notes"] += [f"{note[:1].upper()}{note[1:]}." for note in data["size"]["notes"]]

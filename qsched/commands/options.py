@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
     from qsched.backbones import Backbone, Quantization
     from qsched.coefficients import Coefficients
 
@@ -60,6 +62,17 @@ def open_backbone(args: argparse.Namespace, id: str | None = None) -> "Backbone"
     from qsched.backbones import load_backbone
 
     return load_backbone(id or args.backbone, args.device, args.dtype, args.source)
+
+
+def open_scheduler(args: argparse.Namespace, id: str) -> "SchedulerMixin":
+    """The stock scheduler of a backbone; of the large ones no weights are loaded or needed."""
+    from qsched.backbones import SPECS
+
+    if id not in SPECS or SPECS[id].family == "emoji":
+        return open_backbone(args, id).scheduler
+    from qsched.backbones.loading import scheduler_of
+
+    return scheduler_of(SPECS[id].at(args.source) if args.source else SPECS[id])
 
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
@@ -119,6 +132,13 @@ def coefficients(args: argparse.Namespace) -> "Coefficients | None":
         return None
     one_or_more = lambda values: 1.0 if values is None else values[0] if len(values) == 1 else tuple(values)
     return Coefficients(one_or_more(args.c_x), one_or_more(args.c_eps))
+
+
+def add_decoder(parser: argparse.ArgumentParser) -> None:
+    """--tiny-decoder."""
+    parser.add_argument(
+        "--tiny-decoder", action="store_true", help="decode with the small, fast decoder, where the backbone has one"
+    )
 
 
 def add_k(parser: argparse.ArgumentParser) -> None:

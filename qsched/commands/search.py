@@ -6,7 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qsched.commands import Interrupted, Result
-from qsched.commands.options import add_backbone, add_k, add_quantization, number, open_backbone, quantization, whole
+from qsched.commands.options import (
+    add_backbone,
+    add_decoder,
+    add_k,
+    add_quantization,
+    number,
+    open_backbone,
+    quantization,
+    whole,
+)
 from qsched.commands.output import writable_folder
 
 if TYPE_CHECKING:
@@ -58,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only measure what it would cost")
     add_backbone(parser)
     add_quantization(parser)
+    add_decoder(parser)
     add_k(parser)
 
 
@@ -81,7 +91,7 @@ def run(args: argparse.Namespace) -> Result:
     backbone = open_backbone(args)
     options = SearchOptions(
         how, choose_prompts(args.prompts, backbone.spec.family, "calibration"), args.steps, args.seed, args.seeds,
-        tuple(args.range), args.grid, args.shape, args.k, args.strategy,
+        tuple(args.range), args.grid, args.shape, args.k, args.strategy, args.tiny_decoder,
     )  # fmt: skip
     if args.dry_run:
         stored = args.storage or (storage if out is not None and out.with_suffix(".sqlite3").exists() else None)

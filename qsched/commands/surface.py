@@ -29,6 +29,10 @@ def run(args: argparse.Namespace) -> Result:
     from qsched.uncertainty import DIFFERENT
 
     preset = load_preset(args.preset)
+    if preset.surface is None:
+        raise ValueError(
+            f"{args.preset} has no surface: its coefficients are published ({preset.published}), not searched here."
+        )
     k, surface = preset.k if args.k is None else args.k, preset.surface
     folder = _folder(args.out)
     found, noise = surface.stability(k=k), surface.uncertainty(k)

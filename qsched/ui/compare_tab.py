@@ -1,15 +1,16 @@
 """The Compare tab: its widgets and handlers, which only translate between widgets and the engine."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import gradio as gr
 
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
-from qsched.ui import fragments, links, surface_view, values
-from qsched.ui.controls import Controls, build_controls, slider_updates
-from qsched.ui.engine import Engine, Session, describe
+from qsched.ui import arrival_view, fragments, links, surface_view, values
+from qsched.ui.controls import DECODERS, SOURCES, Controls, build_controls, slider_updates
+from qsched.ui.engine import SOURCE, Engine, Session, describe, named
 from qsched.ui.errors import explained, spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
 
@@ -36,7 +37,8 @@ class CompareTab:
     def shown(self) -> list:
         """Outputs of `everything`."""
         c, r = self.controls, self.results
-        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, *r.map, c.best]
+        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, c.decoder,
+                *r.map, c.best]  # fmt: skip
 
     @property
     def third(self) -> list:
@@ -47,7 +49,7 @@ class CompareTab:
     def chosen(self) -> list:
         """Outputs of `settings_shown`."""
         c = self.controls
-        return [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples]
+        return [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples, c.source]
 
     # --- what an event shows -------------------------------------------------------------------------------------
 
@@ -60,6 +62,7 @@ class CompareTab:
             | all_columns(r, comparison, held.k)
             | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
+                c.decoder: gr.update(visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]),
                 c.device: fragments.device_note(*describe(backbone, settings.quantization)),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
@@ -121,6 +124,8 @@ class CompareTab:
         scope,
         keep,
         method,
+        source,
+        decoder,
         shape,
         dark,
         left,
@@ -128,12 +133,15 @@ class CompareTab:
         *sliders,
     ):
         """Make the three pictures for these settings; whoever stood at the best known coefficients stays at the best known ones."""
-        spec, held = self.engine.spec(backbone), self.engine.session(request.session_hash)
+        held, backbone = self.engine.session(request.session_hash), self.name(request, backbone, source)
+        spec = self.engine.spec(backbone)
         if held and held.backbone != backbone and steps not in spec.steps:
             steps = spec.default_steps
         settings = Settings(
             prompt or "", seed, steps, values.quantization_from(bits, group, scale, scope, keep, method)
         )
+        if decoder == DECODERS[1] and self.engine.backbone(backbone).has_tiny_decoder:
+            settings = replace(settings, tiny_decoder=True)
         coefficients = links.followed(self.engine, held, backbone, settings)
         followed = coefficients is not None
         if followed:
@@ -182,6 +190,22 @@ class CompareTab:
             )
         return self.moved(held, preset.best(held.k), request)
 
+    def name(self, request: gr.Request, backbone: str, source: str) -> str:
+        """What the engine calls a backbone from this source; the source of the backbone that is left is not taken along."""
+        if source and not SOURCES:
+            raise ValueError("On a Space the source of a backbone is chosen by whoever runs it.")
+        held = self.engine.session(request.session_hash)
+        id, _, left = held.backbone.partition(SOURCE) if held else (backbone, "", "")
+        return backbone if id != backbone and left == (source or "").strip() else named(backbone, source)
+
+    def arrival(self, request: gr.Request, backbone: str, source: str):
+        """Whether the chosen backbone has to be downloaded first, and the button for it."""
+        return arrival_view.standing(self.controls, self.engine, self.name(request, backbone, source))
+
+    def download(self, request: gr.Request, backbone: str, source: str):
+        """Fetch the chosen backbone, with its progress."""
+        yield from arrival_view.download(self.controls, self.engine, self.name(request, backbone, source))
+
     def reset(self, request: gr.Request, shape: str):
         """c_x = c_eps = 1: the plain scheduler, which needs no denoiser call."""
         return self.moved(self.held(request), Coefficients.identity(), request, shape)
@@ -191,7 +215,7 @@ class CompareTab:
         held = self.held(request)
         settings = held.comparison.settings
         preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
-        point = preset and surface_view.point_at(preset, *event.index)
+        point = preset and preset.surface and surface_view.point_at(preset, *event.index)
         return self.moved(held, preset.at(*point), request, preset.shape) if point else {self.controls.hint: ""}
 
     def redraw(self, request: gr.Request, dark: bool):
@@ -231,7 +255,8 @@ class CompareTab:
         """Outputs that make the controls show these settings."""
         c, spec, q = self.controls, self.engine.spec(backbone), settings.quantization
         return {
-            c.backbone: backbone,
+            c.backbone: spec.id,
+            c.source: backbone.partition(SOURCE)[2],
             c.bits: q.bits,
             c.steps: gr.update(choices=values.steps_choices(spec), value=settings.steps),
             c.prompt: settings.prompt,

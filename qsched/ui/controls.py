@@ -1,5 +1,6 @@
 """The left column: what is generated, and the two coefficients."""
 
+import os
 from dataclasses import dataclass
 
 import gradio as gr
@@ -11,6 +12,11 @@ from qsched.quantization import ACTIVATION_SCALES, SCOPES
 from qsched.ui import values
 
 GROUPS = [("one scale per output channel", 0), ("groups of 32", 32), ("groups of 64", 64), ("groups of 128", 128)]
+
+SOURCES = not os.environ.get("SPACE_ID")
+"""On a Space, which its visitors share, none of them chooses folders or repositories."""
+
+DECODERS = ("full", "tiny")
 
 
 @dataclass
@@ -38,6 +44,11 @@ class Controls:
     keep: gr.Checkbox
     method: gr.Dropdown
     device: gr.HTML
+    arrival: gr.HTML
+    download: gr.Button
+    source: gr.Textbox
+    use_source: gr.Button
+    decoder: gr.Radio
 
     @property
     def quantization(self) -> list[gr.components.Component]:
@@ -47,7 +58,7 @@ class Controls:
     @property
     def settings(self) -> list[gr.components.Component]:
         """Everything that decides the first two pictures."""
-        return [self.backbone, self.prompt, self.seed, self.steps, *self.quantization]
+        return [self.backbone, self.prompt, self.seed, self.steps, *self.quantization, self.source, self.decoder]
 
     @property
     def sliders(self) -> list[gr.Slider]:
@@ -62,6 +73,8 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         backbones = gr.Dropdown(
             [(s.title, s.id) for s in SPECS.values()], value=backbone, label="Backbone", elem_id="backbone"
         )
+        arrival = gr.HTML("", elem_id="download-note", elem_classes="plain", visible=False)
+        download = gr.Button("Download", elem_id="download", size="md", visible=False)
         with gr.Row(elem_classes="q-pair"):
             bits = gr.Dropdown(
                 values.bits_choices(),
@@ -131,6 +144,27 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             elem_classes="segments",
         )
         keep = gr.Checkbox(True, label="Keep conv_in, conv_out and embeddings in high precision", elem_id="keep")
+        decoder = gr.Radio(
+            list(DECODERS),
+            value=DECODERS[0],
+            label="Decoder",
+            info="Tiny: faster, less detail; in all three pictures.",
+            elem_id="decoder",
+            elem_classes="segments",
+            visible=False,
+        )
+        with gr.Row(elem_classes="q-pair q-bottom", visible=SOURCES):
+            source = gr.Textbox(
+                "",
+                label="Source",
+                info="A folder on this machine or a Hub id of the same family, such as a fine-tune; empty: its own.",
+                placeholder="folder or OWNER/NAME",
+                lines=1,
+                elem_id="source",
+                scale=3,
+                min_width=140,
+            )
+            use_source = gr.Button("Load", elem_id="load-source", size="md", scale=1, min_width=70)
     device = gr.HTML("", elem_id="device", elem_classes="plain")
     return Controls(
         backbones,
@@ -154,6 +188,11 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         keep,
         method,
         device,
+        arrival,
+        download,
+        source,
+        use_source,
+        decoder,
     )
 
 

@@ -5,26 +5,30 @@ No gradio here. A session is known by its hash; it holds one Comparison, which i
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from qsched.backbones import SPECS, Backbone, BackboneSpec, Quantization, load_backbone
+from qsched.backbones import SPECS, Backbone, BackboneError, BackboneSpec, Quantization, load_backbone, pick_device
+from qsched.backbones.memory import out_of_memory
 from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.scoring import K_DEFAULT, Scorer
 from qsched.ui.turns import Turns
 
+SOURCE = "@"
+"""Between a backbone's id and another source of its family, in the name that sessions know it by."""
 LOADED_BACKBONES = 2
 SESSIONS = 256
 
 
 @dataclass(frozen=True)
 class Session:
-    """What one browser tab looks at; k weighs the quality in every JAQ it is shown."""
+    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of `named`."""
 
     backbone: str
     comparison: Comparison
@@ -36,7 +40,7 @@ class Engine:
 
     Args:
         backbone: id that a first visitor sees. source: a folder or Hub id for that backbone. device: "auto" or a torch device.
-        load: as load_backbone. presets: folder of the presets.
+        load: as load_backbone; None is that, for what is downloaded. presets: folder of the presets.
         on_device: wraps the two functions that need the device, such as spaces.GPU, which runs them in another process: they take and return plain data.
     """
 
@@ -46,14 +50,14 @@ class Engine:
         source: str | None = None,
         device: str = "auto",
         *,
-        load: Callable[..., Backbone] = load_backbone,
+        load: Callable[..., Backbone] | None = None,
         presets: Path = PRESETS,
         on_device: Callable[[Callable], Callable] = lambda function: function,
     ):
         if backbone not in SPECS:
             raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
         self.default, self.source, self.device = backbone, source, device
-        self._load, self._presets = load, presets
+        self._load, self._presets = load or load_downloaded, presets
         self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
         self._lock, self._sessions_lock = Turns(), threading.Lock()  # two: k does not wait for the device
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
@@ -71,18 +75,23 @@ class Engine:
         return self._presets
 
     def spec(self, backbone: str) -> BackboneSpec:
-        """The facts about a backbone, without loading it."""
-        if backbone not in SPECS:
+        """The facts about a backbone, without loading it; its source is the one that is used."""
+        id, _, source = backbone.partition(SOURCE)
+        if id not in SPECS:
             raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
-        return SPECS[backbone]
+        source = source or (self.source if id == self.default else None)
+        return SPECS[id].at(source) if source else SPECS[id]
 
     def backbone(self, backbone: str) -> Backbone:
         """The loaded backbone; the latest two stay in memory."""
-        self.spec(backbone)
+        spec = self.spec(backbone)
         with self._lock:
+            for name, other in self._backbones.items():
+                if name != backbone:
+                    leave(other)
             if backbone not in self._backbones:
-                source = self.source if backbone == self.default else None
-                self._backbones[backbone] = self._load(backbone, device=self.device, source=source)
+                source = None if spec is SPECS[spec.id] else spec.source
+                self._backbones[backbone] = self._load(spec.id, device=self.device, source=source)
                 while len(self._backbones) > LOADED_BACKBONES:
                     self._backbones.popitem(last=False)
             self._backbones.move_to_end(backbone)
@@ -102,7 +111,9 @@ class Engine:
         Raises:
             PresetError: if there is one and it is broken.
         """
-        preset = find_preset(backbone, quantization.bits, steps, self._presets, quantization.method)
+        preset = find_preset(
+            backbone.partition(SOURCE)[0], quantization.bits, steps, self._presets, quantization.method
+        )
         return preset if preset and _fits(preset, quantization) else None
 
     def best_known(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients | None:
@@ -119,7 +130,7 @@ class Engine:
         settings = Settings(
             spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits)
         )
-        return settings, self.best_known(spec.id, settings, K_DEFAULT) or Coefficients.identity()
+        return settings, self.best_known(backbone or self.default, settings, K_DEFAULT) or Coefficients.identity()
 
     def warm_up(self) -> None:
         """Load the default backbone and make the first visitor's pictures."""
@@ -173,10 +184,24 @@ class Engine:
     def _compare_here(
         self, backbone: str, settings: Settings, coefficients: Coefficients, previous: Comparison | None
     ) -> Comparison:
-        return compare(self.backbone(backbone), settings, coefficients, previous)
+        with self._memory(backbone):
+            return compare(self.backbone(backbone), settings, coefficients, previous)
 
     def _rescale_here(self, backbone: str, comparison: Comparison, coefficients: Coefficients) -> Comparison:
-        return rescale(self.backbone(backbone), comparison, coefficients)
+        with self._memory(backbone):
+            return rescale(self.backbone(backbone), comparison, coefficients)
+
+    @contextmanager
+    def _memory(self, backbone: str) -> Iterator[None]:
+        """Out of memory inside is one sentence with what would fit, and the device is free again afterwards."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            for loaded in self._backbones.values():
+                leave(loaded)
+            if isinstance(error, BackboneError):
+                raise
+            raise BackboneError(out_of_memory(self.spec(backbone), pick_device(self.device))) from error
 
     def _keep(self, session: str, backbone: str, comparison: Comparison) -> None:
         with self._sessions_lock:
@@ -185,6 +210,32 @@ class Engine:
             self._sessions.move_to_end(session)
             while len(self._sessions) > SESSIONS:
                 self._sessions.popitem(last=False)
+
+
+def leave(backbone: Backbone) -> None:
+    """Move a backbone off the device, for another one to use it; it comes back when it is used."""
+    residency = getattr(backbone, "residency", None)
+    if residency is not None:
+        residency.park_all()
+
+
+def named(backbone: str, source: str | None = None) -> str:
+    """The name of a backbone from another folder or repository of its family; empty: from its own."""
+    source = (source or "").strip()
+    return f"{backbone}{SOURCE}{source}" if source else backbone
+
+
+def load_downloaded(id: str, device: str = "auto", source: str | None = None) -> Backbone:
+    """As load_backbone, but what is not here is not fetched.
+
+    Raises:
+        BackboneError: what it would take, in one sentence.
+    """
+    from qsched.backbones.arrival import require
+
+    if id in SPECS:
+        require(SPECS[id].at(source) if source else SPECS[id], device)
+    return load_backbone(id, device=device, source=source)
 
 
 def describe(backbone: Backbone, quantization: Quantization) -> tuple[str, str]:

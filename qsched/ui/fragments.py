@@ -1,11 +1,12 @@
 """Small pieces of HTML: captions, the score table, badges, sentences. Text from outside is always escaped."""
 
 import math
+import shlex
 from html import escape
 from typing import Any
 
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
-from qsched.presets import preset_name
+from qsched.presets import Preset, preset_name
 from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
 from qsched.scoring.signatures import Badge
 
@@ -149,10 +150,30 @@ def notes(lines: tuple[str, ...]) -> str:
 
 def no_surface(backbone: str, bits: str, steps: int, reason: str = "", method: str = "plain") -> str:
     """How to make the preset that is missing."""
-    by = "" if method == "plain" else f" --method {method}"
-    command = f"python -m qsched search --backbone {backbone} --bits {bits}{by} --steps {steps} --out presets/{backbone}/{preset_name(bits, steps, method)}"
     why = (
         reason
         or f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} with these settings yet, so no surface and no best known coefficients."
     )
-    return f'<div class="no-surface"><p>{escape(why)}</p><p>Make one with</p><code>{escape(command)}</code></div>'
+    return f'<div class="no-surface"><p>{escape(why)}</p><p>Make one with</p><code>{escape(search_command(backbone, bits, steps, method))}</code></div>'
+
+
+def published(preset: Preset) -> str:
+    """What the best known coefficients are where they were not measured here, and how to measure."""
+    rows = ", ".join(
+        f"{name} {' → '.join(f'{number:g}' for number in (value if isinstance(value, list) else [value]))}"
+        for name, value in preset.coefficients.to_dict().items()
+    )
+    command = search_command(preset.backbone, preset.bits, preset.steps, preset.method)
+    return (
+        f'<div class="no-surface published"><p>Best known for {preset.bits.upper()} at {preset.steps} steps: {escape(rows)}. '
+        f"<b>{escape(preset.mark or '')}</b></p><p>No surface: run a search.</p><code>{escape(command)}</code></div>"
+    )
+
+
+def search_command(backbone: str, bits: str, steps: int, method: str = "plain") -> str:
+    """The command that makes a preset."""
+    backbone, _, source = backbone.partition("@")
+    by = "" if method == "plain" else f" --method {method}"
+    by += f" --source {shlex.quote(source)}" if source else ""
+    out = f"presets/{backbone}/{preset_name(bits, steps, method)}"
+    return f"python -m qsched search --backbone {backbone} --bits {bits}{by} --steps {steps} --out {out}"

@@ -44,6 +44,15 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
             results.no_surface: gr.update(value=sentence, visible=True),
             best: gr.update(interactive=False),
         }
+    if preset.surface is None:
+        return {
+            results.surface: gr.update(value=None, visible=False),
+            results.geometry: "",
+            results.stability: "",
+            results.sweep: gr.update(visible=False),
+            results.no_surface: gr.update(value=fragments.published(preset), visible=True),
+            best: gr.update(interactive=True),
+        }
     drawn = figure(preset, dark, k)
     return {
         results.surface: gr.update(value=pictures.drawn(drawn.image), visible=True),
@@ -56,14 +65,14 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
 
 
 def sweep(engine: Engine, place: Place, dark: bool, k: float) -> str | None:
-    """Path of the k sweep's picture; None without a preset."""
+    """Path of the k sweep's picture; None without a surface."""
     try:
         preset = engine.preset(place.backbone, place.quantization, place.steps)
     except PresetError:
         preset = None
-    return preset and pictures.drawn(
-        k_sweep_figure(preset.surface, k, dark, note=_note(preset), formula=preset.formula)
-    )
+    if preset is None or preset.surface is None:
+        return None
+    return pictures.drawn(k_sweep_figure(preset.surface, k, dark, note=_note(preset), formula=preset.formula))
 
 
 def figure(preset: Preset, dark: bool = False, k: float = K_DEFAULT) -> SurfaceImage:

@@ -45,9 +45,20 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **DEVICE,
     )
     demo.unload(tab.forget)
-    settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep, c.method]
+    settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep, c.method, c.decoder]
     asked = [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)]
     settle(gr.on(asked, api_name="generate", **make), "")
+    arrival = {"outputs": [c.arrival, c.download], "inputs": [c.backbone, c.source]}
+    gr.on(
+        [c.backbone.input, c.source.submit, c.use_source.click, demo.load],
+        spoken(tab.arrival),
+        api_name="arrival",
+        **arrival,
+        **QUIET,
+    )
+    settle(gr.on([c.source.submit, c.use_source.click], api_name="generate_source", **make), "_source")
+    fetched = c.download.click(tab.download, api_name="download", concurrency_limit=4, **arrival, **HIDDEN)
+    settle(fetched.success(api_name="generate_download", **make), "_download")
     rolled = c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN)
     settle(rolled.then(api_name="generate_seed", **make), "_seed")
     chosen_example = c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN)

@@ -1,0 +1,110 @@
+"""Before a backbone can be loaded: what is missing, what it takes to have it, and the download with its progress."""
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import torch
+
+from qsched.backbones import hub, memory, pick_device, pick_dtype
+from qsched.backbones.spec import SPECS, BackboneError, BackboneSpec, Source
+from qsched.hub_session import is_offline
+
+PULSE = 0.3
+"""Seconds between two looks at a download."""
+
+
+def missing(spec: BackboneSpec) -> list[Source]:
+    """The sources that have to be fetched first; the tiny decoder is not needed."""
+    if spec.family == "emoji":
+        return []
+    return [source for source in spec.sources() if source != spec.tiny_vae and not hub.is_ready(source)]
+
+
+def download_size(spec: BackboneSpec) -> str:
+    """What `arriving` fetches at most, for people; of another repository than the family's own it is an estimate."""
+    size = f"{sum(source.bytes for source in spec.sources() if not hub.is_ready(source)) / 1e9:.1f} GB"
+    return size if spec.source == SPECS[spec.id].source else f"about {size}"
+
+
+def not_here(spec: BackboneSpec, device: str = "auto") -> str | None:
+    """One sentence about a backbone that is not downloaded: size, licence, memory; None if it is here.
+
+    Raises:
+        BackboneError: its source is neither a folder nor the name of a repository.
+    """
+    needed = missing(spec)
+    if not needed:
+        return None
+    for source in needed:
+        hub.check_names(source)
+    licence = f"licence {spec.licence}"
+    if spec.source != SPECS[spec.id].source:
+        licence = f"from {spec.source}, which has a licence of its own"
+    elif spec.gated:
+        licence += ", gated: log in and accept it on the Hub first"
+    offline = "; this machine is offline, so that it cannot be fetched now" if is_offline() else ""
+    return (
+        f"{spec.title} is not downloaded: {download_size(spec)}, {licence}; {memory_needed(spec, pick_device(device))}"
+        f"{offline}."
+    )
+
+
+def memory_needed(spec: BackboneSpec, device: torch.device) -> str:
+    """What the published model needs of the device's memory, how it runs there, and whether that much is free."""
+    free = memory.free_bytes(device)
+    if device.type == "cpu":
+        found = memory.plan_on_host(memory.published(spec.architecture, spec.size, pick_dtype(spec, device)))
+    else:
+        found = memory.plan(memory.facts(spec), spec.default_bits, free)
+    where, need = "main" if device.type == "cpu" else "GPU", memory.gibibytes(found.peak)
+    fits = f"which does not fit here ({memory.gibibytes(free)} are free)"
+    return f"it needs {need} of {where} memory, " + (found.sentence if found.peak <= free else fits)
+
+
+def require(spec: BackboneSpec, device: str = "auto") -> None:
+    """Refuse what would begin with a long download.
+
+    Raises:
+        BackboneError: the sentence of `not_here`.
+    """
+    sentence = not_here(spec, device)
+    if sentence is not None:
+        raise BackboneError(sentence)
+
+
+def arriving(spec: BackboneSpec, pulse: float = PULSE) -> Iterator[tuple[int, int]]:
+    """Fetch all that `pull` fetches; gives (bytes here, bytes in all) now and then, as the registry knows them first.
+
+    Whoever stops asking does not stop the download.
+
+    Raises:
+        BackboneError: one sentence; what has arrived is kept.
+    """
+    wanted = [source for source in spec.sources() if not hub.is_ready(source)]
+    totals, here = [source.bytes for source in wanted], [0] * len(wanted)
+    ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def note(index: int, done: int, total: int) -> None:
+        here[index], totals[index] = done, total
+
+    def work() -> None:
+        try:
+            for index, source in enumerate(wanted):
+                hub.fetch(source, on_progress=lambda done, total, index=index: note(index, done, total))
+                here[index] = totals[index]
+            ended.put(None)
+        except Exception as error:
+            ended.put(error)
+
+    threading.Thread(target=work, daemon=True, name=f"download {spec.id}").start()
+    while True:
+        yield sum(here), sum(totals)
+        try:
+            error = ended.get(timeout=pulse)
+        except queue.Empty:
+            continue
+        if error is not None:
+            raise error
+        yield sum(here), sum(totals)
+        return

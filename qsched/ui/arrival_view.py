@@ -1,0 +1,59 @@
+"""A backbone that is not downloaded, on the page: what it would take, a button, and the progress."""
+
+from collections.abc import Iterator
+from html import escape
+
+import gradio as gr
+
+from qsched.backbones import BackboneError
+from qsched.backbones.arrival import arriving, download_size, not_here
+from qsched.hub_session import is_offline
+from qsched.ui import fragments
+from qsched.ui.controls import Controls
+from qsched.ui.engine import Engine
+from qsched.ui.errors import explained, toast
+
+
+def standing(controls: Controls, engine: Engine, backbone: str, remark: str = "") -> dict:
+    """Outputs for the note and the button; both hidden for a backbone that can be loaded.
+
+    Args:
+        remark: shown instead of what is missing, such as why a download failed.
+    """
+    spec = engine.spec(backbone)
+    try:
+        sentence = not_here(spec, engine.device)
+    except BackboneError as error:
+        told = fragments.notes((str(error),))
+        return {controls.arrival: gr.update(value=told, visible=True), controls.download: gr.update(visible=False)}
+    if sentence is None:
+        return {controls.arrival: gr.update(value="", visible=False), controls.download: gr.update(visible=False)}
+    return {
+        controls.arrival: gr.update(value=fragments.notes((remark or sentence,)), visible=True),
+        controls.download: gr.update(
+            value=f"Download ({download_size(spec)})", visible=True, interactive=not is_offline()
+        ),
+    }
+
+
+def download(controls: Controls, engine: Engine, backbone: str) -> Iterator[dict]:
+    """Outputs while a backbone is fetched; ends with a toast if it cannot be."""
+    spec = engine.spec(backbone)
+    try:
+        for done, total in arriving(spec):
+            yield {
+                controls.arrival: gr.update(value=progress(spec.title, done, total), visible=True),
+                controls.download: gr.update(interactive=False),
+            }
+    except Exception as error:
+        sentence = explained(error, "download")
+        yield standing(controls, engine, backbone, sentence)
+        toast(sentence)
+    yield standing(controls, engine, backbone)
+
+
+def progress(title: str, done: int, total: int) -> str:
+    """A bar with its numbers."""
+    share = min(1.0, done / total) if total else 0.0
+    told = f"Downloading {title}: {done / 1e9:.2f} of {total / 1e9:.2f} GB, {100 * share:.0f} %"
+    return f'<p class="note" role="status">{escape(told)}<br><progress max="1" value="{share:.3f}"></progress></p>'

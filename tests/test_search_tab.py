@@ -431,9 +431,12 @@ def test_saved_searches_are_listed_shown_compared_and_deleted(tab):
         assert bits in two[side] and "numbers for tests" in two[side] and "c<sub>x</sub>" in two[side]
     assert two[r.sides[0]]["value"] != two[r.sides[1]]["value"]
 
-    assert "Delete these 2 searches with 25 finished points?" in tab.ask_delete([oldest, newest])[r.doomed]
+    assert (
+        "Delete these 2 searches with 25 finished points?" in tab.ask_delete(visitor("c"), [oldest, newest])[r.doomed]
+    )
     assert len(tab.searches.list()) == 2, "asking deletes nothing"
-    gone = tab.delete(visitor("c"), [oldest])
+    tab.ask_delete(visitor("c"), [oldest])
+    gone = tab.delete(visitor("c"))
     assert [search.name for search in tab.searches.list()] == [newest] and gone[r.saved]["value"] == []
     with pytest.raises(gr.Error, match="not stored any more"):
         spoken(tab.choose)(visitor("c"), [oldest], False)
@@ -448,7 +451,8 @@ def test_a_running_search_is_not_deleted_and_saved_ones_show_below_it(tab):
     chosen = tab.choose(visitor(), [finished], False)
     assert chosen[tab.results.compare]["visible"] and tab.visit("a").shown.name == live
     with pytest.raises(gr.Error, match="is running"):
-        tab.delete(visitor(), [live])
+        tab.ask_delete(visitor(), [live])
+        tab.delete(visitor())
     tab.stop(visitor())
     thread.join(10)
 

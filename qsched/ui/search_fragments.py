@@ -31,8 +31,10 @@ def progress(frame: Frame, state: str) -> str:
         told.append(f"{frame.images:,} images")
     if frame.rate:
         told.append(f"{frame.rate:.1f} images/s")
-    if state in ("loading", "running", "stopping") or frame.images:
+    if state in ("loading", "running", "stopping"):
         told.append(f"{clock(frame.seconds)} so far")
+    elif frame.images:
+        told.append(f"in {clock(frame.seconds)}")
     if state == "running":
         told.append("time left not known yet" if frame.remaining is None else f"{clock(frame.remaining)} left")
     spans = "".join(f"<span>{text}</span>" for text in told[1:])
@@ -155,7 +157,8 @@ def doomed(found: list[SavedSearch]) -> str:
     """The question before saved searches are removed."""
     points = sum(search.done for search in found)
     what = "this search" if len(found) == 1 else f"these {len(found)} searches"
-    return f'<p role="status">Delete {what} with {points:,} finished points?</p>'
+    names = "".join(f'<p class="fine">{escape(label(search))}</p>' for search in found)
+    return f'{names}<p role="status">Delete {what} with {points:,} finished points?</p>'
 
 
 def replacing(name: str, date: str) -> str:

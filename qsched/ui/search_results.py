@@ -90,7 +90,7 @@ def build_results() -> SearchResults:
             picture = _picture("search-best-picture", "First prompt at the best coefficients", "shown", visible=False)
             caption = gr.HTML("", elem_id="search-caption", elem_classes="plain")
             use = _button("Use this in Compare", "search-use", variant="primary")
-            with gr.Row(elem_classes="q-pair"):
+            with gr.Row(elem_classes=["q-pair", "q-files"]):
                 save, export = _button("Save as preset", "search-save"), _button("Export scheduler", "search-export")
             keep = _button("Keep as Compare's best known", "search-keep")
             with gr.Column(visible=False, elem_id="search-replacing", elem_classes="q-ask") as replacing:

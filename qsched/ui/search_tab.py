@@ -3,7 +3,7 @@
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import gradio as gr
 
@@ -23,11 +23,13 @@ NOTHING = "There is nothing to take yet: start a search or choose a saved one."
 
 @dataclass
 class Visit:
-    """What one page's Search tab shows. taken_over: what it last took over from Compare. dark: the page's colours."""
+    """What one page's Search tab shows. taken_over: what it last took over from Compare. dark: the page's colours.
+    doomed: saved searches that it has asked whether to delete."""
 
     shown: Shown | None = None
     taken_over: tuple | None = None
     dark: bool = False
+    doomed: list[str] = field(default_factory=list)
 
 
 class SearchTab:
@@ -222,7 +224,7 @@ class SearchTab:
         r, more, chosen = self.results, len(chosen) > 2, chosen[-2:]
         running = self.runner.running(request.session_hash) is not None
         updates = {r.saved: chosen} if more else {}  # otherwise as it is: the next tick may be under way already
-        updates |= {r.delete: gr.update(interactive=bool(chosen)), r.deleting: gr.update(visible=False)}
+        updates |= {r.delete: gr.update(interactive=bool(chosen))}
         if chosen and not running:
             search = self.searches.find(chosen[0])
             shown = search_view.of_saved(search, self.searches.load(search.name))
@@ -254,19 +256,21 @@ class SearchTab:
             updates[text] = search_fragments.facts(found[index], presets[index], k)
         return updates
 
-    def ask_delete(self, chosen: list[str]) -> dict:
-        """Ask before anything is removed."""
+    def ask_delete(self, request: gr.Request, chosen: list[str]) -> dict:
+        """Name what would be removed, and ask."""
         found = [self.searches.find(name) for name in chosen]
+        self.visit(request.session_hash).doomed = chosen
         text = search_fragments.doomed(found) if found else ""
         return {self.results.deleting: gr.update(visible=bool(found)), self.results.doomed: text}
 
-    def delete(self, request: gr.Request, chosen: list[str]) -> dict:
-        """Remove the ticked searches for good, except one that is running."""
-        running = self.runner.running()
-        if running and running.name in chosen:
+    def delete(self, request: gr.Request) -> dict:
+        """Remove what the question named for good, whatever has been ticked since, except a search that is running."""
+        visit, running = self.visit(request.session_hash), self.runner.running()
+        if running and running.name in visit.doomed:
             toast("This search is running: stop it before you delete it.")
-        for name in chosen:
+        for name in visit.doomed:
             self.searches.delete(name)
+        visit.doomed = []
         return self.listed([]) | {self.results.compare: gr.update(visible=False)}
 
     # --- what is taken away --------------------------------------------------------------------------------------

@@ -56,12 +56,12 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
 
     r.saved.input(
         spoken(tab.choose), [r.saved, compare.dark],
-        [*looked, r.saved, r.delete, r.deleting, r.progress, *r.side_by_side], api_name="search_choose", **QUIET,
+        [*looked, r.saved, r.delete, r.progress, *r.side_by_side], api_name="search_choose", **QUIET,
     )  # fmt: skip
     asked = [r.deleting, r.doomed]
     r.delete.click(spoken(tab.ask_delete), r.saved, asked, api_name="search_delete", **HIDDEN)
     r.spare.click(lambda: gr.update(visible=False), None, r.deleting, api_name="search_spare", **HIDDEN)
-    r.really.click(spoken(tab.delete), r.saved, [*listed, r.compare], api_name="search_delete_really", **HIDDEN)
+    r.really.click(spoken(tab.delete), None, [*listed, r.compare], api_name="search_delete_really", **HIDDEN)
 
     pair = [compare.results.left, compare.results.right]
     used = r.use.click(

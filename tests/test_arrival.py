@@ -125,7 +125,7 @@ def test_another_source_is_another_backbone_and_the_old_one_stays(hub):
         tab.name(VISITOR, "sdxl-turbo", "") == "sdxl-turbo"
         and tab.name(VISITOR, "sdxl-turbo", "x/y") == "sdxl-turbo@x/y"
     )
-    shown = tab._settings_shown(name, Settings("a fox", 0, 1))
+    shown = tab.settings_shown(name, Settings("a fox", 0, 1))
     assert shown[tab.controls.backbone] == "sdxl-turbo" and shown[tab.controls.source] == str(folder_of("sdxl-turbo"))
     assert search_command(name, "w4a8", 4).count(str(folder_of("sdxl-turbo"))) == 1
 

@@ -72,11 +72,14 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
 """Component -> (class, configuration), the folders of the published pipelines."""
 
 
-def build(name: str, component: str) -> nn.Module:
-    """One component of an architecture on the meta device: all shapes, no weights, no memory."""
+def build(name: str, component: str, device: torch.device | str = "meta", **changes: Any) -> nn.Module:
+    """One component of an architecture: on the meta device all shapes, no weights, no memory; elsewhere random weights.
+
+    changes: of its configuration.
+    """
     kind, config = ARCHITECTURES[name][component]
-    with torch.device("meta"):
-        return _maker(kind)(**config)
+    with torch.device(device):
+        return _maker(kind)(**config | changes)
 
 
 def _maker(kind: str) -> Callable[..., nn.Module]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SCRIPT = Path(__file__).resolve().parent / "bench" / "cuda.py"
+SCRIPT = Path(__file__).resolve().parent / "bench" / "on_cuda.py"
 IDS = ("lcm-dreamshaper-v7", "sdxl-turbo", "flux1-schnell")
 
 

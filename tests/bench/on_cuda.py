@@ -1,7 +1,7 @@
 """What quantization costs and saves on a CUDA device, on random weights of the published architectures.
 
-    python tests/bench/cuda.py [--backbones ID ...] [--bits w8a8 ...] [--batches 1 8] [--modes eager compiled] [--json FILE]
-    python tests/bench/cuda.py --device cpu --tiny          a dry run of everything on tiny networks
+    python tests/bench/on_cuda.py [--backbones ID ...] [--bits w8a8 ...] [--batches 1 8] [--modes eager compiled] [--json FILE]
+    python tests/bench/on_cuda.py --device cpu --tiny          a dry run of everything on tiny networks
 
 Speed and memory do not depend on the weights' values, so nothing is downloaded. Per variant: one denoiser call, one whole
 image (all steps, the scheduler and the decoder, text encoded before), the peak of the device's memory, all in the same run

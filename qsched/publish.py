@@ -8,7 +8,7 @@ The preset itself stays here: it holds the prompts, which are the user's.
 
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -109,32 +109,53 @@ def _push(repo: str, files: dict[str, bytes], private: bool, token: str, title: 
         api.create_commit(repo, additions, commit_message=title)
 
 
+class Unanswered(Exception):
+    """A request got no answer; the cause says why."""
+
+
+_push_here = threading.local()  # .watch: that of the push which this thread works on
+
+
 @contextmanager
 def _impatient(watch: Watch) -> Iterator[None]:
-    """In this thread a server's error is final (huggingface_hub would ask again for half a minute), every answer is
-    progress, and nothing is asked any more once the user has been told that it failed."""
-    hooks, thread = get_session().event_hooks, threading.get_ident()
+    """In this thread a server's error or a lost connection is final, every answer is progress, and nothing is asked any
+    more once the user has been told that it failed.
 
-    def before(_request: Any) -> None:
-        if threading.get_ident() == thread and watch.stopped.is_set():
-            raise Refused(0)
-
-    def after(response: Any) -> None:
-        if threading.get_ident() == thread:
-            watch.beat()
-            if response.status_code >= 500 or response.status_code == 429:
-                raise Refused(response.status_code)
-
-    hooks["request"].append(before)
-    hooks["response"].append(after)
+    huggingface_hub would ask again for half a minute, and close the client that all threads share before it does.
+    """
+    client = get_session()
+    if not hasattr(client.send, "patient"):
+        client.send = _guarded(client.send)
+    _push_here.watch = watch
     try:
         yield
     finally:
-        hooks["request"].remove(before)
-        hooks["response"].remove(after)
+        del _push_here.watch
+
+
+def _guarded(patient: Callable[..., Any]) -> Callable[..., Any]:
+    def send(request: Any, **options: Any) -> Any:
+        watch = getattr(_push_here, "watch", None)
+        if watch is None:
+            return patient(request, **options)
+        if watch.stopped.is_set():
+            raise Refused(0)
+        try:
+            answer = patient(request, **options)
+        except Exception as error:
+            raise Unanswered from error
+        watch.beat()
+        if answer.status_code >= 500 or answer.status_code == 429:
+            raise Refused(answer.status_code)
+        return answer
+
+    send.patient = patient
+    return send
 
 
 def _in_words(error: Exception, repo: str) -> str:
+    if isinstance(error, Unanswered):
+        return explain(error.__cause__, repo)
     refusal = as_refusal(error)
     if refusal is not None and refusal.status == 401:
         return f"The Hub does not accept your token: {LOGIN} again, or set HF_TOKEN to one that may write."

@@ -73,7 +73,7 @@ class Progress:
         if not self.images:
             return None
         rate = self.images / self.seconds
-        started = min(self.images % self.images_per_candidate, self.images_per_candidate) if self.working else 0
+        started = self.images % self.images_per_candidate if self.working else 0
         return max((self.total - self.done) * self.images_per_candidate - started, 0) / rate
 
 
@@ -168,9 +168,7 @@ def estimate(
     done = {} if storage is None else stored_scores(storage, study_name or name_of(backbone, options))
     missing = strategy.missing(done)
     probe = [Candidate.pair(*point) for point in ((1.0, 1.0), (1.0, 1.02), (1.02, 1.0), (1.02, 1.02))][: job.at_once]
-    job.compute(
-        [Candidate.pair(0.98, 0.98)]
-    )  # warm-up with the shared first predictions, and nothing else of the probe
+    job.compute([Candidate.pair(0.98, 0.98)])  # warm-up: the shared first predictions, and nothing else of the probe
     begin = time.perf_counter()
     job.compute(probe)
     rate = len(probe) * options.images / (time.perf_counter() - begin)

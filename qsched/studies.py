@@ -97,8 +97,7 @@ class Study:
 
     def at_work(self) -> Pulse:
         """A block in which other processes know this one to be alive; claims belong inside."""
-        with storage_errors(self.shown):
-            return Pulse(self._worker, self._study.set_user_attr)
+        return Pulse(self._worker, self._beat)
 
     def finished(self) -> dict[Candidate, Scores]:
         """Scores by candidate, failed ones included."""
@@ -157,6 +156,10 @@ class Study:
         with storage_errors(self.shown):
             for claim in claims:
                 self._study.tell(claim.trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _beat(self, key: str, count: int) -> None:
+        with storage_errors(self.shown):
+            self._study.set_user_attr(key, count)
 
     def _running(self) -> list[FrozenTrial]:
         with storage_errors(self.shown):

@@ -3,6 +3,8 @@
     with FakeHub() as hub:
         hub.add("org/model", {"unet/config.json": b"{}", "unet/model.safetensors": weights})
         hub.fault = "hang"       # or a function of (kind, path): kind is "api", "file" or "push"
+                                 # a status, "hang", "hang up", "nonsense"; files also "stall", "trickle", "cut",
+                                 # "short", "corrupt", "no ranges"
         hub.address              # for HF_ENDPOINT
         hub.served["unet/model.safetensors"]  # bytes of content that left the server
 
@@ -26,7 +28,6 @@ import huggingface_hub
 import pytest
 from huggingface_hub import constants
 
-FAULTS = ("hang", "stall", "trickle", "cut", "short", "corrupt", "no ranges", "nonsense", 401, 403, 404, 429, 500)
 BLOCK = 16 << 10
 COMMIT_ERRORS = {401: "RepoNotFound", 403: "GatedRepo"}
 
@@ -269,8 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _fails(self, fault: object, kind: str) -> bool:
-        if fault == "hang":
-            self.hub.closing.wait(60)
+        if fault in ("hang", "hang up"):
+            self.hub.closing.wait(60 if fault == "hang" else 0)
             self._hang_up()
         elif fault == "nonsense":
             self._json("<html>Please pay for the hotel's network</html>")

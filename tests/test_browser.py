@@ -5,7 +5,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from browser_app import AXIS, BEST, CHROMIUM, FLAGS, Visitor, serving, write_preset
+from browser_app import AXIS, BEST, CHROMIUM, Visitor, serving, write_preset
 
 from qsched.coefficients import Coefficients
 
@@ -23,16 +23,6 @@ def app(tmp_path_factory):
         write_preset(folder, bits)
     with serving(folder) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

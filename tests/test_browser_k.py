@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from browser_app import AXIS, CHROMIUM, serving
 from PIL import Image
-from test_browser import browser, visit  # noqa: F401
+from test_browser import visit  # noqa: F401
 from test_ui_k import two_optima
 
 pytestmark = [

@@ -8,7 +8,7 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from browser_app import CHROMIUM, FLAGS, TinyBackbone, Visitor, serving, tiny_backbone, write_preset
+from browser_app import CHROMIUM, TinyBackbone, Visitor, serving, tiny_backbone, write_preset
 from PIL import Image
 
 from qsched.presets import load_preset
@@ -51,16 +51,6 @@ def app(tmp_path_factory):
     write_preset(folder)
     with serving(folder, paced) as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
-        yield running
-        running.close()
 
 
 @pytest.fixture

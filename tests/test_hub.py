@@ -9,20 +9,13 @@ import time
 
 import huggingface_hub
 import pytest
-from fake_hub import connected, wait_until
+from fake_hub import wait_until
 from hub_files import FILES, NEEDED, REPO, SIZE, WEIGHTS, content, fails
 
 from qsched.backbones import hub as hub_module
 from qsched.backbones import transfer
 from qsched.backbones.hub import fetch, is_ready, revision_of
 from qsched.backbones.spec import Source
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with connected(monkeypatch, tmp_path / "cache") as hub:
-        hub.add(REPO, FILES)
-        yield hub
 
 
 @pytest.fixture

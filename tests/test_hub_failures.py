@@ -8,19 +8,12 @@ import time
 from dataclasses import replace
 
 import pytest
-from fake_hub import connected, unused_port
+from fake_hub import unused_port
 from hub_files import FILES, NEEDED, REPO, SHORT, WEIGHTS, content, fails
 
 from qsched.backbones import hub_cache, transfer
 from qsched.backbones.hub import fetch, is_ready
 from qsched.backbones.spec import SPECS, Source
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with connected(monkeypatch, tmp_path / "cache") as hub:
-        hub.add(REPO, FILES)
-        yield hub
 
 
 @pytest.mark.parametrize("kind", ["api", "file"])

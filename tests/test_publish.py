@@ -10,7 +10,7 @@ from command_line import CommandLine
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 from embedded_model import make_preset
 from fake_hub import connected, unused_port
-from huggingface_hub import constants
+from huggingface_hub import constants, get_session
 
 from qsched.backbones.hub import fetch
 from qsched.backbones.spec import SPECS, Source
@@ -185,6 +185,17 @@ def test_a_hub_that_fails_on_the_way(hub, at, fault, words):
     assert words in fails(small(), LCMScheduler(), REPO, timeout=1.5)
     hub.fault = None
     assert publish(small(), LCMScheduler(), REPO).files == FILES
+
+
+def test_a_hub_that_goes_away_on_the_way(hub):
+    def gone(kind, path):
+        if "preupload" in path:
+            hub.server.server_close()
+            return "hang up"
+
+    hub.fault, shared = gone, get_session()
+    assert "broke: Server disconnected" in fails(small(), LCMScheduler(), REPO)
+    assert get_session() is shared and not shared.is_closed  # other threads may be using it
 
 
 def test_a_hub_that_is_not_there(hub, monkeypatch):

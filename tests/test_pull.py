@@ -5,19 +5,11 @@ from dataclasses import replace
 
 import pytest
 from command_line import CommandLine
-from fake_hub import connected
-from hub_files import FILES, NEEDED, REPO, SIZE, WEIGHTS, content
+from hub_files import NEEDED, REPO, SIZE, WEIGHTS, content
 
 from qsched import cli
 from qsched.backbones.hub import fetch
 from qsched.backbones.spec import SPECS
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    with connected(monkeypatch, tmp_path / "cache") as hub:
-        hub.add(REPO, FILES)
-        yield hub
 
 
 @pytest.fixture

@@ -61,36 +61,22 @@ def surface_figure(
     Raises:
         ValueError: if the size is too small for the grid.
     """
-    base = _base(surface, float(k), bool(dark), size, note, formula, noise, modelled, alongside)
-    image = base.image.copy()
-    if current is not None and not np.isnan(current).any():
-        draw_current(image, base, base.value_to_xy(*current), size[0] / SIZE[0])
-    return SurfaceImage(image, base.box, base.c_x, base.c_eps)
-
-
-_bases: Remembered[SurfaceImage] = Remembered(32)  # of 1.9 MB each
-_matplotlib_lock = threading.Lock()  # matplotlib is not thread-safe
-
-
-def _base(
-    surface: Surface,
-    k: float,
-    dark: bool,
-    size: tuple[int, int],
-    note: str,
-    formula: str,
-    noise: bool | None,
-    modelled: np.ndarray | None,
-    alongside: np.ndarray | None,
-) -> SurfaceImage:
-    """Everything but the current point, from memory if this surface was drawn before (known by its values)."""
+    k, dark = float(k), bool(dark)
 
     def render() -> SurfaceImage:
         with _matplotlib_lock:
             return _render(surface, k, LOOKS[dark], size, note, formula, noise, modelled, alongside)
 
     others = (None if values is None else values.tobytes() for values in (modelled, alongside))
-    return _bases.get((surface.digest(), k, dark, tuple(size), note, formula, noise, *others), render)
+    base = _bases.get((surface.digest(), k, dark, tuple(size), note, formula, noise, *others), render)
+    image = base.image.copy()
+    if current is not None and not np.isnan(current).any():
+        draw_current(image, base, base.value_to_xy(*current), size[0] / SIZE[0])
+    return SurfaceImage(image, base.box, base.c_x, base.c_eps)
+
+
+_bases: Remembered[SurfaceImage] = Remembered(32)  # everything but the current point, of 1.9 MB each
+_matplotlib_lock = threading.Lock()  # matplotlib is not thread-safe
 
 
 def _render(

@@ -7,6 +7,8 @@ it was, and several processes that see the same study follow the same plan.
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
+
 from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies.adaptive import Adaptive
 from qsched.strategies.grid import Grid
@@ -31,6 +33,10 @@ class Strategy(Protocol):
 
     def best(self, done: Mapping[Candidate, Scores]) -> Candidate | None:
         """The candidate to recommend; None if none has finite scores."""
+        ...
+
+    def modelled(self, done: Mapping[Candidate, Scores]) -> np.ndarray | None:
+        """JAQ of every cell as the strategy's model has it, shape (rows, columns); None without a model or a score."""
         ...
 
     def missing(self, done: Mapping[Candidate, Scores]) -> int:

@@ -47,11 +47,11 @@ class Adaptive:
         points, values = np.array(list(known.keys())), warp(np.array(list(known.values())))
         chosen: list[Candidate] = []
         believed = [self._where(point) for point in busy]
+        model = GaussianProcess(points, values)
         for _ in range(count):
-            model = GaussianProcess(points, values)
             if believed:  # what is being computed counts as if it had come out as expected
                 values = np.concatenate([values, model.predict(np.array(believed))[0]])
-                points, believed = np.concatenate([points, believed]), []
+                points = np.concatenate([points, believed])
                 model = GaussianProcess(points, values)
             places = np.array([self._where(point) for point in free])
             last = len(done) + len(busy) + len(chosen) + 1 == self.total
@@ -66,9 +66,8 @@ class Adaptive:
         if not finite:
             return None
         known = self._known({point: done[point] for point in finite})
-        mean, _ = GaussianProcess(np.array(list(known)), warp(np.array(list(known.values())))).predict(
-            np.array([self._where(point) for point in finite])
-        )
+        places = np.array(list(known))
+        mean, _ = GaussianProcess(places, warp(np.array(list(known.values())))).predict(places)
         return finite[int(mean.argmax())]
 
     def modelled(self, done: Mapping[Candidate, Scores]) -> np.ndarray | None:

@@ -28,6 +28,9 @@ class Grid:
         finite = {point: value for point, value in values.items() if value is not None}
         return max(finite, key=finite.__getitem__) if finite else None
 
+    def modelled(self, done: Mapping[Candidate, Scores]) -> None:
+        """Every cell is computed: there is no model."""
+
     def missing(self, done: Mapping[Candidate, Scores]) -> int:
         """Points of this grid that are not stored."""
         return sum(point not in done for point in self.points)

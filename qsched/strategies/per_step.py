@@ -44,12 +44,12 @@ class PerStep:
         pair = self._pairs.best(_pairs(done))
         if pair is None:
             return None
-        best = self._spread(pair)
+        start = best = self._spread(pair)
         for wanted in self._patterns(done):
             if any(candidate not in done for candidate in wanted):
                 break
             best = self._centre
-        return pair if best == self._spread(pair) else best
+        return pair if best == start else best
 
     def modelled(self, done: Mapping[Candidate, Scores]) -> np.ndarray | None:
         """As `Adaptive.modelled`, from the pairs."""
@@ -72,20 +72,18 @@ class PerStep:
         pair = self._pairs.best(_pairs(done))
         if pair is None:
             return
-        self._centre = self._spread(pair)
-        score = lambda candidate: value_of(
-            done[pair if candidate == self._spread(pair) else candidate], self._options.k
-        )
+        start = self._centre = self._spread(pair)
+        score = lambda candidate: value_of(done[pair if candidate == start else candidate], self._options.k)
         for width in WIDTHS:
             for step in reversed(range(self._options.steps)):
                 centre = self._centre
                 around = [self._moved(centre, step, a * width, b * width) for a in (-1, 0, 1) for b in (-1, 0, 1)]
-                around = [candidate for candidate in dict.fromkeys(around) if candidate != self._spread(pair)]
+                around = [candidate for candidate in dict.fromkeys(around) if candidate != start]
                 yield around
                 values = {candidate: score(candidate) for candidate in dict.fromkeys([centre, *around])}
                 finite = {candidate: value for candidate, value in values.items() if value is not None}
                 summit = self._summit(finite, centre, step, width)
-                if summit is not None and summit not in values and summit != self._spread(pair):
+                if summit is not None and summit not in values and summit != start:
                     yield [summit]
                     value = score(summit)
                     finite |= {} if value is None else {summit: value}

@@ -7,13 +7,25 @@ browser request is still reading; here it is written beside and renamed, once.
 import io
 import os
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
+import gradio as gr
 from gradio.processing_utils import hash_bytes
 from gradio.utils import get_upload_folder
 from PIL import Image
 
 SHOWN = 512  # pixels; small pictures are enlarged by a whole factor, so that every pixel stays a crisp square
+
+
+def picture_box(
+    elem_id: str, label: str, look: str | None = None, visible: bool = True, buttons: Sequence[str] = ()
+) -> gr.Image:
+    """The widget of a picture that the page makes; `look` is its style class."""
+    return gr.Image(
+        format="png", type="filepath", interactive=False, show_label=False, container=False, buttons=list(buttons),
+        elem_id=elem_id, label=label, elem_classes=look, visible=visible,
+    )  # fmt: skip
 
 
 def shown(image: Image.Image) -> str:

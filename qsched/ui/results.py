@@ -8,7 +8,7 @@ from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparison
 from qsched.scoring import K_DEFAULT
 from qsched.stability import HIGHEST_K
 from qsched.ui import fragments, values
-from qsched.ui.pictures import shown
+from qsched.ui.pictures import picture_box, shown
 
 NAMES = (FULL_PRECISION, NAIVE, QSCHED)
 PAIRS = [(fragments.TITLES[name], name) for name in NAMES]
@@ -58,10 +58,7 @@ def build_results() -> Results:
             with gr.Column(min_width=90, elem_classes=["q-card", "picture", fragments.KEYS[name]]):
                 gr.HTML(fragments.column_title(name), elem_classes="plain")
                 images.append(
-                    gr.Image(
-                        format="png", type="filepath", interactive=False, show_label=False, container=False, buttons=["fullscreen"],
-                        elem_id=f"image-{fragments.KEYS[name]}", elem_classes="shown", label=fragments.TITLES[name],
-                    )
+                    picture_box(f"image-{fragments.KEYS[name]}", fragments.TITLES[name], "shown", buttons=["fullscreen"])
                 )  # fmt: skip
                 captions.append(gr.HTML(elem_id=f"caption-{fragments.KEYS[name]}", elem_classes="plain"))
     notes = gr.HTML("", elem_id="notes", elem_classes="plain")
@@ -90,30 +87,12 @@ def build_results() -> Results:
                 elem_id="k",
                 buttons=[],
             )
-            surface = gr.Image(
-                format="png",
-                type="filepath",
-                interactive=False,
-                show_label=False,
-                container=False,
-                buttons=[],
-                elem_id="surface",
-                label="Loss surface",
-            )
+            surface = picture_box("surface", "Loss surface")
             no_surface = gr.HTML("", elem_id="no-surface", elem_classes="plain", visible=False)
             stability = gr.HTML("", elem_id="stability", elem_classes="plain")
             geometry = gr.HTML("", elem_id="surface-geometry", elem_classes="plain")
             with gr.Accordion("k sweep: how the optimum moves with k", open=False, elem_id="k-sweep") as sweep:
-                sweep_image = gr.Image(
-                    format="png",
-                    type="filepath",
-                    interactive=False,
-                    show_label=False,
-                    container=False,
-                    buttons=[],
-                    elem_id="k-sweep-image",
-                    label="k sweep",
-                )
+                sweep_image = picture_box("k-sweep-image", "k sweep")
             sweep_open = gr.State(False)
         with gr.Column(elem_classes="q-card", min_width=240, scale=5):
             gr.HTML('<h3>Wipe</h3><p class="fine">Drag the handle across two pictures.</p>', elem_classes="plain")

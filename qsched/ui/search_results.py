@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from qsched.ui.pictures import picture_box
 from qsched.ui.search_fragments import IDLE, NOTHING
 
 
@@ -81,13 +82,15 @@ def build_results() -> SearchResults:
                 elem_classes="plain",
             )
             nothing = gr.HTML(NOTHING, elem_id="search-nothing", elem_classes="plain")
-            surface = _picture("search-surface", "Surface of the search", "q-surface", visible=False)
+            surface = picture_box("search-surface", "Surface of the search", "q-surface", visible=False)
             stability = gr.HTML("", elem_id="search-stability", elem_classes="plain")
         with gr.Column(elem_classes="q-card", min_width=240, scale=5):
             best = gr.HTML(
                 '<h3>Best so far</h3><p class="fine">Nothing yet.</p>', elem_id="search-best", elem_classes="plain"
             )
-            picture = _picture("search-best-picture", "First prompt at the best coefficients", "shown", visible=False)
+            picture = picture_box(
+                "search-best-picture", "First prompt at the best coefficients", "shown", visible=False
+            )
             caption = gr.HTML("", elem_id="search-caption", elem_classes="plain")
             use = _button("Use this in Compare", "search-use", variant="primary")
             with gr.Row(elem_classes=["q-pair", "q-files"]):
@@ -129,19 +132,12 @@ def build_results() -> SearchResults:
         with gr.Row(elem_classes="q-sides"):
             for side in ("left", "right"):
                 with gr.Column(min_width=280):
-                    sides.append(_picture(f"search-{side}", f"Surface on the {side}", "q-surface"))
+                    sides.append(picture_box(f"search-{side}", f"Surface on the {side}", "q-surface"))
                     definitions.append(gr.HTML("", elem_id=f"search-{side}-facts", elem_classes="plain"))
     return SearchResults(
         progress, notes, nothing, surface, stability, best, picture, caption, use, save, export, keep, replacing, question, replace,
         leave, push_box, repo, token, private, dry_run, push, pushed, preset_file, scheduler_file, saved, none_saved,
         delete, deleting, doomed, really, spare, compare, sides, definitions, scale,
-    )  # fmt: skip
-
-
-def _picture(elem_id: str, label: str, look: str, visible: bool = True) -> gr.Image:
-    return gr.Image(
-        format="png", type="filepath", interactive=False, show_label=False, container=False, buttons=[], elem_id=elem_id,
-        label=label, elem_classes=look, visible=visible,
     )  # fmt: skip
 
 

@@ -117,16 +117,14 @@ def figure(
 
 def modelled(shown: Shown) -> np.ndarray | None:
     """JAQ of every cell as the strategy's model has it, shape (rows, columns); None for strategies without a model."""
-    strategy, surface = strategy_of(shown.options), shown.surface
-    if not hasattr(strategy, "modelled"):
-        return None
+    surface = shown.surface
     done = {
         Candidate.pair(surface.c_x[j], surface.c_eps[i]): Scores(
             surface.alignment[i, j].tolist(), surface.quality[i, j].tolist()
         )
         for i, j in np.argwhere(np.isfinite(surface.alignment[..., 0]))
     }
-    return strategy.modelled(done)
+    return strategy_of(shown.options).modelled(done)
 
 
 def best_updates(r: SearchResults, shown: Shown) -> dict:

@@ -17,7 +17,7 @@ from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED
 from qsched.intervals import BOOTSTRAP, OVER_SEEDS, Estimate, bootstrap, over_seeds
 from qsched.presets import Preset
 from qsched.provenance import device_name, versions
-from qsched.sampling import draw_noise, first_prediction, sample
+from qsched.sampling import draw_noise, first_prediction, images_per_batch, sample
 from qsched.scoring import ALIGNMENT_FLOOR, JAQ_DEFINITION, K_DEFAULT, QUALITY, quality_name, similarity
 
 CONTROL = "full precision + coefficients"
@@ -39,7 +39,6 @@ TO_FULL_PRECISION = ("ssim", "psnr", "lpips")
 """Metrics that compare a picture with the full-precision one of the same prompt and noise; of LPIPS, less is better."""
 FIRST_SEED = 1000
 """Searches start at seed 0: from here on the noise is new as well as the prompts."""
-BATCH = 64
 FEW_PROMPTS, FEWEST_PROMPTS = 20, 5
 """With fewer prompts than the first, intervals are to be taken with care; a category with fewer than the second gets
 none: resampling two or three prompts says little about others."""
@@ -179,7 +178,7 @@ def evaluate(
     k: float = K_DEFAULT,
     categories: Mapping[str, Sequence[str]] | None = None,
     any_revision: bool = False,
-    batch: int = BATCH,
+    batch: int | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score four columns on held-out prompts: full precision, naive, Q-Sched, and the control.
@@ -189,7 +188,7 @@ def evaluate(
         seeds: noise seeds, or how many to take from FIRST_SEED on.
         categories: prompts by category, to see where the coefficients help; other prompts in it are ignored.
         any_revision: evaluate a preset that was made with other weights too, and note it.
-        batch: prompts at a time; halved where memory runs out.
+        batch: prompts at a time, halved where memory runs out; None is what suits the device.
         on_batch: called with (pictures done, pictures in all) after every batch.
     Raises:
         ValueError: no prompts or seeds, or a preset that this backbone cannot run or that other weights have made.
@@ -212,6 +211,7 @@ def evaluate(
     scorer, total = backbone.scorer(), len(COLUMNS) * len(seeds) * len(prompts)
     scores: dict[str, dict[str, np.ndarray]] = {column: {} for column in COLUMNS}
     failed = dict.fromkeys(COLUMNS, 0)
+    batch = batch or images_per_batch(backbone.device)
     for row, seed in enumerate(seeds):
         waiting = [list(range(begin, min(begin + batch, len(prompts)))) for begin in range(0, len(prompts), batch)]
         while waiting:

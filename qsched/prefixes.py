@@ -5,8 +5,9 @@ none of them at least: they share the first prediction. Candidates that differ i
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,6 @@ class SharedSampler:
     Args:
         condition, noise: one per image.
         denoiser: None for full precision.
-        pause: called after every batch that makes no pictures yet.
         tiny: decode with the tiny decoder.
     """
 
@@ -46,10 +46,9 @@ class SharedSampler:
         noise: Noise,
         steps: int,
         denoiser: nn.Module | None,
-        pause: Callable[[], None] = lambda: None,
         tiny: bool = False,
     ):
-        self._pause, self.tiny = pause, tiny
+        self.tiny = tiny
         self.backbone, self.condition, self.noise, self.steps, self.denoiser = (
             backbone,
             condition,
@@ -60,14 +59,19 @@ class SharedSampler:
         self._prefixes: OrderedDict[Rows, Prefix] = OrderedDict()
 
     def pictures(
-        self, candidates: Sequence[Coefficients], batch_size: int
+        self, candidates: Sequence[Coefficients], batch_size: int, deepest: int | None = None
     ) -> Iterator[tuple[list[int], list[int], Tensor]]:
         """Every candidate on every image, in batches; yields (candidate index per picture, image index per picture,
-        pictures (batch, 3, H, W))."""
+        pictures (batch, 3, H, W)), all three empty for a batch that makes no pictures yet.
+
+        Args:
+            deepest: share no more than so many steps. None shares all that these candidates agree on, which is worth it if
+                later candidates will agree on it too; without, each batch goes from there to its pictures.
+        """
         if not candidates:
             return
-        shared = _agreement([_rows(candidate, self.steps) for candidate in candidates])
-        prefix, begin = self._prefix(shared, batch_size), len(shared)
+        shared = _agreement([_rows(candidate, self.steps) for candidate in candidates])[:deepest]
+        prefix, begin = (yield from self._prefix(shared, batch_size)), len(shared)
         pairs = [(c, i) for c in range(len(candidates)) for i in range(len(self.noise))]
         for chunk in _chunks(pairs, batch_size):
             which, images = [c for c, _ in chunk], [i for _, i in chunk]
@@ -84,14 +88,14 @@ class SharedSampler:
             )
             yield which, images, decode(self.backbone, latents, self.tiny)
 
-    def _prefix(self, rows: Rows, batch_size: int) -> Prefix:
-        """Where the trajectories stand after these steps."""
+    def _prefix(self, rows: Rows, batch_size: int) -> Generator[tuple[list, list, Tensor], None, Prefix]:
+        """Where the trajectories stand after these steps; an empty batch after every one that is computed for it."""
         if rows not in self._prefixes:
-            before = self._prefix(rows[:-1], batch_size) if rows else None
+            before = (yield from self._prefix(rows[:-1], batch_size)) if rows else None
             parts = []
             for chunk in _chunks(range(len(self.noise)), batch_size):
                 parts.append(self._advance(before, rows, chunk))
-                self._pause()
+                yield [], [], torch.empty(0)
             latents, predictions, noises = zip(*parts, strict=True)
             self._prefixes[rows] = Prefix(torch.cat(latents), torch.cat(predictions), Noise.join(noises))
             while len(self._prefixes) > CACHED_PREFIXES:
@@ -140,4 +144,7 @@ def _agreement(candidates: list[Rows]) -> Rows:
 
 
 def _chunks(items: Sequence, size: int) -> list[Sequence]:
-    return [items[begin : begin + size] for begin in range(0, len(items), size)]
+    """As few parts of at most this size as possible, as equal as possible."""
+    count = -(-len(items) // size)
+    bounds = [index * len(items) // count for index in range(count + 1)]
+    return [items[begin:end] for begin, end in pairwise(bounds)]

@@ -14,7 +14,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import optuna
@@ -76,9 +76,11 @@ class Study:
         for pause in (0.1, 0.3, 0.5, None):
             try:
                 with storage_errors(self.shown):
+                    self._storage = open_storage(storage)
                     self._study = optuna.create_study(
-                        storage=open_storage(storage), study_name=name, direction="maximize", load_if_exists=True
+                        storage=self._storage, study_name=name, direction="maximize", load_if_exists=True
                     )
+                    self._id = self._storage.get_study_id_from_name(name)
                     stored = self._study.user_attrs.get("search")
                     if stored is None:
                         self._study.set_user_attr("search", identity)
@@ -114,14 +116,13 @@ class Study:
             token = uuid.uuid4().hex
             for candidate in candidates:
                 params = candidate.params()
-                self._study.add_trial(
-                    optuna.trial.create_trial(
-                        state=TrialState.RUNNING,
-                        params=params,
-                        distributions=dict.fromkeys(params, self._distribution),
-                        user_attrs={"worker": self._worker, "claim": token},
-                    )
+                trial = optuna.trial.create_trial(
+                    state=TrialState.RUNNING,
+                    params=params,
+                    distributions=dict.fromkeys(params, self._distribution),
+                    user_attrs={"worker": self._worker, "claim": token},
                 )
+                self._storage.create_new_trial(self._id, trial)
             trials = self._study.get_trials(deepcopy=False)
         first: dict[Candidate, FrozenTrial] = {}
         for trial in trials:  # in the order of their numbers
@@ -137,25 +138,19 @@ class Study:
 
         Nothing happens if other processes have taken this one for dead and given the claim up.
         """
-        with storage_errors(self.shown):
-            trial = optuna.trial.Trial(self._study, claim.trial._trial_id)
-            try:
-                if value is None:
-                    trial.set_user_attr("failed", NOT_FINITE)
-                    self._study.tell(claim.trial.number, state=TrialState.FAIL)
-                    return
-                trial.set_user_attr("alignment", list(scores.alignment))
-                trial.set_user_attr("quality", list(scores.quality))
-                self._study.tell(claim.trial.number, value)
-            except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
-                if claim.trial.number in {trial.number for trial in self._running()}:
-                    raise StorageError(f"The storage {self.shown} refuses a result: {first_line(error)}.") from None
+        trial, state = claim.trial._trial_id, TrialState.FAIL if value is None else TrialState.COMPLETE
+        notes = {"failed": NOT_FINITE} if value is None else scores._asdict()
+        with storage_errors(self.shown), suppress(optuna.exceptions.UpdateFinishedTrialError):
+            for key, note in notes.items():
+                self._storage.set_trial_user_attr(trial, key, note)
+            if not self._storage.set_trial_state_values(trial, state, None if value is None else [value]):
+                raise StorageError(f"The storage {self.shown} refuses a result.")
 
     def release(self, claims: Sequence[Claim]) -> None:
         """Give up unfinished claims, so that whoever comes next computes these candidates."""
         with storage_errors(self.shown):
             for claim in claims:
-                self._study.tell(claim.trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                self._give_up(claim.trial)
 
     def _beat(self, key: str, count: int) -> None:
         with storage_errors(self.shown):
@@ -170,10 +165,14 @@ class Study:
             for trial in trials:
                 worker = trial.user_attrs.get("worker", "")
                 if worker != self._worker and self._watch.is_dead(worker, pulses):
-                    self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+                    self._give_up(trial)
                 else:
                     alive.append(trial)
             return alive
+
+    def _give_up(self, trial: FrozenTrial) -> None:
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def finished(study: optuna.Study) -> dict[Candidate, Scores]:
@@ -186,10 +185,10 @@ def finished(study: optuna.Study) -> dict[Candidate, Scores]:
     return done
 
 
-def open_storage(storage: str | None) -> Any:
-    """What Optuna takes as its storage; SQLite made fit for several processes."""
+def open_storage(storage: str | None) -> optuna.storages.BaseStorage:
+    """An Optuna storage; SQLite made fit for several processes."""
     if storage is None:
-        return None
+        return optuna.storages.InMemoryStorage()
     url = make_url(storage)
     if url.get_backend_name() != "sqlite":
         return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})

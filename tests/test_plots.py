@@ -171,3 +171,20 @@ def test_a_redraw_costs_less_than_five_milliseconds():
         surface_figure(grid, (c_x, 0.7))
         costs.append(time.perf_counter() - start)
     assert sorted(costs)[15] < 0.005  # the lower quartile: other processes may hold the cores
+
+
+def test_a_cell_in_work_fills_with_its_colour_as_its_images_come():
+    grid = surface()
+    where, before = (grid.c_x[3], grid.c_eps[8]), surface_figure(grid)
+    value = float(np.median(grid.jaq()))
+    norm, colours, _ = plots.look.scale(grid.jaq(), "grey")
+    filled = []
+    for share in (0.0, 0.25, 1.0):
+        shown = surface_figure(grid, working=[plots.WorkingCell(*where, share, value if share else None)])
+        changed = (pixels(shown) != pixels(before)).any(-1)
+        rows, columns = changed.nonzero()
+        assert {shown.to_cell(x, y) for y, x in zip(rows, columns, strict=True)} == {(8, 3)}
+        filled.append((changed & (pixels(shown) == np.array(colours(norm(value), bytes=True)[:3])).all(-1)).sum())
+    area = before.box[2] * before.box[3] / 121
+    frame = 1 - filled[2] / area
+    assert filled[0] == 0 and filled[1] == pytest.approx(area / 4, rel=0.1) and 0 < frame < 0.2

@@ -181,19 +181,34 @@ def test_progress_tells_batches_points_the_best_and_its_picture():
     assert candidate.coefficients("ramp") == preset.coefficients and value == pytest.approx(preset.surface.best()[2])
 
 
+def test_progress_tells_what_the_first_images_of_a_point_say():
+    told, results = {}, {}
+
+    def watch(progress):
+        for candidate, so_far in progress.working.items():
+            told.setdefault(candidate, []).append(so_far)
+        if progress.last:
+            results[progress.last[0]] = progress.last[1]
+
+    search(embedded(), SMALL, batch_size=1, on_progress=watch)
+    for candidate, found in told.items():
+        assert [so_far.share for so_far in found] == pytest.approx([1 / 3, 2 / 3, 1])
+        assert found[-1].jaq == pytest.approx(results[candidate], abs=1e-3)
+    assert len(told) == 9
+
+
 def test_the_device_is_lent_for_one_batch_at_a_time():
-    class Counting:
-        entered = inside = 0
+    inside, entered, told = [], [], []
 
-        def __enter__(self):
-            self.entered, self.inside = self.entered + 1, self.inside + 1
+    def device(batch):
+        inside.append(batch)
+        entered.append(batch)
+        count = batch()
+        inside.pop()
+        return count
 
-        def __exit__(self, *_):
-            self.inside -= 1
-
-    device, told = Counting(), []
-    search(embedded(), TINY, batch_size=1, device=device, on_progress=lambda progress: told.append(device.inside))
-    assert device.entered >= 4 and set(told) == {0}
+    search(embedded(), TINY, batch_size=1, device=device, on_progress=lambda progress: told.append(len(inside)))
+    assert len(entered) >= 4 and set(told) == {0}
 
 
 def test_a_picture_that_is_not_finite_fails_its_point_for_good(tmp_path):
@@ -218,13 +233,13 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
 
     def limited(self, candidates, batch_size):
         sizes.append(batch_size)
-        if batch_size > 16:
+        if batch_size > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, candidates, batch_size)
 
     monkeypatch.setattr(prefixes.SharedSampler, "pictures", limited)
     preset = search(embedded(), TINY)
-    assert sizes == [64, 32, 16] and np.isfinite(preset.surface.jaq()).all()
+    assert sizes == [16, 8, 4] and np.isfinite(preset.surface.jaq()).all()
 
 
 def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):

@@ -1,5 +1,7 @@
 """The Search tab without a browser: cost, a search to its end, stop and resume, bad input."""
 
+import contextvars
+import os
 import threading
 
 import gradio as gr
@@ -10,10 +12,11 @@ from search_visits import html, in_background, run, search_tab, settings, until,
 
 from qsched.coefficients import Coefficients
 from qsched.search import StorageError
+from qsched.ui.device_thread import DeviceThread
 from qsched.ui.errors import sentence_for, spoken
 from qsched.ui.search_inputs import options_from
+from qsched.ui.search_runner import Stopped
 from qsched.ui.searches import Searches, default_file
-from qsched.ui.turns import Turns
 
 
 @pytest.fixture
@@ -125,24 +128,35 @@ def test_others_get_the_device_between_two_batches(tab):
     thread.join(10)
 
 
-def test_turns_are_taken_in_the_order_of_asking():
-    turns, order = Turns(), []
-
-    def take(name):
-        with turns, turns:
-            order.append(name)
-
-    with turns:
-        threads = []
-        for name in range(5):
-            threads.append(threading.Thread(target=take, args=(name,)))
-            threads[-1].start()
-            until(lambda waiting=name + 1: len(turns._waiting) == waiting)
-    with turns:
-        order.append("last")
-    for thread in threads:
+def test_the_device_runs_what_it_is_given_in_the_order_of_asking():
+    device, order, threads, go_on = DeviceThread(), [], [], threading.Event()
+    first = threading.Thread(target=device.run, args=(lambda: go_on.wait(10),))
+    first.start()
+    until(lambda: device._thread is not None and device._jobs.empty())
+    for name in range(5):
+        nested = lambda name=name: device.run(lambda: order.append((name, threading.current_thread().name)))
+        threads.append(threading.Thread(target=device.run, args=(nested,)))
+        threads[-1].start()
+        until(lambda waiting=name + 1: device._jobs.qsize() == waiting)
+    go_on.set()
+    for thread in [first, *threads]:
         thread.join(5)
-    assert order == [0, 1, 2, 3, 4, "last"]
+    assert order == [(name, "device") for name in range(5)] and device.run(lambda: 7) == 7
+
+
+def test_the_device_hands_errors_and_context_to_and_fro():
+    device, visitor_of = DeviceThread(), contextvars.ContextVar("visitor")
+    visitor_of.set("a")
+    assert device.run(visitor_of.get) == "a"
+    with pytest.raises(Stopped):
+        device.run(lambda: (_ for _ in ()).throw(Stopped))
+    assert device.run(lambda: "and goes on") == "and goes on"
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:  # a forked process has no such thread
+        os.write(write, device.run(lambda: threading.current_thread().name).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 99) == b"MainThread"
 
 
 @pytest.mark.parametrize("strategy", ["adaptive", "per-step"])
@@ -237,3 +251,20 @@ def test_searches_are_kept_in_the_users_folder_and_on_a_space_in_a_temporary_one
     monkeypatch.setenv("SPACE_ID", "me/space")
     assert tmp_path not in default_file().parents
     assert Searches("postgresql://h/db")._url == "postgresql://h/db"
+
+
+def test_only_the_device_computes(tab):
+    """A second thread that computes gets workers of its own, and both then run at half their speed."""
+    foreign = lambda: len(os.listdir("/proc/self/task")) - threading.active_count()
+    once = {"count": 2, "strategy": "adaptive", "resolution": 5}
+    run(tab, **once)  # numpy's libraries start threads of their own, once
+    before, after = foreign(), []
+
+    def search():
+        assert tab.results.picture in run(tab, **once, seeds=2)
+        after.append(foreign())
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    thread.join()
+    assert after == [before]

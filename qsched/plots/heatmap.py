@@ -6,13 +6,14 @@ Cells have whole numbers of pixels, so the way back from a click to a cell is ex
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -21,6 +22,7 @@ from qsched.plots.current import draw_current
 from qsched.plots.geometry import SurfaceImage, whole
 from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, fainter, label, scale, ticks
 from qsched.plots.noise import hatch, outline
+from qsched.plots.working import WorkingCell, draw_working
 from qsched.remembering import Remembered
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
 from qsched.surface import Surface
@@ -40,6 +42,7 @@ def surface_figure(
     noise: bool | None = True,
     modelled: np.ndarray | None = None,
     alongside: np.ndarray | None = None,
+    working: Sequence[WorkingCell] = (),
 ) -> SurfaceImage:
     """The surface as a heatmap of JAQ with the optimum, the plain scheduler (1, 1) and the current point.
 
@@ -58,6 +61,7 @@ def surface_figure(
             still being computed: its cells do not move when they come); so does a surface of one image per cell.
         modelled: JAQ that a model predicts, shape (len(c_eps), len(c_x)); painted fainter where no score was computed.
         alongside: JAQ of another surface whose picture shares this one's colours.
+        working: cells that are being computed.
     Raises:
         ValueError: if the size is too small for the grid.
     """
@@ -69,9 +73,12 @@ def surface_figure(
 
     others = (None if values is None else values.tobytes() for values in (modelled, alongside))
     base = _bases.get((surface.digest(), k, dark, tuple(size), note, formula, noise, *others), render)
-    image = base.image.copy()
+    image, unit = base.image.copy(), size[0] / SIZE[0]
+    if working:
+        look = LOOKS[dark]
+        draw_working(image, base, working, _colouring(surface.jaq(k), alongside, look)[:2], look, unit)
     if current is not None and not np.isnan(current).any():
-        draw_current(image, base, base.value_to_xy(*current), size[0] / SIZE[0])
+        draw_current(image, base, base.value_to_xy(*current), unit)
     return SurfaceImage(image, base.box, base.c_x, base.c_eps)
 
 
@@ -109,7 +116,7 @@ def _render(
     write = lambda x, y, text, px, **style: page.text(
         x, y, text, fontsize=points(px), **{"color": look.text, "ha": "center", "va": "center"} | style
     )
-    norm, colours, extend = scale(values if alongside is None else np.append(values, alongside), look.failed)
+    norm, colours, extend = _colouring(values, alongside, look)
     cells = figure.add_axes(pixels(left, top, box_width, box_height))
     painted = colours(norm(np.ma.masked_invalid(values)), bytes=True)  # here, not in imshow, which rounds on the way
     if modelled is not None:
@@ -165,6 +172,10 @@ def _render(
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return SurfaceImage(image, drawn.box, drawn.c_x, drawn.c_eps)
+
+
+def _colouring(values: np.ndarray, alongside: np.ndarray | None, look: Look) -> tuple[Normalize, Colormap, str]:
+    return scale(values if alongside is None else np.append(values, alongside), look.failed)
 
 
 def _marks(

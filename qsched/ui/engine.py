@@ -1,14 +1,16 @@
-"""What stands behind the page: loaded backbones, one lock for the device, and what each browser session is looking at.
+"""What stands behind the page: loaded backbones, one thread for the device, and what each browser session is looking at.
 
 No gradio here. A session is known by its hash; it holds one Comparison, which is plain CPU data.
 """
 
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,12 +20,22 @@ from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.scoring import K_DEFAULT, Scorer
-from qsched.ui.turns import Turns
+from qsched.ui.device_thread import DeviceThread
 
 SOURCE = "@"
 """Between a backbone's id and another source of its family, in the name that sessions know it by."""
 LOADED_BACKBONES = 2
 SESSIONS = 256
+
+
+def _on_device(method: Callable) -> Callable:
+    """A method of Engine that runs on its device's thread."""
+
+    @functools.wraps(method)
+    def queued(self: "Engine", *arguments: Any) -> Any:
+        return self.device_thread.run(functools.partial(method, self, *arguments))
+
+    return queued
 
 
 @dataclass(frozen=True)
@@ -59,15 +71,12 @@ class Engine:
         self.default, self.source, self.device = backbone, source, device
         self._load, self._presets = load or load_downloaded, presets
         self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
-        self._lock, self._sessions_lock = Turns(), threading.Lock()  # two: k does not wait for the device
+        self.device_thread = DeviceThread()
+        """Whatever computes runs here; a long job that hands it its batches one by one lets the others in between."""
+        self._sessions_lock = threading.Lock()
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[tuple, Comparison] = {}
-
-    @property
-    def turns(self) -> Turns:
-        """Entered by whoever uses the device; a long job that enters it for every batch lets the others in between."""
-        return self._lock
 
     @property
     def presets(self) -> Path:
@@ -82,20 +91,20 @@ class Engine:
         source = source or (self.source if id == self.default else None)
         return SPECS[id].at(source) if source else SPECS[id]
 
+    @_on_device
     def backbone(self, backbone: str) -> Backbone:
         """The loaded backbone; the latest two stay in memory."""
         spec = self.spec(backbone)
-        with self._lock:
-            for name, other in self._backbones.items():
-                if name != backbone:
-                    leave(other)
-            if backbone not in self._backbones:
-                source = None if spec is SPECS[spec.id] else spec.source
-                self._backbones[backbone] = self._load(spec.id, device=self.device, source=source)
-                while len(self._backbones) > LOADED_BACKBONES:
-                    self._backbones.popitem(last=False)
-            self._backbones.move_to_end(backbone)
-            return self._backbones[backbone]
+        for name, other in self._backbones.items():
+            if name != backbone:
+                leave(other)
+        if backbone not in self._backbones:
+            source = None if spec is SPECS[spec.id] else spec.source
+            self._backbones[backbone] = self._load(spec.id, device=self.device, source=source)
+            while len(self._backbones) > LOADED_BACKBONES:
+                self._backbones.popitem(last=False)
+        self._backbones.move_to_end(backbone)
+        return self._backbones[backbone]
 
     def scorer(self, backbone: str) -> Scorer:
         """The backbone's scorer; does not wait for the device if the backbone is loaded."""
@@ -137,31 +146,31 @@ class Engine:
         self.compare("", self.default, *self.opening())
         self.forget("")
 
+    @_on_device
     def compare(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
         """All three columns for a session, reusing what it already has; the opening pictures are made once for everyone."""
-        with self._lock:
-            key = (backbone, settings, coefficients)
-            opening = self._opening.get(key)
-            if opening is not None:
-                comparison = replace(opening, seen=dict(opening.seen))
-            else:
-                held = self._sessions.get(session)
-                previous = held.comparison if held and held.backbone == backbone else None
-                comparison = self._compare(backbone, settings, coefficients, previous)
-                if key[1:] == self.opening(backbone) and comparison.naive.scored:
-                    self._opening[key] = comparison
-            self._keep(session, backbone, comparison)
-            return comparison
+        key = (backbone, settings, coefficients)
+        opening = self._opening.get(key)
+        if opening is not None:
+            comparison = replace(opening, seen=dict(opening.seen))
+        else:
+            held = self._sessions.get(session)
+            previous = held.comparison if held and held.backbone == backbone else None
+            comparison = self._compare(backbone, settings, coefficients, previous)
+            if key[1:] == self.opening(backbone) and comparison.naive.scored:
+                self._opening[key] = comparison
+        self._keep(session, backbone, comparison)
+        return comparison
 
+    @_on_device
     def rescale(self, session: str, coefficients: Coefficients) -> Comparison | None:
         """The session's comparison with other coefficients: steps - 1 denoiser calls, none if seen before; None if the session is unknown."""
-        with self._lock:
-            held = self._sessions.get(session)
-            if held is None:
-                return None
-            comparison = self._rescale(held.backbone, held.comparison, coefficients)
-            self._keep(session, held.backbone, comparison)
-            return comparison
+        held = self._sessions.get(session)
+        if held is None:
+            return None
+        comparison = self._rescale(held.backbone, held.comparison, coefficients)
+        self._keep(session, held.backbone, comparison)
+        return comparison
 
     def weigh(self, session: str, k: float) -> Session | None:
         """The session with another k: stored scores are weighed anew, nothing is computed on the device. None if the
@@ -176,9 +185,10 @@ class Engine:
         """What a session looks at, None if nothing yet."""
         return self._sessions.get(session)
 
+    @_on_device
     def forget(self, session: str) -> None:
         """Free what a closed tab held."""
-        with self._lock, self._sessions_lock:
+        with self._sessions_lock:
             self._sessions.pop(session, None)
 
     def _compare_here(

@@ -4,23 +4,24 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from torch import Tensor
 
+from qsched.plots import WorkingCell
 from qsched.presets import Preset
+from qsched.sampling import images_per_batch
 from qsched.saved_searches import name_of
 from qsched.scoring import JAQ_DEFINITION, jaq_definition
 from qsched.search import Plan, Progress, SearchError, SearchOptions, estimate, search
-from qsched.search_job import BATCH as BATCH_ELSEWHERE
 from qsched.search_options import Candidate
 from qsched.strategies import strategy_of
 from qsched.surface import Surface
+from qsched.ui.device_thread import DeviceThread
 from qsched.ui.engine import Engine
 from qsched.ui.searches import Searches
-from qsched.ui.turns import Turns
 
 log = logging.getLogger("qsched.ui")
 FASTEST, SLOWEST = 0.2, 0.4
@@ -40,7 +41,7 @@ class Frame:
 
     surface: None before the first point. fraction: of the work, in [0, 1]. seconds: since it began. rate: images per
     second so far, None before the first. remaining: seconds, None as long as nobody knows. best: as in `Progress`, and
-    its picture. points: changes with the surface. over: whether this is the end.
+    its picture. points: changes with the surface. working: cells that are being computed. over: whether this is the end.
     """
 
     surface: Surface | None = None
@@ -54,6 +55,7 @@ class Frame:
     best: tuple[Candidate, float] | None = None
     picture: Tensor | None = None
     points: int = 0
+    working: tuple[WorkingCell, ...] = ()
     over: bool = False
 
 
@@ -105,7 +107,7 @@ class Run:
 
     def expect(self, batch: int) -> None:
         """How many batches a point takes, for a bar that moves while a point is computed."""
-        steps = 1 if self.options.strategy == "exhaustive" else self.options.steps
+        steps = self.options.steps if self.options.strategy == "per-step" else 1
         self._batches_per_point = math.ceil(self.options.images / batch) * steps
 
     def tell(self, progress: Progress) -> None:
@@ -128,6 +130,11 @@ class Run:
             progress.best,
             progress.picture,
             old.points + fresh,
+            tuple(
+                WorkingCell(point.c_x[0], point.c_eps[0], *so_far)
+                for point, so_far in progress.working.items()
+                if point.is_pair
+            ),
         )
         with self._changed:
             self._frame, self._told = frame, time.perf_counter()
@@ -160,26 +167,21 @@ class Run:
                 points=frame.points + 1,
             )  # fmt: skip
         with self._changed:
-            self.preset, self.error, self._frame, self.over = preset, error, replace(frame, over=True), True
+            self.preset, self.error, self._frame, self.over = preset, error, replace(frame, working=(), over=True), True
             self._changed.notify_all()
 
 
 class _Device:
-    """The device as a running search enters it, batch by batch."""
+    """The device's thread as a running search uses it, batch by batch."""
 
-    def __init__(self, run: Run, turns: Turns):
-        self._run, self._turns, self._held = run, turns, False
+    def __init__(self, run: Run, thread: DeviceThread):
+        self._run, self._thread = run, thread
 
-    def __enter__(self) -> None:
+    def __call__(self, batch: Callable[[], int | None]) -> int | None:
         self._run.may_go_on()
-        self._turns.__enter__()
-        self._held = True
-
-    def __exit__(self, *_: object) -> None:
-        if self._held:  # not if it was refused between leaving and entering again
-            self._held = False
-            self._turns.__exit__()
-            self._run.went_on()
+        count = self._thread.run(batch)
+        self._run.went_on()
+        return count
 
 
 class Runner:
@@ -240,7 +242,8 @@ class Runner:
         options = self.checked(backbone, options)
         loaded = self._ready(backbone, options)
         plan = estimate(
-            loaded, options, storage=self.searches.url, batch_size=BATCH.get(loaded.device.type), device=self.engine.turns
+            loaded, options, storage=self.searches.url, batch_size=BATCH.get(loaded.device.type),
+            device=self.engine.device_thread.run,
         )  # fmt: skip
         self._rates[self._rated(backbone, options)] = plan.images_per_second
         return plan
@@ -252,11 +255,11 @@ class Runner:
             run.options = run.options.checked(backbone)
             run.name, run.formula = name_of(backbone, run.options), jaq_definition(backbone.scorer())
             url, batch = self.searches.url, BATCH.get(backbone.device.type)
-            run.expect(batch or BATCH_ELSEWHERE)
+            run.expect(batch or images_per_batch(backbone.device))
             try:
                 preset = search(
                     backbone, run.options, storage=url, batch_size=batch,
-                    device=_Device(run, self.engine.turns), on_progress=run.tell, stop=lambda: run.stopping,
+                    device=_Device(run, self.engine.device_thread), on_progress=run.tell, stop=lambda: run.stopping,
                 )  # fmt: skip
             except Stopped:
                 preset = self.searches.load(run.name)
@@ -273,10 +276,13 @@ class Runner:
     def _ready(self, backbone: str, options: SearchOptions):
         """The loaded model with this quantization and its scorer, so that nobody makes them without a turn."""
         loaded = self.engine.backbone(backbone)
-        with self.engine.turns:
+
+        def prepare() -> None:
             loaded.use(options.steps)
             loaded.quantized(options.quantization)
             loaded.scorer()
+
+        self.engine.device_thread.run(prepare)
         return loaded
 
     def _rated(self, backbone: str, options: SearchOptions) -> tuple:

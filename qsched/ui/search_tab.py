@@ -4,6 +4,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import gradio as gr
 
@@ -128,19 +129,20 @@ class SearchTab:
         backbone, options = search_inputs.options_from(self.engine, *settings)
         run = self.runner.start(request.session_hash, backbone, options)
         try:
-            visit.dark, shown, drawn = dark, None, None
+            visit.dark, shown, drawn, pictured = dark, None, None, 0
             for frame in run.frames():
                 cell = shown.cell if shown else None  # the visitor may have clicked one meanwhile
                 shown = visit.shown = search_view.of_run(run, frame, cell)
                 updates = self.progress(run, frame) | search_view.best_updates(r, shown)
                 updates |= {i.start: gr.update(interactive=frame.over), i.stop: gr.update(interactive=not frame.over)}
-                if drawn != (frame.points, cell, visit.dark, frame.over):
-                    drawn = frame.points, cell, visit.dark, frame.over
+                if drawn != (frame.points, frame.working, cell, visit.dark, frame.over):
+                    drawn = frame.points, frame.working, cell, visit.dark, frame.over
                     updates |= search_view.surface_updates(r, shown, visit.dark)
-                    if frame.picture is not None:
-                        updates |= search_view.picture_updates(
-                            r, search_view.as_image(frame.picture), run.options.prompts[0]
-                        )
+                if frame.picture is not None and pictured != frame.points:
+                    pictured = frame.points
+                    updates |= search_view.picture_updates(
+                        r, search_view.as_image(frame.picture), run.options.prompts[0]
+                    )
                 if frame.over:
                     updates |= self.ended(run, shown, frame) | self.planned(*settings)
                 yield updates
@@ -176,8 +178,9 @@ class SearchTab:
         """Outputs with the first prompt at what would be taken, if the model is in memory anyway."""
         if shown.coefficients is None or not self.engine.is_loaded(shown.backbone):
             return search_view.picture_updates(self.results, None)
-        with self.engine.turns:
-            picture = search_view.draw_picture(self.engine.backbone(shown.backbone), shown.options, shown.coefficients)
+        backbone = self.engine.backbone(shown.backbone)
+        draw = partial(search_view.draw_picture, backbone, shown.options, shown.coefficients)
+        picture = self.engine.device_thread.run(draw)
         return search_view.picture_updates(self.results, picture, shown.options.prompts[0])
 
     def stop(self, request: gr.Request) -> dict:

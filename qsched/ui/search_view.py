@@ -6,12 +6,12 @@ import gradio as gr
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms.functional import to_pil_image
 
 from qsched.backbones import Backbone
 from qsched.coefficients import Coefficients
-from qsched.plots import SurfaceImage, surface_figure
+from qsched.plots import SurfaceImage, WorkingCell, surface_figure
 from qsched.presets import Preset
+from qsched.remembering import Remembered
 from qsched.sampling import draw_noise, sample
 from qsched.saved_searches import SavedSearch
 from qsched.scoring import JAQ_DEFINITION
@@ -34,6 +34,7 @@ class Shown:
 
     name: of its study, None while it gets ready. best: coefficients that it would recommend and their JAQ, None before
     there are any. point: of the best if it is a cell. cell: what the visitor clicked. over: whether it has ended. formula: of JAQ.
+    working: cells that are being computed.
     """
 
     name: str | None
@@ -45,6 +46,7 @@ class Shown:
     cell: tuple[float, float] | None = None
     over: bool = True
     formula: str = JAQ_DEFINITION
+    working: tuple[WorkingCell, ...] = ()
 
     @property
     def coefficients(self) -> Coefficients | None:
@@ -80,7 +82,9 @@ def of_run(run: Run, frame: Frame, cell: tuple[float, float] | None) -> Shown:
         candidate, jaq = frame.best
         best = candidate.coefficients(run.options.shape), jaq
         point = (candidate.c_x[0], candidate.c_eps[0]) if candidate.is_pair else None
-    return Shown(run.name, run.backbone, run.options, surface, best, point, cell, frame.over, run.formula)
+    return Shown(
+        run.name, run.backbone, run.options, surface, best, point, cell, frame.over, run.formula, frame.working
+    )
 
 
 def of_saved(search: SavedSearch, preset: Preset) -> Shown:
@@ -111,6 +115,7 @@ def figure(
         noise=True if shown.over else None,
         modelled=modelled(shown) if k == options.k else None,
         alongside=alongside,
+        working=shown.working,
         **({} if size is None else {"size": size}),
     )
 
@@ -118,13 +123,20 @@ def figure(
 def modelled(shown: Shown) -> np.ndarray | None:
     """JAQ of every cell as the strategy's model has it, shape (rows, columns); None for strategies without a model."""
     surface = shown.surface
-    done = {
-        Candidate.pair(surface.c_x[j], surface.c_eps[i]): Scores(
-            surface.alignment[i, j].tolist(), surface.quality[i, j].tolist()
-        )
-        for i, j in np.argwhere(np.isfinite(surface.alignment[..., 0]))
-    }
-    return strategy_of(shown.options).modelled(done)
+
+    def fit() -> np.ndarray | None:
+        done = {
+            Candidate.pair(surface.c_x[j], surface.c_eps[i]): Scores(
+                surface.alignment[i, j].tolist(), surface.quality[i, j].tolist()
+            )
+            for i, j in np.argwhere(np.isfinite(surface.alignment[..., 0]))
+        }
+        return strategy_of(shown.options).modelled(done)
+
+    return _models.get((surface.digest(), shown.options), fit)
+
+
+_models: Remembered[np.ndarray | None] = Remembered(32)
 
 
 def best_updates(r: SearchResults, shown: Shown) -> dict:
@@ -159,8 +171,9 @@ def picture_updates(r: SearchResults, picture: Image.Image | None, prompt: str =
 
 
 def as_image(picture: torch.Tensor) -> Image.Image:
-    """(3, height, width) in [0, 1] as a picture."""
-    return to_pil_image((picture.nan_to_num(0.0, 0.0, 0.0) * 255).round().to(torch.uint8))
+    """(3, height, width) in [0, 1] as a picture; made with numpy, since torch belongs to the device's thread."""
+    pixels = np.nan_to_num(picture.numpy(), nan=0.0, posinf=0.0, neginf=0.0).transpose(1, 2, 0) * 255
+    return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 @torch.inference_mode()

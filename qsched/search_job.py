@@ -13,6 +13,8 @@ from qsched.sampling import Noise, decode, draw_noise, images_per_batch, sample
 from qsched.search_options import Candidate, SearchOptions
 from qsched.studies import Scores
 
+IMAGES_PER_CLAIM = 64
+"""Of a grid, so that claiming costs little; what is not finished when a process dies is computed again."""
 BATCH_FROM_SCRATCH = 5
 """The paper's code runs and scores five prompts at a time."""
 OnImages = Callable[[int, np.ndarray, np.ndarray], None]
@@ -36,8 +38,8 @@ class Job:
                  device: Device | None = None):  # fmt: skip
         self.backbone, self.options = backbone, options
         self.from_scratch = options.strategy == "exhaustive"
-        own = BATCH_FROM_SCRATCH if self.from_scratch else images_per_batch(backbone.device)
-        self.batch_size = batch_size or own
+        self.batch_size = batch_size or (BATCH_FROM_SCRATCH if self.from_scratch else images_per_batch(backbone.device))
+        self._claimed = IMAGES_PER_CLAIM if options.strategy == "shared" and batch_size is None else self.batch_size
         self.texts = list(options.prompts) * options.seeds
         self.seeds = list(range(options.seed, options.seed + options.seeds))
         self.pictures: dict[Candidate, Tensor] = {}
@@ -46,8 +48,8 @@ class Job:
 
     @property
     def at_once(self) -> int:
-        """Whole candidates that fit one batch, at least one."""
-        return 1 if self.from_scratch else max(1, self.batch_size // self.options.images)
+        """Candidates to claim together: whole ones that fit one batch, of a grid more; at least one."""
+        return 1 if self.from_scratch else max(1, self._claimed // self.options.images)
 
     def compute(self, candidates: Sequence[Candidate], on_images: OnImages | None = None) -> list[Scores]:
         """Scores of every candidate; NaN for an image that is not finite. The first image of each is kept in `pictures`.

@@ -231,11 +231,11 @@ def test_a_search_without_any_finite_point_says_so():
 def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
     real, sizes = prefixes.SharedSampler.pictures, []
 
-    def limited(self, candidates, batch_size):
+    def limited(self, candidates, batch_size, *rest):
         sizes.append(batch_size)
         if batch_size > 4:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return real(self, candidates, batch_size)
+        return real(self, candidates, batch_size, *rest)
 
     monkeypatch.setattr(prefixes.SharedSampler, "pictures", limited)
     preset = search(embedded(), TINY)
@@ -243,7 +243,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
 
 
 def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):
-    def never(self, candidates, batch_size):
+    def never(self, *arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(prefixes.SharedSampler, "pictures", never)

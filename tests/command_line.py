@@ -18,7 +18,8 @@ class CommandLine:
         self.capsys, real = capsys, options.open_backbone
 
         def open_backbone(args, id=None):
-            plain = (args.source, args.device, args.dtype) == (None, "auto", "auto")
+            scorer = getattr(args, "scorer", None)
+            plain = (args.source, args.device, args.dtype, scorer) == (None, "auto", "auto", None)
             known = (id or args.backbone) == "emoji-lcm"
             return embedded() if plain and known else real(args, id)
 

@@ -8,11 +8,13 @@ import pytest
 from browser_app import tiny_backbone
 from fake_hub import connected
 from tiny_models import FakeScorer, folder_of, tiny_vae_of
+from tiny_scorers import serve_scorers
 
 from qsched.backbones import SPECS, BackboneError
-from qsched.backbones.arrival import arriving, download_size, missing, not_here
+from qsched.backbones.arrival import arriving, download_size, incomplete, missing, not_here
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
+from qsched.scoring.lpips import alexnet_place
 from qsched.ui.compare_tab import CompareTab
 from qsched.ui.engine import Engine, load_downloaded, named
 from qsched.ui.fragments import search_command
@@ -31,6 +33,7 @@ def hub(monkeypatch, tmp_path):
     with connected(monkeypatch, tmp_path / "cache") as hub:
         hub.add(REPO, files_of(folder_of("sdxl-turbo")))
         hub.add(TURBO.tiny_vae.repo, files_of(Path(tiny_vae_of("sdxl").repo)))
+        serve_scorers(hub, monkeypatch, tmp_path / "torch")
         monkeypatch.setattr("qsched.backbones.pipeline.PipelineBackbone._make_scorer", lambda self: FakeScorer())
         yield hub
 
@@ -42,7 +45,7 @@ def tab_of(engine):
 
 def test_what_is_missing_is_one_sentence_with_size_licence_and_memory(hub):
     sentence = not_here(TURBO, "cpu")
-    for part in ("SDXL-Turbo is not downloaded: 6.9 GB", TURBO.licence, "GiB of main memory"):
+    for part in ("SDXL-Turbo is not downloaded: 9.3 GB with the weights of its scores", TURBO.licence, "GiB of main memory"):
         assert part in sentence
     assert (
         sentence.count(". ") == 0 and sentence.endswith(".") and "offline" not in sentence and "gated" not in sentence
@@ -77,7 +80,8 @@ def test_progress_grows_to_the_total_and_all_is_here_then(hub):
     spec, hub.speed = TURBO.at(REPO), 3e6
     seen = list(arriving(spec, 0.02))
     assert seen[-1][0] == seen[-1][1] > 0 and [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert not missing(spec) and not_here(spec, "cpu") is None and download_size(spec) == "about 0.0 GB"
+    assert not missing(spec) and not_here(spec, "cpu") is None and incomplete(spec) is None
+    assert download_size(spec) == "0 MB" and alexnet_place().is_file()
 
 
 def test_the_page_downloads_and_then_draws(hub):
@@ -87,7 +91,7 @@ def test_the_page_downloads_and_then_draws(hub):
     tab = tab_of(engine)
     c, name = tab.controls, named("sdxl-turbo", REPO)
     before = tab.arrival(VISITOR, "sdxl-turbo", REPO)
-    assert before[c.download]["visible"] and "Download (about 6.9 GB)" == before[c.download]["value"]
+    assert before[c.download]["visible"] and "Download (about 9.3 GB)" == before[c.download]["value"]
     updates = list(tab.download(VISITOR, "sdxl-turbo", REPO))
     assert all("Downloading SDXL-Turbo" in update[c.arrival]["value"] for update in updates[:-1]) and len(updates) > 1
     assert not updates[-1][c.arrival]["visible"] and not updates[-1][c.download]["visible"]

@@ -1,15 +1,21 @@
 """`pull` on the command line, against a Hub on this machine."""
 
 import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
+import open_clip
 import pytest
 from command_line import CommandLine
 from hub_files import NEEDED, REPO, SIZE, WEIGHTS, content
+from tiny_models import folder_of, tiny_vae_of
+from tiny_scorers import serve_scorers, write_scorers
 
 from qsched import cli
 from qsched.backbones.hub import fetch
 from qsched.backbones.spec import SPECS
+from qsched.scoring.lpips import alexnet_place
 
 
 @pytest.fixture
@@ -17,6 +23,12 @@ def line(capsys, monkeypatch, hub):
     far = replace(SPECS["emoji-lcm"], id="far", source=REPO, files=NEEDED.files)
     monkeypatch.setitem(SPECS, "far", far)
     return CommandLine(capsys, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def fakes(tmp_path_factory):
+    """All scorers' weights, tiny and random."""
+    return write_scorers(tmp_path_factory.mktemp("scorers"))
 
 
 def test_pull_fetches_and_says_what_and_where(line, hub):
@@ -56,6 +68,40 @@ def test_pull_that_is_interrupted_goes_on(line, hub, monkeypatch):
     assert status == 130 and out == "" and "the same command goes on" in err
     hub.speed, came = None, hub.served[WEIGHTS]
     assert came > 0 and line.ok("pull", "far")["downloaded_bytes"] < SIZE
+
+
+def test_after_a_pull_the_pictures_of_a_real_backbone_are_scored_without_a_network(
+    line, hub, monkeypatch, tmp_path, fakes
+):
+    spec = replace(SPECS["lcm-dreamshaper-v7"], size=64)
+    monkeypatch.setitem(SPECS, spec.id, spec)
+    for repo, folder in ((spec.source, folder_of(spec.id)), (spec.tiny_vae.repo, Path(tiny_vae_of("sd").repo))):
+        hub.add(repo, {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
+    serve_scorers(hub, monkeypatch, tmp_path / "torch", fakes)
+    line.capsys.readouterr()  # what diffusers says when models are made
+    generate = ["generate", "--backbone", spec.id, "--prompt", "a fox", "--steps", "1", "--out", str(tmp_path)]
+    assert f"pull {spec.id}" in line.fails("pull", spec.id, "--offline")
+    names = [part["repo"] for part in line.ok("pull", spec.id)["sources"]]
+    assert len(names) == 6 and names[:2] == [spec.source, spec.tiny_vae.repo] and "alexnet" in names[-1]
+    asked, hub.fault = len(hub.requests), 500
+    found = line.ok(*generate, "--tiny-decoder")
+    assert len(hub.requests) == asked, "nobody was asked"
+    assert found["scorer"]["name"] == "clip-l14" and not any("no scores" in note for note in found["notes"])
+    assert all(column["lpips"] is not None and column["jaq"] is not None for column in found["columns"])
+    sentence = " ".join(line.ok(*generate, "--scorer", "hps")["notes"])
+    assert f"pull {spec.id} --scorer hps" in sentence, "nothing large comes unasked"
+    hub.fault = None
+    open_clip.add_model_config(fakes / "tiny-hps.json")
+    monkeypatch.setattr("qsched.scoring.loading.HPS_ARCHITECTURE", "tiny-hps")
+    assert line.ok("pull", spec.id, "--scorer", "hps")["downloaded_bytes"] > 0
+    assert line.ok(*generate, "--scorer", "hps")["scorer"]["quality"] == "HPSv2.1"
+    place = alexnet_place()
+    shutil.rmtree(place.parent)
+    assert line.ok("pull", spec.id)["downloaded_bytes"] == place.stat().st_size, "only what is missing"
+
+
+def test_the_embedded_backbone_has_a_scorer_of_its_own(line, tmp_path):
+    assert "leave out --scorer" in line.fails("generate", "--prompt", "fox", "--scorer", "hps", "--out", str(tmp_path))
 
 
 def test_only_pull_may_ask_the_hub(line, monkeypatch):

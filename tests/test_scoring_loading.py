@@ -17,7 +17,7 @@ from tiny_scorers import write_scorers
 import qsched.scoring
 from qsched.backbones import BackboneError
 from qsched.scoring import ScorerError, load_scorer, loading
-from qsched.scoring.loading import CLIP_B32, CLIP_RN50, SCORERS, forget_failures, scorer_sources
+from qsched.scoring.loading import CLIP_B32, CLIP_RN50, SCORERS, forget_failures, scorer_weights
 from qsched.scoring.lpips import LINEAR, load_lpips
 from qsched.scoring.weights import Weights, fetch_url
 
@@ -72,7 +72,7 @@ def test_the_same_scorer_is_loaded_once(folder):
 
 def test_what_a_scorer_needs_is_known_without_loading_it():
     for name, spec in SCORERS.items():
-        needed = scorer_sources(name)
+        needed = [weights.source for weights in scorer_weights(name)]
         assert needed == [weights.source for weights in (*spec.weights, LINEAR)]
         assert all(source.repo.count("/") == 1 and source.files and source.bytes > 0 for source in needed)
 
@@ -212,20 +212,24 @@ def test_half_precision_on_cuda_scores_as_single_precision(folder):
 
 @pytest.fixture
 def server(tmp_path):
-    """(address of a file, its content)."""
-    content = b"weights" * 1000
+    """(address of a file, its content, where the requests began); of "broken" the connection breaks once."""
+    content, asked = b"weights" * 1000, []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send_response(200)
+            begin = int(self.headers.get("Range", "bytes=0-")[6:-1])
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(content) - begin))
             self.end_headers()
-            self.wfile.write(content)
+            broken = "broken" in self.path and not begin
+            self.wfile.write(content[begin : 3000 if broken else None])
+            asked.append(begin)
 
         def log_message(self, *args): ...
 
     with http.server.HTTPServer(("127.0.0.1", 0), Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}/file.pth", content
+        yield f"http://127.0.0.1:{running.server_port}/file.pth", content, asked
         running.shutdown()
 
 
@@ -240,13 +244,24 @@ def test_a_server_that_hangs_is_one_sentence(monkeypatch, tmp_path):
 
 
 def test_a_file_is_fetched_once_and_checked(server, tmp_path):
-    url, content = server
+    url, content, _ = server
     place, checksum = tmp_path / "new" / "file.pth", hashlib.sha256(content).hexdigest()[:8]
     assert fetch_url("The file", url, place, checksum).read_bytes() == content
     assert fetch_url("The file", "http://127.0.0.1:9/", place, checksum) == place
     with pytest.raises(ScorerError, match="arrived damaged"):
         fetch_url("The file", url, tmp_path / "other" / "file.pth", "00000000")
     assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_a_file_that_breaks_off_goes_on_where_it_stopped(server, tmp_path):
+    url, content, asked = server
+    url, checksum, seen = url + "?broken", hashlib.sha256(content).hexdigest()[:8], []
+    with pytest.raises(ScorerError, match=r"after 3000 of 7000 bytes") as caught:
+        fetch_url("The file", url, tmp_path / "file.pth", checksum)
+    assert sentence(caught) and not (tmp_path / "file.pth").exists()
+    tell = lambda done, total: seen.append((done, total))
+    assert fetch_url("The file", url, tmp_path / "file.pth", checksum, None, tell).read_bytes() == content
+    assert asked == [0, 3000] and seen[-1] == (7000, 7000) and list(tmp_path.glob("*.pth*")) == [tmp_path / "file.pth"]
 
 
 # the start of the app

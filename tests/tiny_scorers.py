@@ -1,11 +1,14 @@
 """Shared by the tests of the scorers: local folders of exactly the Hub's layout with tiny random models of the same classes."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import open_clip
+import pytest
 import torch
 import torchvision
+from fake_hub import FakeHub
 from safetensors.torch import save_file
 
 from qsched.scoring.loading import CLIP_B32, CLIP_L14, CLIP_RN50, HPS
@@ -67,3 +70,20 @@ def write_scorers(folder: Path) -> Path:
     torch.save(trunk, folder / LINEAR.folder_name / ALEXNET_FILE)
     torch.save(linear, folder / LINEAR.folder_name / LINEAR.source.files[0])
     return folder
+
+
+def serve_scorers(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, cache: Path, folder: Path | None = None) -> None:
+    """Put all scorers' weights on a Hub of this machine, and AlexNet on the server it comes from; torch's cache is `cache`.
+
+    folder: of `write_scorers`; None gives files that are no weights.
+    """
+    read = lambda place, name: b"no weights " * 2000 if folder is None else (folder / place / name).read_bytes()
+    for weights in (CLIP_B32, CLIP_L14, CLIP_RN50, HPS, LINEAR):
+        files = {name: read(weights.folder_name, name) for name in weights.source.files}
+        hub.add(weights.source.repo, files | {"README.md": b""})
+    trunk = read(LINEAR.folder_name, ALEXNET_FILE)
+    name = f"alexnet-owt-{hashlib.sha256(trunk).hexdigest()[:8]}.pth"
+    hub.add("torchvision/alexnet", {name: trunk})
+    monkeypatch.setattr("qsched.scoring.lpips.ALEXNET", f"{hub.address}/torchvision/alexnet/resolve/main/{name}")
+    monkeypatch.setattr("qsched.scoring.lpips.ALEXNET_FILE", name)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(cache))

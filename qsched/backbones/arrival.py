@@ -1,4 +1,4 @@
-"""Before a backbone can be loaded: what is missing, what it takes to have it, and the download with its progress."""
+"""Before a backbone can be loaded and scored: what is missing, what it takes to have it, and the download with its progress."""
 
 import queue
 import threading
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from qsched.backbones import hub, memory, pick_device, pick_dtype
+from qsched.backbones.parts import Part, parts
 from qsched.backbones.spec import SPECS, BackboneError, BackboneSpec, Source
 from qsched.hub_session import is_offline
 
@@ -15,16 +16,34 @@ PULSE = 0.3
 
 
 def missing(spec: BackboneSpec) -> list[Source]:
-    """The sources that have to be fetched first; the tiny decoder is not needed."""
+    """The sources that have to be fetched before it can be loaded; it runs without the tiny decoder and the scorer."""
     if spec.family == "emoji":
         return []
     return [source for source in spec.sources() if source != spec.tiny_vae and not hub.is_ready(source)]
 
 
+def to_fetch(spec: BackboneSpec) -> list[Part]:
+    """What `arriving` fetches: all that is not here, the tiny decoder and the scorer's weights included."""
+    return [part for part in parts(spec) if not part.is_here()]
+
+
 def download_size(spec: BackboneSpec) -> str:
     """What `arriving` fetches at most, for people; of another repository than the family's own it is an estimate."""
-    size = f"{sum(source.bytes for source in spec.sources() if not hub.is_ready(source)) / 1e9:.1f} GB"
-    return size if spec.source == SPECS[spec.id].source else f"about {size}"
+    wanted = to_fetch(spec)
+    count = sum(part.bytes for part in wanted)
+    size = f"{count / 1e9:.1f} GB" if count > 95e6 else f"{count / 1e6:.0f} MB"
+    return size if spec.source == SPECS[spec.id].source or spec.source not in {p.name for p in wanted} else f"about {size}"
+
+
+def incomplete(spec: BackboneSpec) -> str | None:
+    """One sentence about a backbone that can be loaded but lacks scores or the tiny decoder; None if it has all."""
+    wanted = [] if spec.family == "emoji" else to_fetch(spec)
+    if not wanted:
+        return None
+    scores = any(part.of_scores for part in wanted)
+    small = any(not part.of_scores for part in wanted)
+    what = " and ".join(["the weights of its scores"] * scores + ["the tiny decoder"] * small)
+    return f"{spec.title} runs, but {what} {'are' if scores else 'is'} not downloaded: {download_size(spec)}."
 
 
 def not_here(spec: BackboneSpec, device: str = "auto") -> str | None:
@@ -43,9 +62,10 @@ def not_here(spec: BackboneSpec, device: str = "auto") -> str | None:
         licence = f"from {spec.source}, which has a licence of its own"
     elif spec.gated:
         licence += ", gated: log in and accept it on the Hub first"
+    scores = " with the weights of its scores" if any(part.of_scores for part in to_fetch(spec)) else ""
     offline = "; this machine is offline, so that it cannot be fetched now" if is_offline() else ""
     return (
-        f"{spec.title} is not downloaded: {download_size(spec)}, {licence}; {memory_needed(spec, pick_device(device))}"
+        f"{spec.title} is not downloaded: {download_size(spec)}{scores}, {licence}; {memory_needed(spec, pick_device(device))}"
         f"{offline}."
     )
 
@@ -58,8 +78,11 @@ def memory_needed(spec: BackboneSpec, device: torch.device) -> str:
     else:
         found = memory.plan(memory.facts(spec), spec.default_bits, free)
     where, need = "main" if device.type == "cpu" else "GPU", memory.gibibytes(found.peak)
-    fits = f"which does not fit here ({memory.gibibytes(free)} are free)"
-    return f"it needs {need} of {where} memory, " + (found.sentence if found.peak <= free else fits)
+    if found.peak > free:
+        how = f"which does not fit here ({memory.gibibytes(free)} are free)"
+    else:
+        how = f"of which {memory.gibibytes(free)} are free" if device.type == "cpu" else found.sentence
+    return f"it needs {need} of {where} memory, {how}"
 
 
 def require(spec: BackboneSpec, device: str = "auto") -> None:
@@ -81,8 +104,8 @@ def arriving(spec: BackboneSpec, pulse: float = PULSE) -> Iterator[tuple[int, in
     Raises:
         BackboneError: one sentence; what has arrived is kept.
     """
-    wanted = [source for source in spec.sources() if not hub.is_ready(source)]
-    totals, here = [source.bytes for source in wanted], [0] * len(wanted)
+    wanted = to_fetch(spec)
+    totals, here = [part.bytes for part in wanted], [0] * len(wanted)
     ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
     def note(index: int, done: int, total: int) -> None:
@@ -90,8 +113,8 @@ def arriving(spec: BackboneSpec, pulse: float = PULSE) -> Iterator[tuple[int, in
 
     def work() -> None:
         try:
-            for index, source in enumerate(wanted):
-                hub.fetch(source, on_progress=lambda done, total, index=index: note(index, done, total))
+            for index, part in enumerate(wanted):
+                part.fetch(on_progress=lambda done, total, index=index: note(index, done, total))
                 here[index] = totals[index]
             ended.put(None)
         except Exception as error:

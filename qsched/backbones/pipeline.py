@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from qsched.backbones import memory
 from qsched.backbones.base import Backbone, Condition, Quantization, Quantized
+from qsched.backbones.parts import PHOTO_SCORER
 from qsched.backbones.residency import Residency
 from qsched.packed_layers import PackedLayer
 from qsched.quantization import stored_bytes
@@ -22,7 +23,6 @@ DECODED_PIXELS = 512 * 512
 """Pixels decoded at once, so that a batch of candidates needs no more memory than one picture."""
 ENCODED_PROMPTS = 16
 """Prompts encoded at once."""
-PHOTO_SCORER = "clip-l14"
 
 
 @dataclass
@@ -30,7 +30,8 @@ class PipelineBackbone(Backbone):
     """A stock diffusers pipeline, taken apart.
 
     pipe: the pipeline, whose components and helpers are used. picture: height and width in pixels. tiny: a small decoder.
-    judge: a scorer in place of the family's own. weights: gives the denoiser for a LoRA file; lora: the one that is fused.
+    judge: a scorer in place of the one named `scores`, a key of qsched.scoring.loading.SCORERS, whose weights `pull`
+    fetches: nothing large comes unasked. weights: gives the denoiser for a LoRA file; lora: the one that is fused.
     """
 
     pipe: DiffusionPipeline | None = None
@@ -38,6 +39,7 @@ class PipelineBackbone(Backbone):
     residency: Residency | None = None
     tiny: nn.Module | None = None
     judge: Scorer | None = None
+    scores: str = PHOTO_SCORER
     weights: Callable[[str], nn.Module] | None = None
     lora: str | None = None
     text_encoders: nn.ModuleList = field(init=False, repr=False)
@@ -174,9 +176,15 @@ class PipelineBackbone(Backbone):
     def _make_scorer(self) -> Scorer:
         if self.judge is not None:
             return self.judge
-        from qsched.scoring.loading import load_scorer
+        from qsched.scoring.loading import load_scorer, scorer_weights
+        from qsched.scoring.weights import ScorerError
 
-        return load_scorer(PHOTO_SCORER, self.device)
+        if not all(weights.here for weights in scorer_weights(self.scores)[:2]):
+            more = "" if self.scores == PHOTO_SCORER else f" --scorer {self.scores}"
+            raise ScorerError(
+                f"The weights of the scores are not on this machine: `python -m qsched pull {self.spec.id}{more}` fetches them."
+            )
+        return load_scorer(self.scores, self.device, offline=True)
 
 
 @contextmanager

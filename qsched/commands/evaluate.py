@@ -3,7 +3,7 @@
 import argparse
 
 from qsched.commands import Result
-from qsched.commands.options import add_backbone, add_k, open_backbone, whole
+from qsched.commands.options import add_backbone, add_k, add_scorer, open_backbone, whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--save", action="store_true", help="also write the result into the preset, as its held-out numbers"
     )
     add_backbone(parser, choose=False)
+    add_scorer(parser)
     add_k(parser)
 
 

@@ -11,6 +11,7 @@ from qsched.commands.options import (
     add_decoder,
     add_k,
     add_quantization,
+    add_scorer,
     coefficients,
     open_backbone,
     quantization,
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_quantization(parser)
     add_coefficients(parser)
     add_decoder(parser)
+    add_scorer(parser)
     add_k(parser)
 
 

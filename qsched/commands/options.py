@@ -16,6 +16,10 @@ METHODS = ("plain", "mixdq", "svdquant", "torchao")
 """Those of qsched.rivals, spelled out so that --help need not import them."""
 
 
+SCORERS = ("clip-b32", "clip-l14", "hps")
+"""Those of qsched.scoring.loading, likewise."""
+
+
 def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
 
@@ -58,10 +62,19 @@ def add_backbone(parser: argparse.ArgumentParser, choose: bool = True) -> None:
 
 
 def open_backbone(args: argparse.Namespace, id: str | None = None) -> "Backbone":
-    """Load what the arguments ask for."""
+    """Load what the arguments ask for.
+
+    Raises:
+        ValueError: a scorer is asked for of a backbone that has its own alone.
+    """
     from qsched.backbones import load_backbone
 
-    return load_backbone(id or args.backbone, args.device, args.dtype, args.source)
+    backbone = load_backbone(id or args.backbone, args.device, args.dtype, args.source)
+    if scorer := getattr(args, "scorer", None):
+        if not hasattr(backbone, "scores"):
+            raise ValueError(f"{backbone.spec.title} has a scorer of its own: leave out --scorer.")
+        backbone.scores = scorer
+    return backbone
 
 
 def open_scheduler(args: argparse.Namespace, id: str) -> "SchedulerMixin":
@@ -138,6 +151,16 @@ def add_decoder(parser: argparse.ArgumentParser) -> None:
     """--tiny-decoder."""
     parser.add_argument(
         "--tiny-decoder", action="store_true", help="decode with the small, fast decoder, where the backbone has one"
+    )
+
+
+def add_scorer(parser: argparse.ArgumentParser) -> None:
+    """--scorer."""
+    parser.add_argument(
+        "--scorer",
+        choices=SCORERS,
+        help="of photographs: CLIPScore by ViT-B-32 or ViT-L-14, with CLIP-IQA; hps: ViT-L-14, with HPSv2.1 in the place of "
+        "CLIP-IQA, which approximates the paper's second JAQ (default: clip-l14)",
     )
 
 

@@ -1,4 +1,4 @@
-"""`pull`: fetch a backbone's files from the Hub; broken off, the same command goes on where it stopped."""
+"""`pull`: fetch a backbone's files and its scorer's; broken off, the same command goes on where it stopped."""
 
 import argparse
 from dataclasses import replace
@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qsched.commands import Interrupted, Result
+from qsched.commands.options import add_scorer
 from qsched.commands.output import megabytes
 
 if TYPE_CHECKING:
-    from qsched.backbones.spec import Source
+    from qsched.backbones.parts import Part
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="which backbone, see `backbones`")
     parser.add_argument("--source", metavar="HUB_ID", help="another repository of the same family, such as a fine-tune")
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: the backbone's own)")
+    add_scorer(parser)
     parser.add_argument("--offline", action="store_true", help="only check that everything is here")
 
 
@@ -26,8 +28,9 @@ def online(args: argparse.Namespace) -> bool:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Fetch all sources of the backbone, and say what came and where it lies."""
+    """Fetch all parts of the backbone and of its scorer, and say what came and where it lies."""
     from qsched.backbones import SPECS
+    from qsched.backbones.parts import PHOTO_SCORER, parts
 
     if args.id not in SPECS:
         raise ValueError(f"Unknown backbone {args.id!r}; known are {', '.join(SPECS)}.")
@@ -36,26 +39,25 @@ def run(args: argparse.Namespace) -> Result:
         spec = spec.at(args.source)
     if args.revision:
         spec = replace(spec, revision=args.revision)
-    remote = [source for source in spec.sources() if not Path(source.repo).is_dir()]
-    if remote:
-        fetched = [_fetch(source, args.offline) for source in remote]
-        text = "\n".join(_told(part) for part in fetched)
-    elif args.source:
-        fetched, text = [], f"{args.source} is a folder on this machine: there is nothing to download."
-    else:
-        fetched, text = [], f"{spec.id} ships with the app: there is nothing to download."
+    remote = [part for part in parts(spec, args.scorer or PHOTO_SCORER) if not Path(part.name).expanduser().is_dir()]
+    fetched = [_fetch(part, args.offline) for part in remote]
+    lines = [_told(part) for part in fetched]
+    if not fetched or (args.source and Path(args.source).expanduser().is_dir()):
+        here = f"{args.source} is a folder on this machine" if args.source else f"{spec.id} ships with the app"
+        lines.insert(0, f"{here}: there is nothing to download" + (" of it." if fetched else "."))
+    text = "\n".join(lines)
     count = sum(part["downloaded_bytes"] for part in fetched)
     return Result({"id": spec.id, "downloaded_bytes": count, "ready": True, "sources": fetched, "message": text}, text)
 
 
-def _fetch(source: "Source", offline: bool) -> dict[str, Any]:
-    """One source, with a progress bar on a terminal."""
+def _fetch(part: "Part", offline: bool) -> dict[str, Any]:
+    """One part, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    from qsched.backbones.hub import fetch, revision_of
+    from qsched.backbones.hub import revision_of
 
     first: list[int] = []
-    with tqdm(desc=source.repo, unit="B", unit_scale=True, disable=None, leave=False) as bar:
+    with tqdm(desc=part.name, unit="B", unit_scale=True, disable=None, leave=False) as bar:
 
         def show(done: int, total: int) -> None:
             first.append(done) if not first else None
@@ -63,20 +65,21 @@ def _fetch(source: "Source", offline: bool) -> dict[str, Any]:
             bar.refresh()
 
         try:
-            folder = fetch(source, offline=offline or None, on_progress=show)
+            place = part.fetch(offline=offline or None, on_progress=show)
         except KeyboardInterrupt:
             raise Interrupted("Interrupted; what has arrived is kept: the same command goes on.") from None
         came = bar.n - first[0] if first else 0
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
     return {
-        "repo": source.repo, "revision": revision_of(folder), "folder": str(folder), "files": len(files),
-        "bytes": sum(path.stat().st_size for path in files), "downloaded_bytes": came,
+        "repo": part.name, "revision": revision_of(place), "folder": str(place.parent if place.is_file() else place),
+        "files": len(files), "bytes": sum(path.stat().st_size for path in files), "downloaded_bytes": came,
     }  # fmt: skip
 
 
 def _told(part: dict[str, Any]) -> str:
     came = f"{megabytes(part['downloaded_bytes'])} fetched" if part["downloaded_bytes"] else "nothing to fetch"
+    count = "1 file" if part["files"] == 1 else f"{part['files']} files"
     return (
-        f"{part['repo']} at {part['revision'][:12]} is complete ({part['files']} files, {megabytes(part['bytes'])}; {came}) "
+        f"{part['repo']} at {part['revision'][:12]} is complete ({count}, {megabytes(part['bytes'])}; {came}) "
         f"in {part['folder']}"
     )

@@ -11,6 +11,7 @@ from qsched.commands.options import (
     add_decoder,
     add_k,
     add_quantization,
+    add_scorer,
     number,
     open_backbone,
     quantization,
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_backbone(parser)
     add_quantization(parser)
     add_decoder(parser)
+    add_scorer(parser)
     add_k(parser)
 
 

@@ -51,13 +51,13 @@ _loaded: WeakValueDictionary[tuple, Scorer] = WeakValueDictionary()
 _failed: dict[tuple, tuple[float, str]] = {}
 
 
-def scorer_sources(name: str) -> list[Source]:
-    """Everything to fetch from the Hub for a scorer, LPIPS's weightings included.
+def scorer_weights(name: str) -> list[Weights]:
+    """Everything to fetch from the Hub for a scorer, LPIPS's weightings last; AlexNet for LPIPS comes from elsewhere.
 
     Raises:
         ValueError: unknown name; the known ones are listed.
     """
-    return [weights.source for weights in (*_spec(name).weights, LINEAR)]
+    return [*_spec(name).weights, LINEAR]
 
 
 def load_scorer(

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from qsched.backbones.spec import Source
 from qsched.scoring.clip import finite
-from qsched.scoring.weights import ScorerError, Weights, fetch, fetch_url
+from qsched.scoring.weights import Progress, ScorerError, Weights, fetch, fetch_url
 
 LINEAR = Weights(
     "The LPIPS weights", Source("chaofengc/IQA-PyTorch-Weights", ("LPIPS_v0.1_alex-df73285e.pth",), bytes=6_000)
 )
 ALEXNET = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url
 ALEXNET_FILE = ALEXNET.rsplit("/", 1)[-1]
+ALEXNET_BYTES = 244_000_000
 SLICES = ((0, 2), (2, 5), (5, 8), (8, 10), (10, 12))  # AlexNet's layers up to each of its five ReLUs
 CHANNELS = (64, 192, 384, 256, 256)
 
@@ -67,14 +68,28 @@ def load_lpips(
                 f"AlexNet's weights for LPIPS should be in {trunk.parent}, where {trunk.name} is missing."
             )
     else:
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE
-        trunk = fetch_url("AlexNet for LPIPS", ALEXNET, cache, ALEXNET_FILE.split("-")[-1].split(".")[0], offline)
+        trunk = fetch_alexnet(offline)
     try:
         states = [torch.load(path, map_location="cpu", weights_only=True) for path in (trunk, linear)]
         return Lpips(*states, device)
     except Exception as error:  # damaged files make torch raise anything
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ScorerError(f"LPIPS cannot be loaded from {trunk} and {linear}: {reason}") from error
+
+
+def alexnet_place() -> Path:
+    """Where torchvision, too, keeps AlexNet's weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET_FILE
+
+
+def fetch_alexnet(offline: bool | None = None, on_progress: Progress | None = None) -> Path:
+    """AlexNet's weights from torchvision's server, kept in torch's cache; its name ends in how its SHA-256 begins.
+
+    Raises:
+        ScorerError: they cannot be had; one sentence.
+    """
+    sha256 = ALEXNET_FILE.split("-")[-1].split(".")[0]
+    return fetch_url("AlexNet for LPIPS", ALEXNET, alexnet_place(), sha256, offline, on_progress)
 
 
 def _network(trunk: dict[str, Tensor], linear: dict[str, Tensor]) -> nn.Module:

@@ -6,13 +6,16 @@ scoring library would download by itself at construction (without a timeout, int
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 from qsched.backbones.spec import BackboneError, Source
 
+Progress = Callable[[int, int], None]
 TIMEOUT = 8.0  # seconds without an answer or progress; with what surrounds it a message comes within 10
 
 
@@ -32,13 +35,24 @@ class Weights:
         """The repository's own name, which a local copy's folder has."""
         return self.source.repo.rsplit("/", 1)[-1]
 
+    @property
+    def here(self) -> Path | None:
+        """The folder in the Hub's cache that has all the files, whichever tool has put them there."""
+        return _cached(self.source)
 
-def fetch(weights: Weights, folder: str | Path | None = None, offline: bool | None = None) -> Path:
+
+def fetch(
+    weights: Weights,
+    folder: str | Path | None = None,
+    offline: bool | None = None,
+    on_progress: Progress | None = None,
+) -> Path:
     """The folder that holds these files: a local copy, else the Hub's cache, else a download.
 
     Args:
         folder: a folder with local copies, one folder per repository, named like it; nothing else is looked at then.
         offline: True: never ask the Hub; None: as HF_HUB_OFFLINE says.
+        on_progress: called with (bytes here, bytes in all) while they are fetched.
     Raises:
         ScorerError: one sentence that names what is missing and how to get it, within 10 seconds.
     """
@@ -48,7 +62,7 @@ def fetch(weights: Weights, folder: str | Path | None = None, offline: bool | No
         if missing := [name for name in source.files if not (place / name).is_file()]:
             raise ScorerError(f"{weights.title} should be in {place}, where {missing[0]} is missing.")
         return place
-    if (cached := _cached(source)) is not None:
+    if (cached := weights.here) is not None:
         return cached
     command = f"hf download {source.repo} {' '.join(source.files)}"
     if is_offline(offline):
@@ -56,7 +70,7 @@ def fetch(weights: Weights, folder: str | Path | None = None, offline: bool | No
             f"{weights.title} is not on this machine and the program is offline: run `{command}` while there is a network."
         )
     try:
-        place = _download(source)
+        place = _download(source, on_progress)
     except BackboneError as error:
         raise ScorerError(
             f"{weights.title} cannot be had: {str(error).rstrip('.')} (`{command}` gets it, too)."
@@ -66,32 +80,54 @@ def fetch(weights: Weights, folder: str | Path | None = None, offline: bool | No
     return place
 
 
-def fetch_url(title: str, url: str, place: Path, sha256: str, offline: bool | None = None) -> Path:
+def fetch_url(
+    title: str,
+    url: str,
+    place: Path,
+    sha256: str,
+    offline: bool | None = None,
+    on_progress: Progress | None = None,
+) -> Path:
     """A file at `place`, downloaded from `url` if it is not there yet; whole and checked, or not at all.
+
+    What a broken download has brought is kept beside it, and the next call fetches only the rest.
 
     Args:
         sha256: how the file's SHA-256 begins.
+        on_progress: called with (bytes here, bytes in all) while it is fetched, once its size is known.
     Raises:
         ScorerError: one sentence, within 10 seconds.
     """
+    from filelock import Timeout
+    from huggingface_hub.utils import WeakFileLock
+
     from qsched.hub_session import HubSilent, Watch, supervise
 
     if place.is_file():
         return place
     if is_offline(offline):
         raise ScorerError(f"{title} is not on this machine and the program is offline: put {url} into {place.parent}.")
-    watch, temporary = Watch(), place.with_name(f".{place.name}.{os.getpid()}.tmp")
+    watch, begun, lock = Watch(), place.with_name(f".{place.name}.incomplete"), place.with_name(f".{place.name}.lock")
+    tick = lambda: on_progress(watch.done, watch.total) if on_progress and watch.total else None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        [digest] = supervise([partial(_receive, url, temporary, watch)], watch, TIMEOUT)
-        if not digest.startswith(sha256):
-            raise ScorerError(f"{title} arrived damaged from {url}: try again later.")
-        os.replace(temporary, place)
-    except (HubSilent, OSError) as error:
-        reason = "no answer" if isinstance(error, HubSilent) else getattr(error, "reason", None) or error
+        with WeakFileLock(lock, timeout=TIMEOUT):
+            try:
+                if place.is_file():  # another process has brought it meanwhile
+                    return place
+                [digest] = supervise([partial(_receive, url, begun, watch)], watch, TIMEOUT, tick)
+                if not digest.startswith(sha256):
+                    begun.unlink()
+                    raise ScorerError(f"{title} arrived damaged from {url}: try again later.")
+                os.replace(begun, place)
+            finally:
+                lock.unlink(missing_ok=True)
+                if begun.is_file() and not begun.stat().st_size:
+                    begun.unlink()
+    except (HubSilent, OSError, Timeout) as error:
+        told = {HubSilent: "no answer", Timeout: "another process is at it"}.get(type(error))
+        reason = told or getattr(error, "reason", None) or error
         raise ScorerError(f"{title} cannot be downloaded from {url} ({reason}): try again later.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return place
 
 
@@ -111,10 +147,10 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _download(source: Source) -> Path:
+def _download(source: Source, on_progress: Progress | None) -> Path:
     from qsched.backbones.hub import fetch as from_hub  # it knows the backbones, and they know this package
 
-    return from_hub(source, timeout=TIMEOUT)
+    return from_hub(source, on_progress=on_progress, timeout=TIMEOUT)
 
 
 def _cached(source: Source) -> Path | None:
@@ -129,11 +165,30 @@ def _cached(source: Source) -> Path | None:
 
 
 def _receive(url: str, file: Path, watch) -> str:
-    """Download to `file`; its SHA-256. Ends early when the watch is stopped."""
+    """Download to `file`, after what it has already; the SHA-256 of all. Ends early when the watch is stopped."""
     digest = hashlib.sha256()
-    with urlopen(url, timeout=TIMEOUT) as answer, file.open("wb") as out:
-        while not watch.stopped.is_set() and (block := answer.read1(1 << 20)):
+    with file.open("a+b") as out:
+        out.seek(0)
+        while block := out.read(1 << 20):
             digest.update(block)
-            out.write(block)
-            watch.add(len(block))
+            watch.beat()
+        have = out.tell()
+        try:
+            answer = urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT)
+        except HTTPError as error:
+            if have and error.code == 416:  # nothing is left to fetch, or what is here is too long
+                return digest.hexdigest()
+            raise
+        with answer:
+            if have and answer.status != 206:  # the server knows no ranges
+                out.truncate(0)
+                digest, have = hashlib.sha256(), 0
+            length = int(answer.headers.get("Content-Length") or 0)
+            watch.done, watch.total = have, have + length if length else 0
+            while not watch.stopped.is_set() and (block := answer.read1(1 << 20)):
+                digest.update(block)
+                out.write(block)
+                watch.add(len(block))
+        if watch.done < watch.total and not watch.stopped.is_set():
+            raise OSError(f"the connection broke after {watch.done} of {watch.total} bytes")
     return digest.hexdigest()

@@ -6,7 +6,7 @@ from html import escape
 import gradio as gr
 
 from qsched.backbones import BackboneError
-from qsched.backbones.arrival import arriving, download_size, not_here
+from qsched.backbones.arrival import arriving, download_size, incomplete, not_here
 from qsched.hub_session import is_offline
 from qsched.ui import fragments
 from qsched.ui.controls import Controls
@@ -15,14 +15,14 @@ from qsched.ui.errors import explained, toast
 
 
 def standing(controls: Controls, engine: Engine, backbone: str, remark: str = "") -> dict:
-    """Outputs for the note and the button; both hidden for a backbone that can be loaded.
+    """Outputs for the note and the button; both hidden for a backbone that has all it needs.
 
     Args:
         remark: shown instead of what is missing, such as why a download failed.
     """
     spec = engine.spec(backbone)
     try:
-        sentence = not_here(spec, engine.device)
+        sentence = not_here(spec, engine.device) or incomplete(spec)
     except BackboneError as error:
         told = fragments.notes((str(error),))
         return {controls.arrival: gr.update(value=told, visible=True), controls.download: gr.update(visible=False)}

@@ -1,0 +1,56 @@
+"""All that has to be on this machine for a backbone to run and be scored without a network, and how each part comes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from qsched.backbones import hub
+from qsched.backbones.spec import BackboneSpec, Source
+
+PHOTO_SCORER = "clip-l14"
+"""Who scores photographs unless another scorer is asked for."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something to fetch.
+
+    name: a repository or an address. bytes: its size as the registry knows it. of_scores: it only judges pictures.
+    is_here: whether `fetch` would return at once. fetch: takes offline and on_progress as qsched.backbones.hub.fetch
+    does, gives its folder or file, and raises BackboneError.
+    """
+
+    name: str
+    bytes: int
+    of_scores: bool
+    is_here: Callable[[], bool]
+    fetch: Callable[..., Path]
+
+
+def parts(spec: BackboneSpec, scorer: str = PHOTO_SCORER) -> list[Part]:
+    """The backbone's own parts, then those of its scorer, LPIPS included; the embedded one brings its own.
+
+    Raises:
+        ValueError: unknown scorer.
+    """
+    own = [_own(source) for source in spec.sources()]
+    return own if spec.family == "emoji" else own + _of_scores(scorer)
+
+
+def _own(source: Source) -> Part:
+    return Part(source.repo, source.bytes, False, partial(hub.is_ready, source), partial(hub.fetch, source))
+
+
+def _of_scores(scorer: str) -> list[Part]:
+    from qsched.scoring import lpips, weights  # scoring knows the backbones
+    from qsched.scoring.loading import scorer_weights
+
+    def part(wanted: weights.Weights) -> Part:
+        is_here = lambda: wanted.here is not None
+        return Part(wanted.source.repo, wanted.source.bytes, True, is_here, partial(weights.fetch, wanted))
+
+    alexnet = Part(
+        lpips.ALEXNET, lpips.ALEXNET_BYTES, True, lambda: lpips.alexnet_place().is_file(), lpips.fetch_alexnet
+    )
+    return [*map(part, scorer_weights(scorer)), alexnet]

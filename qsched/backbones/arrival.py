@@ -32,7 +32,9 @@ def download_size(spec: BackboneSpec) -> str:
     wanted = to_fetch(spec)
     count = sum(part.bytes for part in wanted)
     size = f"{count / 1e9:.1f} GB" if count > 95e6 else f"{count / 1e6:.0f} MB"
-    return size if spec.source == SPECS[spec.id].source or spec.source not in {p.name for p in wanted} else f"about {size}"
+    return (
+        size if spec.source == SPECS[spec.id].source or spec.source not in {p.name for p in wanted} else f"about {size}"
+    )
 
 
 def incomplete(spec: BackboneSpec) -> str | None:

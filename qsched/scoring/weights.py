@@ -108,7 +108,15 @@ def fetch_url(
     if is_offline(offline):
         raise ScorerError(f"{title} is not on this machine and the program is offline: put {url} into {place.parent}.")
     watch, begun, lock = Watch(), place.with_name(f".{place.name}.incomplete"), place.with_name(f".{place.name}.lock")
-    tick = lambda: on_progress(watch.done, watch.total) if on_progress and watch.total else None
+    kept = begun.stat().st_size if begun.is_file() else 0
+    told: list[int] = []
+
+    def tick() -> None:
+        if on_progress and watch.total:
+            for done in [watch.done] if told else [kept, watch.done]:  # first of all what is here already
+                told.append(done)
+                on_progress(done, watch.total)
+
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock, timeout=TIMEOUT):
@@ -125,8 +133,8 @@ def fetch_url(
                 if begun.is_file() and not begun.stat().st_size:
                     begun.unlink()
     except (HubSilent, OSError, Timeout) as error:
-        told = {HubSilent: "no answer", Timeout: "another process is at it"}.get(type(error))
-        reason = told or getattr(error, "reason", None) or error
+        known = {HubSilent: "no answer", Timeout: "another process is at it"}.get(type(error))
+        reason = known or getattr(error, "reason", None) or error
         raise ScorerError(f"{title} cannot be downloaded from {url} ({reason}): try again later.") from error
     return place
 

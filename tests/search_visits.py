@@ -9,9 +9,9 @@ from browser_app import tiny_backbone, write_preset
 from qsched.ui import build_app
 from qsched.ui.engine import Engine
 
-NAMES = "backbone bits steps strategy low high resolution shape seeds k source count text file group scale scope keep method".split()
+NAMES = "backbone bits steps strategy low high resolution shape seeds k source count text file group scale scope keep method tiny".split()
 USUAL = dict(
-    zip(NAMES, ["emoji-lcm", "w4a8", 2, "shared", 0.9, 1.1, 3, "ramp", 1, 2, "built-in", 3, "", None, 0, "token", "all", True, "plain"],
+    zip(NAMES, ["emoji-lcm", "w4a8", 2, "shared", 0.9, 1.1, 3, "ramp", 1, 2, "built-in", 3, "", None, 0, "token", "all", True, "plain", False],
         strict=True)
 )  # fmt: skip
 

@@ -111,7 +111,7 @@ def test_generate_says_what_the_method_did(tmp_path, capsys, monkeypatch):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao\."):
+    with pytest.raises(ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao, nunchaku\."):
         embedded().quantized(Quantization(method="gptq"))
 
 
@@ -129,7 +129,7 @@ def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     choices = values.method_choices()
     assert [name for _, name in choices] == list(METHODS)
-    assert [name for label, name in choices if "(not here)" in label] == ["torchao"]
+    assert [name for label, name in choices if "(not here)" in label] == ["torchao", "nunchaku"]
     note = values.method_note()
     assert "torchao is not installed" in note and "no CUDA device" in note
     how = values.quantization_from("w4a4", 0, "token", "all", True, "svdquant")

@@ -72,13 +72,29 @@ def not_here(spec: BackboneSpec, device: str = "auto") -> str | None:
     )
 
 
-def memory_needed(spec: BackboneSpec, device: torch.device) -> str:
-    """What the published model needs of the device's memory, how it runs there, and whether that much is free."""
+def hurdle(spec: BackboneSpec, device: str = "auto") -> str | None:
+    """Why a backbone cannot run here now, in one sentence: not downloaded, or too large; None if it can be tried."""
+    try:
+        sentence = not_here(spec, device)
+    except BackboneError as error:
+        return str(error)
+    if sentence is None and spec.architecture and spec.source == SPECS[spec.id].source:
+        found, free = _plan(spec, pick_device(device))
+        sentence = memory.too_large(spec.title, found.peak, free) if found.peak > free else None
+    return sentence
+
+
+def _plan(spec: BackboneSpec, device: torch.device) -> tuple[memory.MemoryPlan, int]:
+    """How the published model would run on a device, and the bytes that are free there."""
     free = memory.free_bytes(device)
     if device.type == "cpu":
-        found = memory.plan_on_host(memory.published(spec.architecture, spec.size, pick_dtype(spec, device)))
-    else:
-        found = memory.plan(memory.facts(spec), spec.default_bits, free)
+        return memory.plan_on_host(memory.published(spec.architecture, spec.size, pick_dtype(spec, device))), free
+    return memory.plan(memory.facts(spec), spec.default_bits, free), free
+
+
+def memory_needed(spec: BackboneSpec, device: torch.device) -> str:
+    """What the published model needs of the device's memory, how it runs there, and whether that much is free."""
+    found, free = _plan(spec, device)
     where, need = "main" if device.type == "cpu" else "GPU", memory.gibibytes(found.peak)
     if found.peak > free:
         how = f"which does not fit here ({memory.gibibytes(free)} are free)"

@@ -38,6 +38,11 @@ def parts(spec: BackboneSpec, scorer: str = PHOTO_SCORER) -> list[Part]:
     return own if spec.family == "emoji" else own + _of_scores(scorer)
 
 
+def has_tiny_decoder(spec: BackboneSpec) -> bool:
+    """Whether the small decoder is here, for a backbone that is not loaded."""
+    return spec.tiny_vae is not None and hub.is_ready(spec.tiny_vae)
+
+
 def _own(source: Source) -> Part:
     return Part(source.repo, source.bytes, False, partial(hub.is_ready, source), partial(hub.fetch, source))
 

@@ -77,6 +77,18 @@ def _svdquant(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Mo
     return module, report
 
 
+def _nunchaku(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
+    folder = nunchaku.prequantized_folder(backbone)
+    if folder is None:
+        raise ValueError(
+            f"There is no Nunchaku checkpoint in {backbone.spec.source}: put one there as unet-nunchaku-lite or "
+            "transformer-nunchaku-lite."
+        )
+    if quantization.bits != "w4a4":
+        raise ValueError(f"Nunchaku checkpoints are quantized to W4A4, not to {quantization.bits.upper()}.")
+    return nunchaku.load_prequantized(backbone, folder)
+
+
 def _torchao(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
     module = copy.deepcopy(backbone.denoiser)
     options = {name: value for name, value in _options(quantization).items() if name != "scope"}
@@ -94,4 +106,5 @@ METHODS: dict[str, Method] = {
     "mixdq": Method("MixDQ: bits by sensitivity, first token apart", _mixdq),
     "svdquant": Method("SVDQuant: low-rank branch", _svdquant),
     "torchao": Method("torchao: Linear only, as in the paper", _torchao, torchao_available),
+    "nunchaku": Method("Nunchaku: prequantized SVDQuant", _nunchaku, nunchaku_available),
 }

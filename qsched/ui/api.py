@@ -8,7 +8,7 @@ from qsched.coefficients import Coefficients
 from qsched.comparison import Settings, record
 from qsched.scoring import K_DEFAULT
 from qsched.ui import values
-from qsched.ui.engine import Engine
+from qsched.ui.engine import Engine, named
 
 
 def public_compare(engine: Engine) -> Callable[..., dict]:
@@ -23,6 +23,13 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         c_eps: list[float] | None = None,
         backbone: str = engine.default,
         k: float = K_DEFAULT,
+        method: str = "plain",
+        source: str = "",
+        decoder: str = "full",
+        group_size: int = 0,
+        activation_scale: str = "token",
+        scope: str = "all",
+        keep: bool = True,
     ) -> dict[str, Any]:
         """Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that reproduces it.
 
@@ -35,9 +42,21 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
             c_eps: likewise.
             backbone: id of the model.
             k: weight of CLIP-IQA in JAQ, 0 to 5.
+            method: of quantizing: plain, mixdq, svdquant, torchao or nunchaku.
+            source: a folder of the server or a Hub id of the same family in place of the backbone's own; empty for its own.
+            decoder: full or tiny.
+            group_size: weights per scale; 0 for one scale per output channel.
+            activation_scale: token or tensor.
+            scope: all layers, or linear only.
+            keep: whether conv_in, conv_out and embeddings keep high precision.
         """
-        settings = Settings(prompt, seed, steps, values.quantization_from(bits, None, "token", "all", True))
-        k = values.k_from(k)
+        if decoder not in values.DECODERS:
+            raise ValueError(f"The decoder must be {' or '.join(values.DECODERS)}, not {decoder!r}.")
+        if source and source.strip() and not values.SOURCES:
+            raise ValueError(values.NO_SOURCES)
+        how = values.quantization_from(bits, group_size, activation_scale, scope, keep, method)
+        settings = Settings(prompt, seed, steps, how, decoder == values.DECODERS[1])
+        backbone, k = named(backbone, source), values.k_from(k)
         if c_x or c_eps:
             pick = lambda numbers: 1.0 if not numbers else numbers[0] if len(numbers) == 1 else tuple(numbers)
             coefficients = Coefficients(pick(c_x), pick(c_eps))

@@ -6,12 +6,17 @@ from html import escape
 import gradio as gr
 
 from qsched.backbones import BackboneError
-from qsched.backbones.arrival import arriving, download_size, incomplete, not_here
+from qsched.backbones.arrival import arriving, download_size, incomplete, missing, not_here, to_fetch
 from qsched.hub_session import is_offline
 from qsched.ui import fragments
 from qsched.ui.controls import Controls
 from qsched.ui.engine import Engine
 from qsched.ui.errors import explained, toast
+
+
+def can_load(engine: Engine, backbone: str) -> bool:
+    """Whether a backbone is here."""
+    return not missing(engine.spec(backbone))
 
 
 def standing(controls: Controls, engine: Engine, backbone: str, remark: str = "") -> dict:
@@ -39,6 +44,7 @@ def standing(controls: Controls, engine: Engine, backbone: str, remark: str = ""
 def download(controls: Controls, engine: Engine, backbone: str) -> Iterator[dict]:
     """Outputs while a backbone is fetched; ends with a toast if it cannot be."""
     spec = engine.spec(backbone)
+    wanted = to_fetch(spec)
     try:
         for done, total in arriving(spec):
             yield {
@@ -49,6 +55,8 @@ def download(controls: Controls, engine: Engine, backbone: str) -> Iterator[dict
         sentence = explained(error, "download")
         yield standing(controls, engine, backbone, sentence)
         toast(sentence)
+    if any(not part.of_scores for part in wanted):
+        engine.reload(backbone)  # the tiny decoder is loaded with it
     yield standing(controls, engine, backbone)
 
 

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import gradio as gr
 
+from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
 from qsched.ui import arrival_view, fragments, links, surface_view, values
-from qsched.ui.controls import DECODERS, SOURCES, Controls, build_controls, slider_updates
+from qsched.ui.controls import Controls, build_controls, slider_updates
 from qsched.ui.engine import SOURCE, Engine, Session, describe, named
 from qsched.ui.errors import explained, spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
+from qsched.ui.values import DECODERS, NO_SOURCES, SOURCES
 
 UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
 
@@ -49,7 +51,12 @@ class CompareTab:
     def chosen(self) -> list:
         """Outputs of `settings_shown`."""
         c = self.controls
-        return [c.backbone, c.bits, c.steps, c.prompt, c.seed, c.examples, c.source]
+        return [c.backbone, c.steps, c.prompt, c.seed, c.examples, c.source, *c.quantization]
+
+    @property
+    def standing(self) -> list:
+        """Outputs of `arrival`."""
+        return [self.controls.arrival, self.controls.download]
 
     # --- what an event shows -------------------------------------------------------------------------------------
 
@@ -102,14 +109,36 @@ class CompareTab:
     # --- handlers ------------------------------------------------------------------------------------------------
 
     def open(self, request: gr.Request, dark: bool, left: str, right: str):
-        """The first pictures of a visit, from the link's settings or the opening ones."""
-        link = values.read_link(request.query_params)
+        """The first pictures of a visit, from the link's settings or the opening ones, which also stand in for a link that cannot be shown."""
+        link, c = values.read_link(request.query_params), self.controls
         backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
-        comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
+        notes, wanted = link.notes, (backbone, settings)
+        try:
+            if settings.tiny_decoder and not self.engine.backbone(backbone).has_tiny_decoder:
+                notes += ("There is no tiny decoder here: the full one is used.",)
+                settings = replace(settings, tiny_decoder=False)
+                wanted = backbone, settings
+            comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
+        except Exception as error:
+            notes += (f"The link cannot be shown. {explained(error, 'open')}",)
+            if arrival_view.can_load(self.engine, backbone):
+                wanted = (self.engine.default, self.engine.opening()[0])
+            backbone, (settings, coefficients) = self.engine.default, self.engine.opening()
+            shape = coefficients.shape
+            comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
         self.engine.weigh(request.session_hash, k)
         updates = self.everything(Session(backbone, comparison, k), dark, left, right, shape) | {self.results.k: k}
-        updates[self.results.notes] = fragments.notes(link.notes + comparison.notes)
-        return updates | self.settings_shown(backbone, settings) | {self.dark: dark}
+        updates[self.results.notes] = fragments.notes(notes + comparison.notes)
+        usual = settings.quantization == Quantization(settings.quantization.bits) and not settings.tiny_decoder
+        updates |= self.settings_shown(*wanted) | arrival_view.standing(c, self.engine, wanted[0])
+        return updates | {self.dark: dark, c.advanced: gr.update(open=not usual or SOURCE in wanted[0])}
+
+    def choose(self, request: gr.Request, backbone, *settings):
+        """As `generate`, but of a backbone that has to be downloaded first only the note and the button appear."""
+        name = self.name(request, backbone, settings[self.controls.settings.index(self.controls.source) - 1])
+        if not arrival_view.can_load(self.engine, name):
+            return arrival_view.standing(self.controls, self.engine, name)
+        return self.generate(request, backbone, *settings) | arrival_view.standing(self.controls, self.engine, name)
 
     def generate(
         self,
@@ -193,7 +222,7 @@ class CompareTab:
     def name(self, request: gr.Request, backbone: str, source: str) -> str:
         """What the engine calls a backbone from this source; the source of the backbone that is left is not taken along."""
         if source and not SOURCES:
-            raise ValueError("On a Space the source of a backbone is chosen by whoever runs it.")
+            raise ValueError(NO_SOURCES)
         held = self.engine.session(request.session_hash)
         id, _, left = held.backbone.partition(SOURCE) if held else (backbone, "", "")
         return backbone if id != backbone and left == (source or "").strip() else named(backbone, source)
@@ -257,12 +286,17 @@ class CompareTab:
         return {
             c.backbone: spec.id,
             c.source: backbone.partition(SOURCE)[2],
-            c.bits: q.bits,
             c.steps: gr.update(choices=values.steps_choices(spec), value=settings.steps),
             c.prompt: settings.prompt,
             c.seed: settings.seed,
             c.examples: gr.update(samples=[[text] for text in spec.examples]),
-        }
+        } | dict(
+            zip(
+                c.quantization,
+                (q.bits, q.group_size or 0, q.activation_scale, q.scope, q.keep_high_precision, q.method),
+                strict=True,
+            )
+        )
 
     def saver(self, write: Callable, name: str) -> Callable:
         """A handler that writes a download of the session."""

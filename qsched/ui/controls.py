@@ -1,6 +1,5 @@
 """The left column: what is generated, and the two coefficients."""
 
-import os
 from dataclasses import dataclass
 
 import gradio as gr
@@ -10,13 +9,9 @@ from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.quantization import ACTIVATION_SCALES, SCOPES
 from qsched.ui import values
+from qsched.ui.values import DECODERS, SOURCES
 
 GROUPS = [("one scale per output channel", 0), ("groups of 32", 32), ("groups of 64", 64), ("groups of 128", 128)]
-
-SOURCES = not os.environ.get("SPACE_ID")
-"""On a Space, which its visitors share, none of them chooses folders or repositories."""
-
-DECODERS = ("full", "tiny")
 
 
 @dataclass
@@ -49,6 +44,7 @@ class Controls:
     source: gr.Textbox
     use_source: gr.Button
     decoder: gr.Radio
+    advanced: gr.Accordion
 
     @property
     def quantization(self) -> list[gr.components.Component]:
@@ -120,7 +116,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             best = gr.Button("Best known", elem_id="best", min_width=80, size="md")
             reset = gr.Button("Reset to 1", elem_id="reset", min_width=80, size="md")
             share = gr.Button("Copy link", elem_id="share", min_width=80, size="md")
-    with gr.Accordion("Advanced", open=False, elem_id="advanced", elem_classes="q-card"):
+    with gr.Accordion("Advanced", open=False, elem_id="advanced", elem_classes="q-card") as advanced:
         method = gr.Dropdown(
             values.method_choices(),
             value="plain",
@@ -193,6 +189,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         source,
         use_source,
         decoder,
+        advanced,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 
 from qsched.backbones import SPECS, Backbone, BackboneError, BackboneSpec, Quantization, load_backbone, pick_device
 from qsched.backbones.memory import out_of_memory
+from qsched.backbones.parts import has_tiny_decoder
 from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
@@ -113,6 +114,16 @@ class Engine:
     def is_loaded(self, backbone: str) -> bool:
         """Whether a backbone is in memory."""
         return backbone in self._backbones
+
+    def has_tiny_decoder(self, backbone: str) -> bool:
+        """Whether a backbone can decode with a small decoder; it is not loaded for that."""
+        loaded = self._backbones.get(backbone)
+        return loaded.has_tiny_decoder if loaded else has_tiny_decoder(self.spec(backbone))
+
+    def reload(self, backbone: str) -> None:
+        """Forget a loaded backbone, whose files have changed: it is loaded anew when it is used."""
+        with self._lock:
+            self._backbones.pop(backbone, None)
 
     def preset(self, backbone: str, quantization: Quantization, steps: int) -> Preset | None:
         """The shipped preset, unless it was made for another way of quantizing.

@@ -4,6 +4,7 @@ import errno
 import functools
 import inspect
 import logging
+import time
 from collections.abc import Callable
 from html import escape
 from typing import Any, NoReturn
@@ -19,6 +20,7 @@ from qsched.studies import StorageError
 
 SPOKEN = BackboneError | PresetError | PublishError | SearchError | StorageError
 """Errors whose text is one sentence for the user."""
+REPEAT_S = 2.0
 log = logging.getLogger("qsched.ui")
 
 
@@ -43,6 +45,28 @@ def explained(error: Exception, where: str) -> str:
     if not isinstance(error, ValueError | SPOKEN):
         log.error("%s failed", where, exc_info=error)
     return sentence_for(error)
+
+
+def told_once(function: Callable) -> Callable:
+    """A handler made by `spoken` that does not repeat itself to the same page: gradio calls it twice for one click on an
+    option of a dropdown."""
+    last: dict[str | None, tuple[str, float]] = {}
+
+    @functools.wraps(function)
+    def handler(request: gr.Request, *args: Any) -> Any:
+        try:
+            return function(request, *args)
+        except gr.Error as error:
+            now = time.monotonic()
+            for page in [page for page, (_, at) in last.items() if now - at > REPEAT_S]:
+                del last[page]
+            repeated = last.get(request.session_hash, ("",))[0] == error.message
+            last[request.session_hash] = error.message, now
+            if repeated:
+                return gr.skip()
+            raise
+
+    return handler
 
 
 def spoken(function: Callable) -> Callable:

@@ -1,11 +1,10 @@
 """Deep links: settings out of the address, settings into it; and the page's few lines of JavaScript."""
 
-from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
 from qsched.ui import values
-from qsched.ui.engine import Engine, Session
+from qsched.ui.engine import Engine, Session, named
 
 READ_DARK = "(dark, left, right) => [document.body.classList.contains('dark'), left, right]"
 ROLL = "() => Math.floor(Math.random() * 2 ** 31)"
@@ -19,14 +18,14 @@ TOGGLE_DARK = "() => window.qsched.toggleDark()"
 
 def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficients, str, float]:
     """(backbone, settings, coefficients, shape, k) of a link; what it leaves open is what a first visitor sees, or the best known."""
-    backbone = link.backbone or engine.default
+    backbone = named(link.backbone or engine.default, link.source)
     opening, _ = engine.opening(backbone)
-    quantization = Quantization(link.bits or opening.quantization.bits)
     settings = Settings(
         link.prompt if link.prompt and link.prompt.strip() else opening.prompt,
         opening.seed if link.seed is None else link.seed,
         link.steps if link.steps in engine.spec(backbone).steps else opening.steps,
-        quantization,
+        link.quantization(opening.quantization.bits),
+        link.decoder == values.DECODERS[1],
     )
     k = K_DEFAULT if link.k is None else link.k
     coefficients = _linked(link, settings.steps) or engine.best_known(backbone, settings, k) or Coefficients.identity()

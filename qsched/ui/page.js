@@ -109,11 +109,15 @@ window.qsched = (() => {
     setTimeout(() => (button.textContent = name), 1600);
   };
 
-  const share = async (backbone, bits, prompt, seed, steps, shape, k, ...sliders) => {
+  const share = async (backbone, bits, prompt, seed, steps, shape, k, method, group, scale, scope, keep, source, decoder, ...sliders) => {
     const half = sliders.length / 2;
     const used = { constant: 1, ramp: 1, ends: 2, "per-step": steps }[shape];
     const numbers = (from) => sliders.slice(from, from + used).join(",");
     const query = new URLSearchParams({ backbone, bits, prompt, seed, steps, shape, c_x: numbers(0), c_eps: numbers(half), k });
+    // what only an expert changes stands in the link only where it was changed
+    const advanced = { method: [method, "plain"], group: [group, 0], scale: [scale, "token"], scope: [scope, "all"],
+      keep: [Number(keep), 1], source: [source.trim(), ""], decoder: [decoder, "full"] };
+    for (const [name, [value, usual]] of Object.entries(advanced)) if (value !== usual) query.set(name, value);
     const url = `${location.origin}${location.pathname}?${query}`;
     history.replaceState(null, "", url);
     await copy(url, "#share", "In the address bar");

@@ -1,5 +1,6 @@
 """The Search tab's pieces of HTML: progress, cost, coefficients, facts of a saved search. Text from outside is escaped."""
 
+import shlex
 from html import escape
 
 from qsched.backbones import Quantization
@@ -7,6 +8,7 @@ from qsched.coefficients import Coefficients
 from qsched.presets import Preset
 from qsched.saved_searches import SavedSearch
 from qsched.search import Plan, SearchOptions
+from qsched.ui.engine import SOURCE
 from qsched.ui.fragments import signed
 from qsched.ui.search_runner import Frame
 
@@ -112,7 +114,7 @@ def facts(search: SavedSearch, preset: Preset, k: float) -> str:
     other = "" if k == options.k else f" It was searched at k = {options.k:g}; the colours are at k = {k:g}."
     return (
         f"{best(preset.coefficients, found['best']['jaq'], plain, escape(label(search)))}"
-        f'<p class="fine">{prompts}, {low:g} to {high:g} in {options.resolution} values, {options.shape}. '
+        f'<p class="fine">{prompts}, {low:g} to {high:g} in {options.resolution} values, {options.shape}{", tiny decoder" * options.tiny_decoder}. '
         f"{escape(preset.formula.replace(' * ', ' · '))} with k = {options.k:g}, scored by <b>{escape(scorer['name'])}</b>: "
         f"{escape(scorer['definition'])}.{other}</p>"
     )
@@ -121,10 +123,12 @@ def facts(search: SavedSearch, preset: Preset, k: float) -> str:
 def command(backbone: str, options: SearchOptions) -> str:
     """The command line that runs this search elsewhere."""
     low, high = options.c_range
+    backbone, _, source = backbone.partition(SOURCE)
     method = options.quantization.method
     return (
         f"python -m qsched search --backbone {backbone} --bits {options.quantization.bits} --steps {options.steps} "
-        f"{'' if method == 'plain' else f'--method {method} '}"
+        f"{f'--source {shlex.quote(source)} ' if source else ''}"
+        f"{'' if method == 'plain' else f'--method {method} '}{'--tiny-decoder ' if options.tiny_decoder else ''}"
         f"--strategy {options.strategy} --grid {options.resolution} --range {low:g} {high:g} --out preset.json"
     )
 

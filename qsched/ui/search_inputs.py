@@ -7,13 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from qsched.backbones import SPECS
+from qsched.backbones import SPECS, BackboneSpec
 from qsched.comparison import Settings
 from qsched.prompts import builtin_prompts, choose_prompts, read_prompts
 from qsched.search_options import STRATEGIES, SearchOptions, grid
 from qsched.ui import values
 from qsched.ui.controls import Controls
-from qsched.ui.engine import Engine
+from qsched.ui.engine import SOURCE, Engine
 
 BUILT_IN, OWN, FILE = "built-in", "own", "file"
 SOURCES = [("Built-in", BUILT_IN), ("Own text", OWN), ("File", FILE)]
@@ -36,6 +36,7 @@ class SearchInputs:
     high: gr.Number
     resolution: gr.Number
     shape: gr.Radio
+    decoder: gr.Checkbox
     seeds: gr.Number
     k: gr.Number
     source: gr.Radio
@@ -51,16 +52,14 @@ class SearchInputs:
         """Inputs of `options_from`; the quantizer's advanced options are those of Compare."""
         own = [self.backbone, self.bits, self.steps, self.strategy, self.low, self.high, self.resolution, self.shape]
         own += [self.seeds, self.k, self.source, self.count, self.text, self.file]
-        return own + controls.quantization[1:]
+        return [*own, *controls.quantization[1:], self.decoder]
 
 
 def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
     """Lay out the left column for what a first visitor looks at."""
-    spec = SPECS[backbone]
+    spec = _spec(backbone)
     with gr.Column(elem_classes="q-card"):
-        backbones = gr.Dropdown(
-            [(s.title, s.id) for s in SPECS.values()], value=backbone, label="Backbone", elem_id="search-backbone"
-        )
+        backbones = gr.Dropdown(backbone_choices(backbone), value=backbone, label="Backbone", elem_id="search-backbone")
         with gr.Row(elem_classes="q-pair"):
             bits = gr.Dropdown(
                 values.bits_choices(), value=settings.quantization.bits, label="Bit-width", elem_id="search-bits",
@@ -84,6 +83,9 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             [("Ramp to 1", "ramp"), ("Constant", "constant")], value="ramp", label="Shape over the steps",
             elem_id="search-shape", elem_classes="segments",
         )  # fmt: skip
+        decoder = gr.Checkbox(
+            False, label="Tiny decoder: faster, and scores are of its pictures", elem_id="search-decoder", visible=False
+        )
         source = gr.Radio(SOURCES, value=BUILT_IN, label="Prompts", elem_id="search-prompts", elem_classes="segments")
         count = _number(25, _how_many(backbone), "search-prompt-count", precision=0)
         text = gr.Textbox(
@@ -103,14 +105,14 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             stop = gr.Button("Stop", elem_id="search-stop", min_width=80, size="md", interactive=False)
         cost = gr.Button("What will it cost?", elem_id="search-cost", size="md")
     return SearchInputs(
-        backbones, bits, steps, quantizer, strategy, explanation, low, high, resolution, shape, seeds, k, source, count,
-        text, file, plan, cost, start, stop,
+        backbones, bits, steps, quantizer, strategy, explanation, low, high, resolution, shape, decoder, seeds, k, source,
+        count, text, file, plan, cost, start, stop,
     )  # fmt: skip
 
 
 def options_from(
     engine: Engine, backbone, bits, steps, strategy, low, high, resolution, shape, seeds, k, source, count, text, file,
-    group, scale, scope, keep, method="plain",
+    group, scale, scope, keep, method="plain", tiny=False,
 ) -> tuple[str, SearchOptions]:  # fmt: skip
     """(backbone, options) from the widgets' values.
 
@@ -136,6 +138,7 @@ def options_from(
         shape,
         _real(k, "k"),
         strategy,
+        bool(tiny),
     )
 
 
@@ -168,14 +171,29 @@ def shown_source(inputs: SearchInputs, source: str) -> dict:
     return {widget: gr.update(visible=source == name) for widget, name in shown.items()}
 
 
-def filled(inputs: SearchInputs, backbone: str, settings: Settings) -> dict:
-    """Outputs that take over what Compare looks at."""
+def filled(inputs: SearchInputs, backbone: str, settings: Settings, tiny: bool = False) -> dict:
+    """Outputs that take over what Compare looks at; backbone: as the engine names it, so perhaps from another source.
+
+    tiny: whether it has a small decoder.
+    """
     return {
-        inputs.backbone: backbone,
+        inputs.backbone: gr.update(choices=backbone_choices(backbone), value=backbone),
+        inputs.decoder: gr.update(visible=tiny, value=tiny and settings.tiny_decoder),
         inputs.bits: settings.quantization.bits,
-        inputs.steps: gr.update(choices=values.steps_choices(SPECS[backbone]), value=settings.steps),
+        inputs.steps: gr.update(choices=values.steps_choices(_spec(backbone)), value=settings.steps),
         inputs.count: gr.update(label=_how_many(backbone)),
     }
+
+
+def backbone_choices(backbone: str) -> list[tuple[str, str]]:
+    """(label, value) of every backbone, and of the one that Compare has from another source."""
+    _, _, source = backbone.partition(SOURCE)
+    choices = [(spec.title, spec.id) for spec in SPECS.values()]
+    return [*choices, (f"{_spec(backbone).title} from {source}", backbone)] if source else choices
+
+
+def _spec(backbone: str) -> BackboneSpec:
+    return SPECS[backbone.partition(SOURCE)[0]]
 
 
 def explained_strategy(strategy: str) -> str:
@@ -188,7 +206,7 @@ EXPLAIN = "(name) => ({0})[name]"
 
 
 def _how_many(backbone: str) -> str:
-    return f"How many of the {len(builtin_prompts(SPECS[backbone].family, 'calibration'))} calibration prompts"
+    return f"How many of the {len(builtin_prompts(_spec(backbone).family, 'calibration'))} calibration prompts"
 
 
 def _number(value: float, label: str, elem_id: str, **options: Any) -> gr.Number:

@@ -227,7 +227,8 @@ class Runner:
         Raises:
             ValueError: settings that cannot be run.
         """
-        return options.checked(SimpleNamespace(spec=self.engine.spec(backbone)))
+        tiny = self.engine.has_tiny_decoder(backbone)
+        return options.checked(SimpleNamespace(spec=self.engine.spec(backbone), has_tiny_decoder=tiny))
 
     def planned(self, backbone: str, options: SearchOptions) -> Plan:
         """What a search costs from its beginning; seconds and rate are 0 unless they were measured before."""
@@ -286,7 +287,7 @@ class Runner:
         return loaded
 
     def _rated(self, backbone: str, options: SearchOptions) -> tuple:
-        return backbone, options.quantization, options.steps, options.strategy == "exhaustive"
+        return backbone, options.quantization, options.steps, options.strategy == "exhaustive", options.tiny_decoder
 
 
 def _copy(surface: Surface, prompts: int) -> Surface:

@@ -8,11 +8,12 @@ from functools import partial
 
 import gradio as gr
 
+from qsched.backbones.arrival import hurdle
 from qsched.comparison import Settings
 from qsched.presets import Preset
 from qsched.ui import search_fragments, search_inputs, search_view
 from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import SESSIONS, Engine, Session
+from qsched.ui.engine import SESSIONS, SOURCE, Engine, Session
 from qsched.ui.errors import explained, toast
 from qsched.ui.search_results import build_results
 from qsched.ui.search_runner import Frame, Run, Runner
@@ -66,11 +67,12 @@ class SearchTab:
         visit, held, updates = self.visit(request.session_hash), self.engine.session(request.session_hash), {}
         if held is not None:
             s = held.comparison.settings
-            now = (held.backbone, s.quantization, s.steps)
+            now = (held.backbone, s.quantization, s.steps, s.tiny_decoder)
             if visit.taken_over != now and not self.runner.running(request.session_hash):
                 visit.taken_over = now
-                updates = search_inputs.filled(self.inputs, held.backbone, s)
-                settings = (held.backbone, s.quantization.bits, s.steps, *settings[3:])
+                tiny = self.engine.has_tiny_decoder(held.backbone)
+                updates = search_inputs.filled(self.inputs, held.backbone, s, tiny)
+                settings = (held.backbone, s.quantization.bits, s.steps, *settings[3:-1], tiny and s.tiny_decoder)
         try:
             listed = self.listed()
         except Exception as error:
@@ -89,8 +91,8 @@ class SearchTab:
         except ValueError as error:
             return start | {i.plan: search_fragments.wrong(str(error)), i.quantizer: ""}
         text = search_fragments.plan(self.runner.planned(backbone, options), options)
-        if lent := self.lent():
-            text += search_fragments.elsewhere(lent, backbone, options)
+        if why := self.lent() or hurdle(self.engine.spec(backbone), self.engine.device):
+            text += search_fragments.elsewhere(why, backbone, options)
         return start | {i.plan: text, i.quantizer: search_fragments.quantizer(options.quantization)}
 
     def lent(self) -> str | None:
@@ -103,7 +105,11 @@ class SearchTab:
         """Measure a few images, then say what the rest of the search costs."""
         backbone, options = search_inputs.options_from(self.engine, *settings)
         yield {self.inputs.plan: '<p class="plan" role="status">Measuring a few images …</p>'}
-        plan = self.runner.measured(backbone, options)
+        try:
+            plan = self.runner.measured(backbone, options)
+        except Exception:
+            yield {self.inputs.plan: self.planned(*settings)[self.inputs.plan]}
+            raise
         yield {self.inputs.plan: search_fragments.plan(plan, self.runner.checked(backbone, options))}
 
     def backbone(self, backbone: str, steps: int) -> dict:
@@ -112,8 +118,8 @@ class SearchTab:
         kept = Settings(
             "-", 0, steps if steps in spec.steps else spec.default_steps, self.engine.opening(backbone)[0].quantization
         )
-        updates = search_inputs.filled(self.inputs, backbone, kept)
-        return {widget: updates[widget] for widget in (self.inputs.steps, self.inputs.count)}
+        updates = search_inputs.filled(self.inputs, backbone, kept, self.engine.has_tiny_decoder(backbone))
+        return {widget: updates[widget] for widget in (self.inputs.steps, self.inputs.count, self.inputs.decoder)}
 
     def source(self, source: str) -> dict:
         """The widget for the chosen source of prompts."""
@@ -285,21 +291,14 @@ class SearchTab:
             toast(NOTHING)
         held = self.engine.session(request.session_hash)
         old = held.comparison.settings if held else self.engine.opening(shown.backbone)[0]
-        settings = Settings(old.prompt, old.seed, shown.options.steps, shown.options.quantization)
-        comparison = self.engine.compare(request.session_hash, shown.backbone, settings, shown.coefficients)
-        self.visit(request.session_hash).taken_over = (shown.backbone, settings.quantization, settings.steps)
-        now = Session(shown.backbone, comparison, self.compare.k(request))
-        c, q = self.compare.controls, settings.quantization
-        advanced = zip(
-            c.quantization[1:],
-            (q.group_size or 0, q.activation_scale, q.scope, q.keep_high_precision, q.method),
-            strict=True,
-        )
-        return (
-            self.compare.everything(now, dark, left, right)
-            | self.compare.settings_shown(shown.backbone, settings)
-            | dict(advanced)
-        )
+        same = held and held.backbone.partition(SOURCE)[0] == shown.backbone  # a saved search does not name its source
+        backbone, options = held.backbone if same else shown.backbone, shown.options
+        tiny = options.tiny_decoder and self.engine.backbone(backbone).has_tiny_decoder
+        settings = Settings(old.prompt, old.seed, options.steps, options.quantization, tiny)
+        comparison = self.engine.compare(request.session_hash, backbone, settings, shown.coefficients)
+        self.visit(request.session_hash).taken_over = (backbone, settings.quantization, settings.steps, tiny)
+        now = Session(backbone, comparison, self.compare.k(request))
+        return self.compare.everything(now, dark, left, right) | self.compare.settings_shown(backbone, settings)
 
     def preset(self, request: gr.Request) -> Preset:
         """The shown search as a preset, with the coefficients that are chosen."""

@@ -12,7 +12,7 @@ from qsched.coefficients import Coefficients
 from qsched.plots import SurfaceImage, WorkingCell, surface_figure
 from qsched.presets import Preset
 from qsched.remembering import Remembered
-from qsched.sampling import draw_noise, sample
+from qsched.sampling import decode, draw_noise, sample
 from qsched.saved_searches import SavedSearch
 from qsched.scoring import JAQ_DEFINITION
 from qsched.search_options import Candidate, SearchOptions
@@ -183,7 +183,7 @@ def draw_picture(backbone: Backbone, options: SearchOptions, coefficients: Coeff
     denoiser = backbone.quantized(options.quantization).module
     noise = draw_noise(backbone.latent_shape, options.seed, [0])
     latents = sample(backbone, backbone.encode(options.prompts[:1]), noise, options.steps, coefficients, denoiser)
-    return as_image(backbone.decode(latents)[0].cpu())
+    return as_image(decode(backbone, latents, options.tiny_decoder)[0].cpu())
 
 
 def _point(preset: Preset) -> tuple[float, float] | None:

@@ -22,7 +22,7 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     settings = i.settings(compare.controls)
     planned = [i.plan, i.quantizer, i.start, i.cost]
     listed = [r.saved, r.none_saved, r.delete, r.deleting, r.notes]
-    filled = [i.backbone, i.bits, i.steps, i.count]
+    filled = [i.backbone, i.bits, i.steps, i.count, i.decoder]
 
     opened.select(
         spoken(tab.open), settings, list(dict.fromkeys([*filled, *planned, *listed])), api_name="search_open", **QUIET
@@ -34,11 +34,11 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     )
     i.source.change(tab.source, i.source, [i.count, i.text, i.file], api_name="search_source", **QUIET)
     changed = i.backbone.input(
-        spoken(tab.backbone), [i.backbone, i.steps], [i.steps, i.count], api_name="search_backbone", **QUIET
+        spoken(tab.backbone), [i.backbone, i.steps], [i.steps, i.count, i.decoder], api_name="search_backbone", **QUIET
     )
     plan = {"fn": spoken(tab.planned), "inputs": settings, "outputs": planned}
     changed.then(api_name="search_planned_backbone", **plan, **QUIET)
-    own = [widget for widget in settings[1:16] if widget is not i.file]
+    own = [widget for widget in (*settings[1:16], i.decoder) if widget is not i.file]
     gr.on([*(widget.input for widget in own), i.file.change], api_name="search_planned", **plan, **QUIET)
     i.cost.click(spoken(tab.cost), settings, i.plan, api_name="search_cost", **HIDDEN, **SEARCH)
 
@@ -66,7 +66,7 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     pair = [compare.results.left, compare.results.right]
     used = r.use.click(
         spoken(tab.use), [compare.dark, *pair],
-        [*compare.shown, *compare.chosen, *compare.controls.quantization[1:]],
+        [*compare.shown, *compare.chosen],
         api_name="search_use", js=links.BUSY, **HIDDEN, **DEVICE,
     )  # fmt: skip
     settle(used, "_use")

@@ -1,12 +1,15 @@
 """Between the page's widgets and the maths: shapes, sliders, links."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from qsched.backbones import SPECS, BackboneSpec, Quantization
+from qsched.backbones import SPECS, BackboneError, BackboneSpec, Quantization, Source
+from qsched.backbones.hub import check_names
 from qsched.coefficients import Coefficients
-from qsched.quantization import BitWidth
-from qsched.rivals import METHODS, nunchaku_available
+from qsched.quantization import ACTIVATION_SCALES, SCOPES, BitWidth
+from qsched.rivals import METHODS
 from qsched.stability import HIGHEST_K
 
 LOW, HIGH, STEP = 0.5, 1.5, 0.005
@@ -14,6 +17,10 @@ K_STEP = 0.1
 MOST_STEPS = max(max(spec.steps) for spec in SPECS.values())
 SHAPES = {"constant": "Constant", "ramp": "Ramp to 1", "ends": "Two ends", "per-step": "Per step"}
 MAIN_BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
+DECODERS = ("full", "tiny")
+SOURCES = not os.environ.get("SPACE_ID")
+"""On a Space, which its visitors share, none of them chooses folders or repositories."""
+NO_SOURCES = "On a Space the source of a backbone is chosen by whoever runs it."
 OTHER_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (16, 8, 4) if f"w{w}a{a}" not in MAIN_BITS)
 
 
@@ -23,14 +30,14 @@ def bits_choices() -> list[tuple[str, str]]:
 
 
 def method_choices() -> list[tuple[str, str]]:
-    """(label, value) of every method of quantizing; those that cannot run here say so."""
+    """(label, value) of every method of quantizing; those that cannot run here say so, and style.css greys them out."""
     return [(m.title + (" (not here)" if m.unavailable() else ""), name) for name, m in METHODS.items()]
 
 
 def method_note() -> str:
     """Why some methods cannot run here, one sentence each; empty if all can."""
     reasons = [method.unavailable() for method in METHODS.values()]
-    return " ".join(f"Not here: {reason}" for reason in (*reasons, nunchaku_available()) if reason)
+    return " ".join(f"Not here: {reason}" for reason in reasons if reason)
 
 
 def steps_choices(spec: BackboneSpec) -> list[tuple[str, int]]:
@@ -99,7 +106,21 @@ class Link:
     c_x: tuple[float, ...] | None = None
     c_eps: tuple[float, ...] | None = None
     k: float | None = None
+    method: str | None = None
+    group: int | None = None
+    scale: str | None = None
+    scope: str | None = None
+    keep: bool | None = None
+    source: str | None = None
+    decoder: str | None = None
     notes: tuple[str, ...] = ()
+
+    def quantization(self, bits: str) -> Quantization:
+        """How the link wants the denoiser quantized; `bits` where it does not say to how many."""
+        keep = True if self.keep is None else self.keep
+        return quantization_from(
+            self.bits or bits, self.group, self.scale or ACTIVATION_SCALES[0], self.scope or SCOPES[0], keep, self.method or "plain"
+        )  # fmt: skip
 
 
 def read_link(query: Mapping[str, str]) -> Link:
@@ -110,7 +131,7 @@ def read_link(query: Mapping[str, str]) -> Link:
             continue
         try:
             found[name] = read(query[name])
-        except (ValueError, KeyError):
+        except (ValueError, KeyError, BackboneError):
             notes.append(f"The link's {name} was not understood and is ignored.")
     spec = SPECS.get(found.get("backbone", ""), next(iter(SPECS.values())))
     if "steps" in found and found["steps"] not in spec.steps:
@@ -148,6 +169,21 @@ def _seed(text: str) -> int:
     return int(text)
 
 
+def _group(text: str) -> int:
+    if not 1 <= int(text) <= 2**16:
+        raise ValueError(text)
+    return int(text)
+
+
+def _source(text: str) -> str:
+    text = text.strip()
+    if not SOURCES:
+        raise ValueError(NO_SOURCES)
+    if not Path(text).expanduser().is_dir():
+        check_names(Source(text))
+    return text
+
+
 _READERS = {
     "backbone": lambda text: _known(text, list(SPECS)),
     "bits": lambda text: str(BitWidth.parse(text)),
@@ -158,6 +194,13 @@ _READERS = {
     "c_x": _numbers,
     "c_eps": _numbers,
     "k": lambda text: k_from(float(text)),
+    "method": lambda text: _known(text, list(METHODS)),
+    "group": _group,
+    "scale": lambda text: _known(text, ACTIVATION_SCALES),
+    "scope": lambda text: _known(text, SCOPES),
+    "keep": lambda text: _known(text, ("0", "1")) == "1",
+    "source": _source,
+    "decoder": lambda text: _known(text, DECODERS),
 }
 
 

@@ -6,7 +6,7 @@ import gradio as gr
 
 from qsched.ui import downloads, links
 from qsched.ui.compare_tab import CompareTab
-from qsched.ui.errors import spoken
+from qsched.ui.errors import spoken, told_once
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 QUIET = HIDDEN | {"trigger_mode": "always_last"}
@@ -28,7 +28,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     third, shown, chosen = tab.third, tab.shown, tab.chosen
     everything = [*c.settings, c.shape, tab.dark, *pair, *c.sliders]
     make = {
-        "fn": spoken(tab.generate),
+        "fn": told_once(spoken(tab.generate)),
         "inputs": everything,
         "outputs": shown + chosen,
         "js": links.BUSY,
@@ -38,19 +38,21 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     demo.load(
         spoken(tab.open),
         [tab.dark, *pair],
-        [*shown, *chosen, tab.dark, r.k],
+        [*shown, *chosen, *tab.standing, tab.dark, r.k, c.advanced],
         api_name="open",
         js=links.READ_DARK,
         **HIDDEN,
         **DEVICE,
     )
     demo.unload(tab.forget)
-    settled = [c.backbone, c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep, c.method, c.decoder]
+    settled = [c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep, c.method, c.decoder]
     asked = [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)]
     settle(gr.on(asked, api_name="generate", **make), "")
-    arrival = {"outputs": [c.arrival, c.download], "inputs": [c.backbone, c.source]}
+    choose = make | {"fn": told_once(spoken(tab.choose)), "outputs": [*shown, *chosen, *tab.standing]}
+    settle(c.backbone.input(api_name="choose", **choose), "_choose")
+    arrival = {"outputs": tab.standing, "inputs": [c.backbone, c.source]}
     gr.on(
-        [c.backbone.input, c.source.submit, c.use_source.click, demo.load],
+        [c.source.submit, c.use_source.click],
         spoken(tab.arrival),
         api_name="arrival",
         **arrival,
@@ -112,7 +114,8 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         api_name="mark",
         **HIDDEN,
     )
-    linked = [c.backbone, c.bits, c.prompt, c.seed, c.steps, c.shape, r.k, *c.sliders]
+    linked = [c.backbone, c.bits, c.prompt, c.seed, c.steps, c.shape, r.k]
+    linked += [c.method, c.group_size, c.activation_scale, c.scope, c.keep, c.source, c.decoder, *c.sliders]
     c.share.click(None, linked, None, js=links.COPY, api_name="share", **HIDDEN)
     for button, file, write, name in (
         (r.save_images, r.images_file, downloads.images_file, "download_images"),

@@ -79,6 +79,20 @@ def test_links_are_read_and_what_is_wrong_is_said():
     assert len(link.notes) == len(broken) and link == values.Link(notes=link.notes)
 
 
+def test_links_carry_how_the_model_is_quantized_and_where_it_comes_from(engine, tmp_path, monkeypatch):
+    query = {"method": "svdquant", "group": "64", "scale": "tensor", "scope": "linear", "keep": "0", "decoder": "tiny"}
+    link = values.read_link(query | {"source": str(tmp_path)})
+    backbone, settings, *_ = links.resolve(engine, link)
+    assert backbone == f"emoji-lcm@{tmp_path}" and settings.tiny_decoder and link.notes == ()
+    assert settings.quantization == Quantization("w4a8", 64, "tensor", "linear", False, "svdquant")
+    broken = {"method": "gptq", "group": "0", "scale": "row", "scope": "some", "keep": "maybe", "decoder": "x"}
+    link = values.read_link(broken | {"source": "../../etc"})
+    assert len(link.notes) == 7 and link == values.Link(notes=link.notes)
+    assert links.resolve(engine, link)[1] == engine.opening()[0]
+    monkeypatch.setattr(values, "SOURCES", False)
+    assert "source" in values.read_link({"source": str(tmp_path)}).notes[0], "on a Space nobody chooses folders"
+
+
 def test_a_link_with_the_wrong_number_of_steps_still_opens(engine):
     link = values.read_link({"shape": "per-step", "c_x": "1.1,1.2", "c_eps": "0.9", "steps": "4"})
     _, settings, coefficients, shape, _ = links.resolve(engine, link)
@@ -192,7 +206,7 @@ def test_every_failure_is_one_sentence(error, says):
         spoken(fails)()
 
 
-def test_the_endpoint_answers_with_a_record(tmp_path):
+def test_the_endpoint_answers_with_a_record(tmp_path, monkeypatch):
     write_preset(tmp_path)
     with serving(tmp_path) as (url, engine):
         client = Client(url, verbose=False)
@@ -202,6 +216,19 @@ def test_the_endpoint_answers_with_a_record(tmp_path):
         assert plain["columns"][1]["jaq"] == plain["columns"][2]["jaq"]
         with pytest.raises(Exception, match="type a prompt"):
             client.predict("", "w4a8", 0, 4, [], [], "emoji-lcm", api_name="/compare")
+        more = {"method": "svdquant", "group_size": 16, "keep": False, "api_name": "/compare"}
+        how = client.predict("fox", "w4a8", 3, 1, **more)["settings"]["quantization"]
+        assert (how["method"], how["group_size"], how["keep_high_precision"]) == ("svdquant", 16, False)
+        for wrong, sentence in (
+            ({"method": "gptq"}, "Unknown method 'gptq'"),
+            ({"decoder": "small"}, "full or tiny, not 'small'"),
+            ({"decoder": "tiny"}, "has no tiny decoder"),
+        ):
+            with pytest.raises(Exception, match=sentence):
+                client.predict("fox", "w4a8", 0, 1, **wrong, api_name="/compare")
+        monkeypatch.setattr(values, "SOURCES", False)
+        with pytest.raises(Exception, match="On a Space"):
+            client.predict("fox", "w4a8", 0, 1, source="/some/folder", api_name="/compare")
         assert all("api-" not in session for session in engine._sessions)
 
 

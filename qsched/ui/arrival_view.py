@@ -64,4 +64,4 @@ def progress(title: str, done: int, total: int) -> str:
     """A bar with its numbers."""
     share = min(1.0, done / total) if total else 0.0
     told = f"Downloading {title}: {done / 1e9:.2f} of {total / 1e9:.2f} GB, {100 * share:.0f} %"
-    return f'<p class="note" role="status">{escape(told)}<br><progress max="1" value="{share:.3f}"></progress></p>'
+    return f'<p class="note" role="status">{escape(told)}<progress max="1" value="{share:.3f}"></progress></p>'

@@ -156,11 +156,9 @@ def test_methods_and_decoders_are_chosen_and_shared_by_link(visit, here):
     assert "SVDQuant" in page.locator("#method input").input_value(), "the advanced settings are open and say so"
     page.locator("#decoder label", has_text="full").click()
     visitor.until(lambda: not visitor.comparison.settings.tiny_decoder)
-    for title, method in (("MixDQ", "mixdq"), ("torchao", "torchao")):
-        if method == "torchao":
-            pytest.importorskip("torchao", reason="the optional package torchao is not installed")
-        choose(visitor, "method", title)
-        looks_at(visitor, LCM, method=method)
+    pytest.importorskip("torchao", reason="the optional package torchao is not installed")
+    choose(visitor, "method", "torchao")
+    looks_at(visitor, LCM, method="torchao")
     choose(visitor, "bits", "W4A4")
     assert "torchao quantizes to w8a8 and w4a8" in visitor.toast()
     page.wait_for_timeout(300)
@@ -179,6 +177,13 @@ def test_methods_and_decoders_are_chosen_and_shared_by_link(visit, here):
     assert "keep=0" in link and "decoder" not in link and "scope" not in link
     other = visit(query=link[link.index("?") :])
     assert other.comparison.settings == visitor.comparison.settings
+
+
+def test_mixdq_is_chosen(visit):
+    visitor = visit()
+    advanced(visitor)
+    choose(visitor, "method", "MixDQ")
+    looks_at(visitor, "emoji-lcm", method="mixdq")
 
 
 def test_a_link_to_what_is_not_here_offers_the_download(visit):

@@ -220,8 +220,8 @@ def test_the_endpoint_answers_with_a_record(tmp_path, monkeypatch):
         how = client.predict("fox", "w4a8", 3, 1, **more)["settings"]["quantization"]
         assert (how["method"], how["group_size"], how["keep_high_precision"]) == ("svdquant", 16, False)
         for wrong, sentence in (
-            ({"method": "gptq"}, "Unknown method 'gptq'"),
-            ({"decoder": "small"}, "full or tiny, not 'small'"),
+            ({"method": "gptq"}, "Unknown method .*gptq"),
+            ({"decoder": "small"}, "full or tiny, not .*small"),
             ({"decoder": "tiny"}, "has no tiny decoder"),
         ):
             with pytest.raises(Exception, match=sentence):

@@ -55,7 +55,7 @@ def load_pipeline(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) 
         revision,
         pipe=pipe,
         picture=(spec.size, spec.size) if published else _own_size(spec, pipe),
-        residency=Residency(device, _budget(device), lambda: memory.out_of_memory(spec, device)),
+        residency=Residency(device, _budget(device), lambda: memory.out_of_memory(spec, device), _move),
         tiny=_tiny_decoder(spec, dtype),
         weights=weights,
         lora=first,
@@ -167,6 +167,11 @@ def check_memory(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -
 
 def _budget(device: torch.device) -> int | None:
     return memory.free_bytes(device) - memory.RESERVE if device.type == "cuda" else None
+
+
+def _move(module: nn.Module, device: torch.device) -> None:
+    with torch.inference_mode(False):  # inside it, torchao's tensors cannot become parameters again
+        module.to(device)
 
 
 def _own_size(spec: BackboneSpec, pipe: DiffusionPipeline) -> tuple[int, int]:

@@ -120,10 +120,10 @@ class Engine:
         loaded = self._backbones.get(backbone)
         return loaded.has_tiny_decoder if loaded else has_tiny_decoder(self.spec(backbone))
 
+    @_on_device
     def reload(self, backbone: str) -> None:
         """Forget a loaded backbone, whose files have changed: it is loaded anew when it is used."""
-        with self._lock:
-            self._backbones.pop(backbone, None)
+        self._backbones.pop(backbone, None)
 
     def preset(self, backbone: str, quantization: Quantization, steps: int) -> Preset | None:
         """The shipped preset, unless it was made for another way of quantizing.

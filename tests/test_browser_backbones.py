@@ -187,11 +187,12 @@ def test_mixdq_is_chosen(visit):
 
 
 def test_a_link_to_what_is_not_here_offers_the_download(visit):
-    visitor = visit(query="?backbone=sdxl-turbo&method=nonsense&source=../x")
+    visitor = visit(query="?backbone=sdxl-turbo&method=mixdq&scale=nonsense&source=../x")
     told = visitor.page.locator("#notes").inner_text()
-    assert "link's method" in told and "link's source" in told and "SDXL-Turbo is not downloaded" in told
+    assert "link's scale" in told and "link's source" in told and "SDXL-Turbo is not downloaded" in told
     assert visitor.engine.session(visitor.session).backbone == "emoji-lcm"
     assert visitor.page.locator("#backbone input").input_value() == "SDXL-Turbo"
+    assert "MixDQ" in visitor.page.locator("#method input").input_value(), "it opens with what the link asks for"
     assert "Download (" in visitor.page.locator("#download").inner_text()
 
 

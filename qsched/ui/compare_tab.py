@@ -129,7 +129,8 @@ class CompareTab:
         self.engine.weigh(request.session_hash, k)
         updates = self.everything(Session(backbone, comparison, k), dark, left, right, shape) | {self.results.k: k}
         updates[self.results.notes] = fragments.notes(notes + comparison.notes)
-        usual = settings.quantization == Quantization(settings.quantization.bits) and not settings.tiny_decoder
+        asked = wanted[1]
+        usual = asked.quantization == Quantization(asked.quantization.bits) and not asked.tiny_decoder
         updates |= self.settings_shown(*wanted) | arrival_view.standing(c, self.engine, wanted[0])
         return updates | {self.dark: dark, c.advanced: gr.update(open=not usual or SOURCE in wanted[0])}
 

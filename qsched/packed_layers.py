@@ -33,7 +33,9 @@ class PackedLayer(nn.Module):
             values = (values / scale.float()).round_().clamp_(-limit, limit - 1).to(torch.int8)
             self.register_buffer("packed", pack(values.view(self.weight_shape), bits.weight))
             self.register_buffer("scale", scale)
-            self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
+            bias = None if bias is None else bias.detach()
+            bias = bias.clone() if bias is not None and bias.is_inference() else bias
+            self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self._unpacked: tuple[tuple, Tensor] | None = None
 
     def integers(self) -> Tensor:
@@ -70,6 +72,8 @@ class PackedLayer(nn.Module):
             return make()
         held = self._unpacked
         if held is None or held[0] != key:
+            if torch.compiler.is_compiling():  # what a traced graph keeps would make the next call trace again
+                return make()
             self._unpacked = held = (key, make())
         return held[1]
 
@@ -186,16 +190,22 @@ class QuantConv2d(PackedLayer):
         return weight.view(*self.kernel_size, *weight.shape[1:]).permute(2, 3, 0, 1).contiguous()
 
 
-@functools.cache
+@torch.compiler.assume_constant_result
 def fastest_execution(kind: str, device: torch.device, dtype: torch.dtype) -> str:
     """What "auto" means here: "int8" where it is exact and no slower than "fake" on a typical layer, else "fake".
 
     Measured once per process (some 0.1 s), with the random state left alone. int8 wins near-ties, since its sums depend
-    neither on the batch nor on the float kernels.
+    neither on the batch nor on the float kernels. For torch.compile the answer is a constant, found before the layer is
+    traced.
 
     Args:
         kind: "linear" or "conv2d".  device, dtype: those of the activations.
     """
+    return _measured_execution(kind, device, dtype)
+
+
+@functools.cache
+def _measured_execution(kind: str, device: torch.device, dtype: torch.dtype) -> str:
     if device.type not in ("cpu", "cuda") or not _int_mm_is_exact(device):
         return "fake"
     gpu = device.type == "cuda"

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qsched import packed_layers
-from qsched.packed_layers import QuantConv2d, QuantLinear, fastest_execution
+from qsched.packed_layers import QuantConv2d, QuantLinear, _measured_execution, fastest_execution
 from qsched.packing import BitWidth, int_mm, pack, quantize_activation, unpack
 
 CPU = torch.device("cpu")
@@ -203,16 +203,16 @@ def test_auto_follows_the_measurement(monkeypatch):
     layer, state = QuantLinear(nn.Linear(16, 8), BitWidth(4, 8)), torch.get_rng_state()
     try:
         for seconds["int8"], expected in ((0.5, "int8"), (1.1, "int8"), (1.5, "fake")):
-            fastest_execution.cache_clear()
+            _measured_execution.cache_clear()
             assert layer.uses(CPU, torch.float32) == expected
             assert fastest_execution("conv2d", CPU, torch.float32) == expected
-        fastest_execution.cache_clear()
+        _measured_execution.cache_clear()
         seconds["int8"] = 0.5
         saturating = lambda a, b: (a.float() @ b.float().t()).clamp(-(2**15), 2**15 - 1)
         monkeypatch.setattr(packed_layers, "int_mm", saturating)
         assert layer.uses(CPU, torch.float32) == "fake"  # however fast, a kernel that saturates is not trusted
     finally:
-        fastest_execution.cache_clear()
+        _measured_execution.cache_clear()
     assert torch.equal(torch.get_rng_state(), state)
     assert layer.uses(torch.device("meta"), torch.float32) == "fake"
 

@@ -28,11 +28,15 @@ Unpacking at every call can cost more than a small model's arithmetic (a 12 M-pa
 1), so small models may keep the unpacked weights, `cache`. That is memory and not storage: it is in no state_dict, copy
 or pickle, no stored size counts it, and SizeReport.cache_bytes names it.
 
+torch.compile takes a quantized model as one graph (fullgraph=True): what "auto" means is found before a layer is traced,
+and unpacked weights that are not held yet are unpacked in the graph.
+
 What is left to you: fuse LoRA weights first, since packed layers have no `.weight`, and expect no gradients.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -46,7 +50,7 @@ from .packing import ACTIVATION_BITS, WEIGHT_BITS, BitWidth, pack, unpack
 __all__ = [
     "ACTIVATION_BITS", "ACTIVATION_SCALES", "DEFAULT_KEEP", "EXECUTIONS", "SCOPES", "WEIGHT_BITS", "BitWidth",
     "KeptLayer", "QuantConv2d", "QuantLinear", "SizeReport", "cache_bytes", "check_options", "fastest_execution",
-    "layers_to_pack", "pack", "quantize", "stored_bytes", "unpack",
+    "layers_to_pack", "pack", "quantize", "sharing_copy", "stored_bytes", "unpack",
 ]  # fmt: skip
 
 ACTIVATION_SCALES = ("token", "tensor")
@@ -131,7 +135,7 @@ def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None 
     """Replace the Linear and Conv2d layers inside a module by packed ones, in place.
 
     To load a quantized state_dict, quantize a model of the same architecture with the same arguments, then
-    load_state_dict.
+    load_state_dict. To keep the original, quantize a sharing_copy() of it.
 
     Args:
         module: a full-precision model on any device ("meta" too: that gives the sizes without the weights).
@@ -178,6 +182,20 @@ def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None 
     report.layer_bits = dict(sorted(widths.items())) if set(widths) != {str(bits)} else {}
     report.bytes_after, report.bytes_in_memory = stored_bytes(module), stored_bytes(module, None)
     return report
+
+
+def sharing_copy(module: nn.Module) -> nn.Module:
+    """A copy of a module that holds the same weights, to be quantized while the original stays as it is.
+
+    It costs no memory, and quantize() then adds the packed weights layer by layer: what is left alone (norms, biases,
+    kept layers) lies there once. The tensors are objects of their own on one storage: moving or converting one of the two
+    modules gives that one a storage of its own; only writing into a tensor (load_state_dict) reaches both.
+    """
+    shared: dict[int, Tensor] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        same = tensor.detach()
+        shared[id(tensor)] = nn.Parameter(same, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else same
+    return copy.deepcopy(module, shared)
 
 
 def check_options(group_size: int | None = None, activation_scale: str = "token", scope: str = "all",

@@ -6,14 +6,13 @@ Every method gives a module and a SizeReport with bytes of real tensors; samplin
 know which one made it.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
-from qsched.quantization import DEFAULT_KEEP, SizeReport, quantize
+from qsched.quantization import DEFAULT_KEEP, SizeReport, quantize, sharing_copy
 from qsched.rivals import mixdq, nunchaku, svdquant, torchao
 from qsched.rivals.nunchaku import nunchaku_available
 from qsched.rivals.torchao import torchao_available
@@ -52,14 +51,14 @@ def make_quantized(backbone: "Backbone", quantization: "Quantization") -> tuple[
 
 
 def _plain(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
-    module = copy.deepcopy(backbone.denoiser)
+    module = sharing_copy(backbone.denoiser)
     return module, quantize(module, quantization.bits, **_options(quantization))
 
 
 def _mixdq(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
     options = _options(quantization)
     measured = mixdq.measure(backbone, **{name: options[name] for name in ("group_size", "scope", "keep")})
-    module = copy.deepcopy(backbone.denoiser)
+    module = sharing_copy(backbone.denoiser)
     return module, mixdq.mixdq(module, quantization.bits, mixdq.plan(measured, module, quantization.bits), **options)
 
 
@@ -70,7 +69,7 @@ def _svdquant(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Mo
         return nunchaku.load_prequantized(backbone, folder)
     options = _options(quantization)
     largest = svdquant.smoothing_inputs(backbone, quantization.scope, options["keep"])
-    module = copy.deepcopy(backbone.denoiser)
+    module = sharing_copy(backbone.denoiser)
     report = svdquant.svdquant(module, quantization.bits, largest=largest, **options)
     if reason:
         report.notes.append(f"the Nunchaku checkpoint {folder.name} is not used: {reason.rstrip('.')}")
@@ -90,7 +89,7 @@ def _nunchaku(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Mo
 
 
 def _torchao(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
-    module = copy.deepcopy(backbone.denoiser)
+    module = sharing_copy(backbone.denoiser)
     options = {name: value for name, value in _options(quantization).items() if name != "scope"}
     return module, torchao.torchao_quantize(module, quantization.bits, **options)
 

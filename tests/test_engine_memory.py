@@ -15,6 +15,7 @@ from qsched.ui.errors import sentence_for
 
 ONE, PLAIN = Settings("a red fox", 0, 1), Coefficients.identity()
 IDS = ("sdxl-turbo", "lcm-dreamshaper-v7")
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ def test_the_backbone_that_is_left_leaves_the_device(engine, loaded):
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(engine, loaded, monkeypatch, error):
     first = engine.compare("a", IDS[0], ONE, PLAIN)
-    monkeypatch.setattr("qsched.backbones.memory.free_bytes", lambda device: 6 << 30)
-    fits = would_fit(6 << 30)
+    monkeypatch.setattr("qsched.backbones.memory.free_bytes", lambda device: 12 << 30)
+    fits = would_fit(12 << 30, CPU)
 
     def too_much(*args, **kwargs):
         raise error
@@ -62,9 +63,8 @@ def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(engi
 
 
 def test_what_ran_out_of_memory_is_not_recommended(monkeypatch):
-    cpu = torch.device("cpu")
     monkeypatch.setattr("qsched.backbones.memory.free_bytes", lambda device: 200 << 30)
-    largest = would_fit(200 << 30)
-    assert largest not in out_of_memory(SPECS[largest], cpu) and largest in out_of_memory(SPECS["sdxl-turbo"], cpu)
+    largest = would_fit(200 << 30, CPU)
+    assert largest not in out_of_memory(SPECS[largest], CPU) and largest in out_of_memory(SPECS["sdxl-turbo"], CPU)
     assert out_of_memory(SPECS["sdxl-turbo"], torch.device("cuda")).endswith("or the CPU would fit.")
-    assert "emoji-lcm" not in out_of_memory(SPECS["emoji-lcm"], cpu).replace("Emoji LCM", "")
+    assert "emoji-lcm" not in out_of_memory(SPECS["emoji-lcm"], CPU).replace("Emoji LCM", "")

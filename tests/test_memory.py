@@ -14,6 +14,7 @@ from qsched.backbones.memory import BITS, facts, needs, plan, quantized_bytes
 from qsched.quantization import quantize, stored_bytes
 
 MIB, GIB = 2**20, 2**30
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 CONTEXT = GIB // 2
 """What the driver and torch's context take of a card before anything else."""
 
@@ -114,9 +115,9 @@ def test_a_plan_is_the_fastest_that_fits(id):
 
 
 def test_what_does_not_fit_is_said_with_what_would():
-    assert memory.would_fit(6 * GIB) in ("sdxl-turbo", "pcm-sdxl") and memory.would_fit(GIB) is None
-    assert memory.would_fit(48 * GIB) == "flux1-schnell"
-    sentence = memory.too_large("FLUX.1-schnell", 10 * GIB, 2 * GIB)
+    assert memory.would_fit(6 * GIB, CUDA) in ("sdxl-turbo", "pcm-sdxl") and memory.would_fit(GIB, CUDA) is None
+    assert memory.would_fit(48 * GIB, CUDA) == "flux1-schnell"
+    sentence = memory.too_large(SPECS["flux1-schnell"], 10 * GIB, 2 * GIB, CUDA)
     assert sentence.startswith("FLUX.1-schnell needs 10.0 GiB of memory and 2.0 GiB are free: ")
     assert "would fit" in sentence and sentence.count(".") == 4
 

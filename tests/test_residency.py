@@ -1,13 +1,18 @@
 """Modules take turns on the device: what is moved when, with every move written down instead of made."""
 
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tiny_models import PROMPTS, fresh
 from torch import nn
 
+import qsched.backbones.residency as residency_module
 from qsched.backbones import BackboneError, Quantization
+from qsched.backbones.memory import RESERVE, SCORER, needs, packing_need
 from qsched.backbones.residency import HOST, DoesNotFit, Residency
-from qsched.quantization import stored_bytes
 from qsched.sampling import draw_noise, sample
 
 DEVICE = torch.device("cuda:0")  # a name only: nothing is moved
@@ -169,33 +174,74 @@ def test_one_module_at_a_time_where_there_is_little(backbone):
 
 
 def test_full_precision_is_moved_off_for_the_quantized_one(backbone):
-    parts = backbone.parts
+    backbone.parts = parts = replace(backbone.parts, decode=0)  # else it would be the largest of a picture this small
     made = backbone.quantized(Quantization("w8a8"))
     backbone.moves.modules["quantized"] = made.module
     room = parts.text_encoders + parts.denoiser + parts.vae + parts.work
-    limit(backbone, room)
-    picture(backbone)
-    picture(backbone, made.module)
     arrivals = [("text", "on"), ("full", "on"), ("vae", "on")]
-    assert backbone.moves.take() == [*arrivals, ("full", "off"), ("quantized", "on")]
-    limit(backbone, room + stored_bytes(made.module, None))
-    picture(backbone)
-    picture(backbone, made.module)
-    assert backbone.moves.take() == [*arrivals, ("quantized", "on")]
+    for more, expected in ((0, [("full", "off"), ("quantized", "on")]), (parts.packed["w8a8"], [("quantized", "on")])):
+        limit(backbone, room + more)
+        condition, latents = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0]).start
+        for denoiser in (None, made.module):  # the text, which was used longest ago, stays
+            backbone.decode(backbone.predict(latents, 500.0, condition, denoiser))
+        assert backbone.moves.take() == [*arrivals, *expected]
 
 
-def test_the_copy_to_be_quantized_is_made_where_there_is_room(backbone):
-    limit(backbone, backbone.parts.denoiser * 2 + backbone.parts.text_encoders)
-    backbone.predict(draw_noise(backbone.latent_shape, 0, [0]).start, 500.0, backbone.encode(PROMPTS[:1]))
-    backbone.moves.take()
-    backbone.quantized(Quantization("w4a8"))
-    assert backbone.moves.take() == []
-    limit(backbone, backbone.parts.denoiser * 2 - 1)
+def test_a_quantized_one_is_made_where_there_is_room_for_both(backbone):
+    full, text = backbone.parts.denoiser, backbone.parts.text_encoders
+    three, four = (packing_need(backbone.denoiser, bits) for bits in ("w3a8", "w4a8"))
+    limit(backbone, full + four)
+    made = backbone.quantized(Quantization("w4a8"))
+    assert backbone.residency.there == [backbone.denoiser, made.module], "what is made there is counted there"
+    backbone.moves.modules["older"] = made.module
+    assert backbone.moves.take() == [("full", "on"), ("UNet2DConditionModel", "on")]
+    assert backbone.residency.has_room(four - backbone.parts.packed["w4a8"]), "what both share counts once"
+    backbone.quantized(Quantization("w3a8"))
+    assert backbone.moves.take() == [("older", "off"), ("UNet2DConditionModel", "on")], "older ones give way"
+    limit(backbone, text + full + three - 1)
+    backbone.encode(PROMPTS[:1])
     with backbone.residency.using(backbone.denoiser):
         pass
     backbone.moves.take()
-    backbone.quantized(Quantization("w3a8"))
-    assert backbone.moves.take() == [("full", "off")]
+    backbone.quantized(Quantization("w2a8", group_size=2))
+    assert backbone.moves.take() == [("full", "off")], "made in main memory"
+
+
+def test_older_quantized_ones_are_dropped_where_main_memory_is_full(backbone, monkeypatch):
+    for bits in ("w2a8", "w3a8"):
+        backbone.quantized(Quantization(bits))
+    free = iter([0, 10**9])
+    monkeypatch.setattr("qsched.backbones.memory.free_bytes", lambda device: next(free))
+    backbone.quantized(Quantization("w4a8"))
+    assert [settings.bits for settings in backbone._quantized] == ["w3a8", "w4a8"]
+
+
+def test_known_cases_are_not_counted_again(three, monkeypatch):
+    moves, m = three
+    residency, counted = Residency(DEVICE, 1700, move=moves), []
+    use(residency, *m.values())
+    count = residency_module._bytes
+    monkeypatch.setattr(residency_module, "_bytes", lambda *modules: counted.append(len(modules)) or count(*modules))
+    for _ in range(3):
+        use(residency, *m.values(), work=100)
+    assert len(counted) == 1
+    use(residency, m["full"], work=101)
+    assert len(counted) > 1 and moves.take()[3:] == [("text", "off")]
+    residency.budget -= 1
+    use(residency, m["full"], work=500)
+    assert moves.take() == [("quantized", "off")]
+
+
+def test_the_scorer_lies_on_the_device_unless_that_changes_how_the_backbone_runs(backbone, monkeypatch):
+    asked, loaded = [], SimpleNamespace()
+    fake = SimpleNamespace(load_scorer=lambda name, device: asked.append(device) or loaded)
+    monkeypatch.setitem(sys.modules, "qsched.scoring.loading", fake)
+    backbone.judge, enough = None, needs(backbone.parts, "w4a8")["resident"] - RESERVE
+    for budget, device in ((enough + SCORER, DEVICE), (enough + SCORER - 1, HOST), (enough, HOST), (None, DEVICE)):
+        limit(backbone, budget)
+        backbone.residency.device = backbone.device = DEVICE
+        assert backbone._make_scorer() is loaded and asked.pop() == device
+        assert backbone.residency.budget == (enough if budget == enough + SCORER else budget)
 
 
 def test_a_backbone_that_runs_out_of_memory_says_what_would_fit(backbone, monkeypatch):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from qsched.backbones import hub, memory, pick_device, pick_dtype
+from qsched.backbones import hub, memory, pick_device
 from qsched.backbones.parts import Part, parts
 from qsched.backbones.spec import SPECS, BackboneError, BackboneSpec, Source
 from qsched.hub_session import is_offline
@@ -79,24 +79,19 @@ def hurdle(spec: BackboneSpec, device: str = "auto") -> str | None:
     except BackboneError as error:
         return str(error)
     if sentence is None and spec.architecture and spec.source == SPECS[spec.id].source:
-        found, free = _plan(spec, pick_device(device))
-        sentence = memory.too_large(spec.title, found.peak, free) if found.peak > free else None
+        place = pick_device(device)
+        free = memory.free_bytes(place)
+        found = memory.foreseen(spec, place, free)
+        sentence = None if found.fits else memory.too_large(spec, found.peak, free, place)
     return sentence
-
-
-def _plan(spec: BackboneSpec, device: torch.device) -> tuple[memory.MemoryPlan, int]:
-    """How the published model would run on a device, and the bytes that are free there."""
-    free = memory.free_bytes(device)
-    if device.type == "cpu":
-        return memory.plan_on_host(memory.published(spec.architecture, spec.size, pick_dtype(spec, device))), free
-    return memory.plan(memory.facts(spec), spec.default_bits, free), free
 
 
 def memory_needed(spec: BackboneSpec, device: torch.device) -> str:
     """What the published model needs of the device's memory, how it runs there, and whether that much is free."""
-    found, free = _plan(spec, device)
+    free = memory.free_bytes(device)
+    found = memory.foreseen(spec, device, free)
     where, need = "main" if device.type == "cpu" else "GPU", memory.gibibytes(found.peak)
-    if found.peak > free:
+    if not found.fits:
         how = f"which does not fit here ({memory.gibibytes(free)} are free)"
     else:
         how = f"of which {memory.gibibytes(free)} are free" if device.type == "cpu" else found.sentence

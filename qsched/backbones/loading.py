@@ -158,11 +158,10 @@ def check_memory(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -
     Raises:
         BackboneError: one sentence with what would fit.
     """
-    parts = memory.published(spec.architecture, spec.size, dtype)
     free = memory.free_bytes(device)
-    found = memory.plan_on_host(parts) if device.type == "cpu" else memory.plan(parts, spec.default_bits, free)
-    if found.peak > free:
-        raise BackboneError(memory.too_large(spec.title, found.peak, free))
+    found = memory.foreseen(spec, device, free, dtype)
+    if not found.fits:
+        raise BackboneError(memory.too_large(spec, found.peak, free, device))
 
 
 def _budget(device: torch.device) -> int | None:

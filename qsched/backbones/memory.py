@@ -5,7 +5,6 @@ the layers. Activations are an estimate from above (see `Footprint`). Nothing he
 """
 
 import functools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,11 +16,18 @@ from torch import nn
 from qsched.backbones.activations import peak_activation_bytes
 from qsched.backbones.architectures import ARCHITECTURES, build
 from qsched.backbones.spec import SPECS, BackboneSpec
+from qsched.packing import packed_bytes
 from qsched.quantization import DEFAULT_KEEP, BitWidth, layers_to_pack, stored_bytes
 
 BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 RESERVE = 512 << 20
 """Bytes for what nobody counts: the kernels' workspaces and fragmentation."""
+CONTEXT = 512 << 20
+"""Bytes of a card that the driver and torch take before anything else."""
+CARDS = (6, 8, 12, 16, 24, 48)
+"""GiB of usual cards."""
+SCORER = 2_200_000_000
+"""Bytes of the photographs' scorer, CLIP ViT-L/14 and ResNet-50 in float32 with LPIPS, and of its work on a picture."""
 UNPACKED = 9
 """Bytes per weight while a packed layer is unpacked: int8 values and two float32 tensors."""
 
@@ -30,20 +36,27 @@ UNPACKED = 9
 class Footprint:
     """Bytes of a backbone's parts in the dtype it runs in.
 
-    denoiser: at full precision. largest_block: its part that must be there while it is run block by block. quantized:
-    per bit-width, one scale per output channel. text_encoders: all of them. vae: its decoder and encoder, in float32 where
-    half precision would give black pictures. denoise: activations of one picture, twice the full-precision peak, since
-    packed layers round activations in float32. unpack: the largest layer, unpacked. decode: one picture in the decoder.
+    denoiser: at full precision. largest_block: its part that must be there while it is run block by block. packed: packed
+    weights and their scales, per bit-width, one scale per output channel. kept: what a quantized denoiser leaves in full
+    precision. text_encoders: all of them. vae: its decoder and encoder, in float32 where half precision would give black
+    pictures. denoise: activations of one picture, twice the full-precision peak, since packed layers round activations in
+    float32. unpack: the largest layer, unpacked, or packed. decode: one picture in the decoder.
     """
 
     denoiser: int
     largest_block: int
-    quantized: Mapping[str, int]
+    packed: Mapping[str, int]
+    kept: int
     text_encoders: int
     vae: int
     denoise: int
     unpack: int
     decode: int
+
+    @property
+    def quantized(self) -> dict[str, int]:
+        """A quantized denoiser, per bit-width."""
+        return {bits: packed + self.kept for bits, packed in self.packed.items()}
 
     @property
     def work(self) -> int:
@@ -82,7 +95,11 @@ PLANS = {
 
 
 def needs(parts: Footprint, bits: str) -> dict[str, int]:
-    """Bytes of device memory that each kind of plan needs at this bit-width."""
+    """Bytes of device memory that each kind of plan needs at this bit-width.
+
+    With both denoisers there, what they share counts twice: once either has been moved off, each has its own. A quantized
+    one is made layer by layer beside the original, which takes no more than running it.
+    """
     full, quantized, text, vae = parts.denoiser, parts.quantized[bits], parts.text_encoders, parts.vae
     larger, step = max(full, quantized), parts.denoise + parts.unpack
     return {
@@ -94,19 +111,24 @@ def needs(parts: Footprint, bits: str) -> dict[str, int]:
 
 
 def plan(parts: Footprint, bits: str, free: int) -> MemoryPlan:
-    """The fastest way to run in `free` bytes of device memory."""
+    """The fastest way to run in `free` bytes of device memory; the scorer takes what that leaves, or main memory."""
     options = needs(parts, bits)
-    # a quantized copy is made from a copy of the whole denoiser, in main memory where the device has no room for it
-    host = parts.text_encoders + parts.vae + 2 * parts.denoiser + parts.quantized[bits]
+    host = parts.text_encoders + parts.vae + parts.denoiser + parts.quantized[bits]
     for kind, peak in options.items():
         if peak <= free:
             return MemoryPlan(kind, peak, 0 if kind == "resident" else host)
     return MemoryPlan("none", min(options.values()), host)
 
 
-def plan_on_host(parts: Footprint) -> MemoryPlan:
-    """What running on the CPU needs of main memory; its kind is "resident", whether that fits is for the caller."""
-    peak = parts.text_encoders + parts.vae + 2 * parts.denoiser + parts.work
+def plan_on_card(parts: Footprint, bits: str, gibibytes: int) -> MemoryPlan:
+    """The fastest way to run on a card of this size with nothing else on it."""
+    return plan(parts, bits, (gibibytes << 30) - CONTEXT)
+
+
+def plan_on_host(parts: Footprint, bits: str) -> MemoryPlan:
+    """What running on the CPU needs of main memory, whether there is so much or not: nothing is ever moved, so that both
+    denoisers share what is kept, and the scorer lies there, too."""
+    peak = parts.text_encoders + parts.vae + parts.denoiser + parts.packed[bits] + parts.work + SCORER
     return MemoryPlan("resident", peak, peak)
 
 
@@ -145,10 +167,12 @@ def _half(parts: Mapping[str, nn.Module], height: int, width: int) -> Footprint:
     denoiser, vae = (nn.Module.to(parts[key], torch.float16) for key in (name, "vae"))
     factor = 2 ** (len(vae.config.block_out_channels) - 1)
     blocks = [stored_bytes(block) for block in outer_blocks(denoiser)]
+    sizes = {bits: packed_and_kept(denoiser, bits) for bits in BITS}
     return Footprint(
         denoiser=stored_bytes(denoiser),
         largest_block=stored_bytes(denoiser) - sum(blocks) + max(blocks, default=0),
-        quantized={bits: quantized_bytes(denoiser, bits) for bits in BITS},
+        packed={bits: packed for bits, (packed, _) in sizes.items()},
+        kept=sizes[BITS[0]][1],
         text_encoders=sum(stored_bytes(part) for key, part in parts.items() if key.startswith("text_encoder")),
         vae=stored_bytes(vae),
         denoise=2 * _denoise_bytes(denoiser, height // factor, width // factor),
@@ -158,12 +182,13 @@ def _half(parts: Mapping[str, nn.Module], height: int, width: int) -> Footprint:
 
 
 def _in_dtype(half: Footprint, dtype: torch.dtype, vae_config: Mapping[str, Any]) -> Footprint:
-    """The same in another dtype; packed weights stay as they are."""
+    """The same in another dtype; packed weights and their scales stay as they are."""
     times, vae_times = dtype.itemsize // 2, decoder_dtype(vae_config, dtype).itemsize // 2
     return replace(
         half,
         denoiser=half.denoiser * times,
         largest_block=half.largest_block * times,
+        kept=half.kept * times,
         text_encoders=half.text_encoders * times,
         vae=half.vae * vae_times,
         denoise=half.denoise * times,
@@ -173,13 +198,22 @@ def _in_dtype(half: Footprint, dtype: torch.dtype, vae_config: Mapping[str, Any]
 
 def quantized_bytes(module: nn.Module, bits: str) -> int:
     """What `quantize(module, bits)` would report as bytes_after, from shapes alone."""
-    width, total = BitWidth.parse(bits).weight, stored_bytes(module)
-    for names in layers_to_pack(module, "all", DEFAULT_KEEP)[0]:
-        weight = module.get_submodule(names[0]).weight
-        count = weight.numel()
-        codes = math.ceil(count / 4) + math.ceil(count / 8) if width == 3 else math.ceil(count * width / 8)
-        total += codes + 2 * len(weight) - 2 * count
-    return total
+    return sum(packed_and_kept(module, bits))
+
+
+def packed_and_kept(module: nn.Module, bits: str) -> tuple[int, int]:
+    """Bytes of the packed weights with their scales, and of everything else in 16 bits, from shapes alone."""
+    layers = [module.get_submodule(names[0]).weight for names in layers_to_pack(module, "all", DEFAULT_KEEP)[0]]
+    packed = sum(packed_bytes(w.numel(), BitWidth.parse(bits).weight) + 2 * len(w) for w in layers)
+    return packed, stored_bytes(module) - sum(2 * w.numel() for w in layers)
+
+
+def packing_need(module: nn.Module, bits: str, group_size: int | None = None) -> int:
+    """Bytes that quantizing a sharing_copy() of a module takes at most: all its matrices packed, one in the making."""
+    width, weights = BitWidth.parse(bits).weight, [p for p in module.parameters() if p.dim() > 1]
+    scales = lambda weight: 2 * (weight.numel() // group_size if group_size else len(weight))
+    packed = sum(packed_bytes(weight.numel(), width) + scales(weight) for weight in weights)
+    return packed + UNPACKED * max((weight.numel() for weight in weights), default=0)
 
 
 def decoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
@@ -192,13 +226,28 @@ def outer_blocks(module: nn.Module) -> list[nn.Module]:
     return [block for child in module.children() if isinstance(child, nn.ModuleList) for block in child]
 
 
-def would_fit(free: int) -> str | None:
-    """The largest real backbone that runs in `free` bytes at w4a8, by its id; None if not even the smallest does."""
-    fitting = {
-        spec.id: parts.denoiser
-        for spec, parts in ((spec, facts(spec)) for spec in SPECS.values())
-        if parts is not None and plan(parts, "w4a8", free).fits
-    }
+def foreseen(spec: BackboneSpec, device: torch.device, free: int, dtype: torch.dtype | None = None) -> MemoryPlan:
+    """How a published model runs at its default bit-width in `free` bytes of a device; its kind is "none" if it does not.
+
+    dtype: None for what load_backbone would take.
+    """
+    on_host = device.type == "cpu"
+    parts = published(spec.architecture, spec.size, dtype or (torch.float32 if on_host else half_dtype(spec)))
+    if not on_host:
+        return plan(parts, spec.default_bits, free)
+    found = plan_on_host(parts, spec.default_bits)
+    return found if found.peak <= free else replace(found, kind="none")
+
+
+def room_for_scorer(parts: Footprint, bits: str, free: int) -> bool:
+    """Whether the scorer fits into `free` bytes of device memory without the backbone having to run in another way."""
+    return plan(parts, bits, free - SCORER).kind == plan(parts, bits, free).kind
+
+
+def would_fit(free: int, device: torch.device) -> str | None:
+    """The largest real backbone that runs in `free` bytes of a device, by its id; None if not even the smallest does."""
+    real = [spec for spec in SPECS.values() if spec.architecture]
+    fitting = {spec.id: facts(spec).denoiser for spec in real if foreseen(spec, device, free).fits}
     return max(fitting, key=fitting.get, default=None)
 
 
@@ -213,21 +262,23 @@ def half_dtype(spec: BackboneSpec) -> torch.dtype:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can be had now: of a GPU's memory, or of main memory."""
+    """Bytes that can be had now: of a GPU's memory, with what torch holds back for reuse, or of main memory."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held_back
     return psutil.virtual_memory().available
 
 
-def too_large(title: str, peak: int, free: int) -> str:
+def too_large(spec: BackboneSpec, peak: int, free: int, device: torch.device) -> str:
     """One sentence: it does not fit, by how much, and what would."""
-    other = would_fit(free) or "emoji-lcm"
-    return f"{title} needs {gibibytes(peak)} of memory and {gibibytes(free)} are free: {other} would fit."
+    other = would_fit(free, device) or "emoji-lcm"
+    return f"{spec.title} needs {gibibytes(peak)} of memory and {gibibytes(free)} are free: {other} would fit."
 
 
 def out_of_memory(spec: BackboneSpec, device: torch.device) -> str:
     """One sentence after the device ran out of memory: what would fit in what is free now."""
-    others = [id for id in dict.fromkeys((would_fit(free_bytes(device)), "emoji-lcm")) if id not in (None, spec.id)]
+    largest = would_fit(free_bytes(device), device)
+    others = [id for id in dict.fromkeys((largest, "emoji-lcm")) if id not in (None, spec.id)]
     others += ["the CPU"] * (device.type != "cpu")
     return f"{spec.title} ran out of memory: {' or '.join(['a smaller batch', *others])} would fit."
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qsched.backbones import memory
 from qsched.backbones.base import Backbone, Condition, Quantization, Quantized
 from qsched.backbones.parts import PHOTO_SCORER
-from qsched.backbones.residency import Residency
+from qsched.backbones.residency import HOST, Residency
 from qsched.packed_layers import PackedLayer
 from qsched.quantization import stored_bytes
 from qsched.scoring import Scorer
@@ -119,7 +119,8 @@ class PipelineBackbone(Backbone):
         if getattr(denoiser, "fused_lora", self.lora) != self.lora:
             raise ValueError(f"This quantized denoiser is for another step count than {self.spec.title} now runs in.")
         work = self._limited(lambda: self.parts.denoise * len(latents) + self.parts.unpack)
-        with self.residency.using(denoiser, work):
+        others = [self.denoiser, *(made.module for made in self._quantized.values())]
+        with self.residency.using(denoiser, work, instead_of=others):
             return self._predict(denoiser, latents.to(self.dtype), timestep, condition)
 
     def use(self, steps: int) -> None:
@@ -147,16 +148,33 @@ class PipelineBackbone(Backbone):
         super().set_timesteps(scheduler, steps)
 
     def quantized(self, quantization: Quantization) -> Quantized:
-        """As for every backbone; the copy is made in main memory where the device has no room for a second one."""
+        """As for every backbone; made beside the original on the device where there is room for both, else in main memory."""
         if quantization in self._quantized:
             return super().quantized(quantization)
-        if not self.residency.has_room(stored_bytes(self.denoiser, None)):
+        if self._has_room_to_quantize(quantization):
+            with self.residency.using(self.denoiser):
+                made = super().quantized(quantization)
+            with self.residency.using(made.module):  # it lies there already, and is counted from now on
+                pass
+        else:
             self.residency.park(self.denoiser)
-        made = super().quantized(quantization)
+            made = super().quantized(quantization)
         made.module.fused_lora = self.lora
         modes = [part.uses(self.device, self.dtype) for part in made.module.modules() if isinstance(part, PackedLayer)]
         made.report.execution = {mode: modes.count(mode) for mode in dict.fromkeys(modes)}
         return made
+
+    def _has_room_to_quantize(self, quantization: Quantization) -> bool:
+        """Whether the device has room for the denoiser and a quantized one; older quantized ones give way."""
+        need = memory.packing_need(self.denoiser, quantization.bits, quantization.group_size)
+        if quantization.method != "plain":
+            need += stored_bytes(self.denoiser, None)  # the rivals keep more, and decompose in float32
+        while self._quantized and memory.free_bytes(HOST) < need:
+            self._quantized.popitem(last=False)
+        for old in self._quantized.values():
+            if not self.residency.has_room(need, self.denoiser):
+                self.residency.park(old.module)
+        return self.residency.has_room(need, self.denoiser)
 
     @cached_property
     def parts(self) -> memory.Footprint:
@@ -184,7 +202,14 @@ class PipelineBackbone(Backbone):
             raise ScorerError(
                 f"The weights of the scores are not on this machine: `python -m qsched pull {self.spec.id}{more}` fetches them."
             )
-        return load_scorer(self.scores, self.device, offline=True)
+        budget = self.residency.budget
+        if budget is None:
+            return load_scorer(self.scores, self.device, offline=True)
+        if not memory.room_for_scorer(self.parts, self.spec.default_bits, budget + memory.RESERVE):
+            return load_scorer(self.scores, HOST, offline=True)
+        scorer = load_scorer(self.scores, self.device, offline=True)
+        self.residency.budget = budget - memory.SCORER  # it stays
+        return scorer
 
 
 @contextmanager

@@ -5,15 +5,14 @@ until the next one fits, and one that never fits as a whole is run block by bloc
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qsched.backbones.memory import outer_blocks
 from qsched.backbones.spec import BackboneError
-from qsched.quantization import stored_bytes
 
 HOST = torch.device("cpu")
 
@@ -38,8 +37,9 @@ class Residency:
         move: Callable[[nn.Module, torch.device], object] = lambda module, device: module.to(device),
     ):
         self.device, self.budget = device, budget
-        self._explain, self._move = explain, move
+        self._explain, self._mover = explain, move
         self._there: list[weakref.ref[nn.Module]] = []
+        self._seen_to_fit: set[tuple] = set()
 
     @property
     def there(self) -> list[nn.Module]:
@@ -47,19 +47,19 @@ class Residency:
         return [module for module in (reference() for reference in self._there) if module is not None]
 
     @contextmanager
-    def using(self, module: nn.Module, work: int = 0) -> Iterator[None]:
+    def using(self, module: nn.Module, work: int = 0, instead_of: Sequence[nn.Module] = ()) -> Iterator[None]:
         """Inside the block the module can be run on the device.
 
         Args:
             work: bytes of activations that the block needs.
+            instead_of: modules that leave before any other where there is no room; the rest in order of their last use.
         Raises:
             DoesNotFit: if the device runs out of memory all the same.
         """
         try:
-            if self.budget is not None:
-                need = _bytes(module) + work
-                self._make_room(need, module)
-                if need > self.budget and outer_blocks(module):
+            if self.budget is not None and not self._fits(module, work):
+                self._make_room(module, work, instead_of)
+                if _bytes(module) + work > self.budget and outer_blocks(module):
                     self.park(module)
                     with self._streaming(module):
                         yield
@@ -75,9 +75,9 @@ class Residency:
                 torch.cuda.empty_cache()
             raise DoesNotFit(self._explain()) from error
 
-    def has_room(self, size: int) -> bool:
-        """Whether so many bytes fit besides what lies there, without moving anything off."""
-        return self.budget is None or sum(map(_bytes, self.there)) + size <= self.budget
+    def has_room(self, size: int, *modules: nn.Module) -> bool:
+        """Whether so many bytes fit besides these modules and what lies there, without moving anything off."""
+        return self.budget is None or _bytes(*self.there, *modules) + size <= self.budget
 
     def park(self, module: nn.Module) -> None:
         """Move a module off the device, if it is there."""
@@ -90,9 +90,25 @@ class Residency:
         for module in self.there:
             self.park(module)
 
-    def _make_room(self, need: int, module: nn.Module) -> None:
+    def _move(self, module: nn.Module, device: torch.device) -> None:
+        self._seen_to_fit.clear()
+        self._mover(module, device)
+
+    def _fits(self, module: nn.Module, work: int) -> bool:
+        """Whether a module that is there already can be run without another leaving; known without counting if it was the
+        last time, since a drag asks for the same few modules at every step and counting one takes milliseconds."""
+        there = self.there
+        if not any(other is module for other in there):
+            return False
+        case = (self.budget, work, *sorted(map(id, there)))
+        if case not in self._seen_to_fit and _bytes(*there) + work <= self.budget:
+            self._seen_to_fit.add(case)
+        return case in self._seen_to_fit
+
+    def _make_room(self, module: nn.Module, work: int, first: Sequence[nn.Module]) -> None:
         others = [other for other in self.there if other is not module]
-        while others and sum(map(_bytes, others)) + need > self.budget:
+        others.sort(key=lambda other: all(other is not one for one in first))
+        while others and _bytes(module, *others) + work > self.budget:
             self.park(others.pop(0))
 
     @contextmanager
@@ -120,5 +136,7 @@ class Residency:
             self._move(module, HOST)
 
 
-def _bytes(module: nn.Module) -> int:
-    return stored_bytes(module, None)
+def _bytes(*modules: nn.Module) -> int:
+    """Bytes of the modules' tensors; what several of them share counts once."""
+    tensors = [t for m in modules for t in m.state_dict(keep_vars=True).values() if isinstance(t, Tensor)]
+    return sum({(t.device, t.data_ptr() or id(t), t.nbytes): t.nbytes for t in tensors}.values())

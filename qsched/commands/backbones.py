@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     import torch
 
     from qsched.backbones import BackboneSpec
+    from qsched.backbones.memory import MemoryPlan
 
+DEFAULT = "w4a8"
 SIZES = ("w8a8", "w4a8", "w3a8", "w2a8")
 SHOWN = ("title", "family", "licence", "gated", "steps", "default_steps", "size", "guidance", "scheduler", "revision")
 
@@ -38,7 +40,8 @@ def run(args: argparse.Namespace) -> Result:
             [f["id"], _steps(f["steps"]), str(f["size"]), licence, download, *sizes, f["plan"]["sentence"], state]
         )
     text = (
-        table(rows) + "\n\nSizes are the denoiser's as stored; what is free on the device decides how a backbone runs."
+        f"{table(rows)}\n\nSizes are the denoiser's as stored; what is free on the device decides how a backbone runs.\n\n"
+        f"{table(_cards(found))}\n\nGPU memory at {DEFAULT.upper()}, by arithmetic from the architectures: {_legend()}."
     )
     return Result({"device": str(device), "backbones": found}, text)
 
@@ -64,17 +67,17 @@ def _embedded(args: argparse.Namespace, spec: "BackboneSpec") -> dict[str, Any]:
 
 
 def _real(args: argparse.Namespace, spec: "BackboneSpec", device: "torch.device") -> dict[str, Any]:
-    from qsched.backbones import memory, pick_dtype
+    from qsched.backbones import memory
 
     spec = spec.at(args.source) if args.source else spec
     parts, free = memory.facts(spec), memory.free_bytes(device)
-    if device.type == "cpu":
-        plan = memory.plan_on_host(memory.published(spec.architecture, spec.size, pick_dtype(spec, device)))
-    else:
-        plan = memory.plan(parts, spec.default_bits, free)
-    fits = plan.fits and plan.peak <= free
-    reason = _missing(spec) or (None if fits else memory.too_large(spec.title, plan.peak, free))
+    plan = memory.foreseen(spec, device, free)
+    reason = _missing(spec) or (None if plan.fits else memory.too_large(spec, plan.peak, free, device))
     needs = {bits: memory.needs(parts, bits) for bits in memory.BITS}
+    cards = {
+        str(card): {bits: _plan(memory.plan_on_card(parts, bits, card)) for bits in memory.BITS}
+        for card in memory.CARDS
+    }
     return _facts(
         spec,
         source=spec.source,
@@ -83,15 +86,31 @@ def _real(args: argparse.Namespace, spec: "BackboneSpec", device: "torch.device"
         text_encoder_bytes=parts.text_encoders,
         vae_bytes=parts.vae,
         device_memory_bytes=needs,
-        plan={
-            "kind": plan.kind if fits else "none",
-            "sentence": plan.sentence if fits else memory.PLANS["none"],
-            "peak_bytes": plan.peak,
-            "host_bytes": plan.host,
-        },
+        cards=cards,
+        plan=_plan(plan),
         ready=reason is None,
         reason=reason,
     )
+
+
+def _plan(plan: "MemoryPlan") -> dict[str, Any]:
+    return {"kind": plan.kind, "sentence": plan.sentence, "peak_bytes": plan.peak, "host_bytes": plan.host}
+
+
+def _cards(found: list[dict[str, Any]]) -> list[list[str]]:
+    """How each real backbone runs on usual cards, and what that takes."""
+    from qsched.backbones.memory import CARDS, gibibytes
+
+    cell = lambda plan: f"{plan['kind']} {gibibytes(plan['peak_bytes'])}" if plan["kind"] != "none" else "-"
+    rows = [["on a GPU of", *(f"{card} GB" for card in CARDS)]]
+    real = [f for f in found if "cards" in f]
+    return rows + [[f["id"], *(cell(f["cards"][str(card)][DEFAULT]) for card in CARDS)] for f in real]
+
+
+def _legend() -> str:
+    from qsched.backbones.memory import PLANS
+
+    return "; ".join(f"{kind}: {sentence}" for kind, sentence in PLANS.items() if kind != "none")
 
 
 def _missing(spec: "BackboneSpec") -> str | None:

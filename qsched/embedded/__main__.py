@@ -1,4 +1,4 @@
-"""python -m qsched.embedded dataset|damage|clip|observer|denoiser|distil|export|sheet|evaluate: make the embedded model from nothing."""
+"""python -m qsched.embedded dataset|damage|clip|observer|denoiser|distil|whole|export|sheet|evaluate: make the embedded model from nothing."""
 
 import argparse
 import json
@@ -23,6 +23,7 @@ from qsched.embedded import (  # noqa: E402
     sheet,
     teacher,
     training,
+    whole,
 )
 from qsched.embedded.batches import STYLES  # noqa: E402
 
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "damage", help="draw pictures with quantized copies of a denoiser, for the judge to learn from"
     )
     spoil.add_argument("--count", type=int, default=320, help="prompts (default: %(default)s)")
-    spoil.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=["animals-nature", "food-drink"])
+    spoil.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=list(damage.GROUPS))
     spoil.add_argument("--styles", nargs="+", default=list(STYLES), help="what the denoiser was trained on")
 
     for name, words, steps, batch in (
@@ -87,6 +88,11 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--no-compile", action="store_true", help="run eagerly: slower, but starts at once")
         if name == "denoiser":
             command.add_argument("--start", type=Path, help="checkpoint of another denoiser to begin with")
+
+    everything = commands.add_parser("whole", help="damage, clip, observer, denoiser and distil within a time budget")
+    everything.add_argument("--minutes", type=float, required=True)
+    everything.add_argument("--batch", type=int, help="pictures per step (default: what suits the device)")
+    everything.add_argument("--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB")
 
     out = commands.add_parser("export", help="write a checkpoint as the diffusers folder that the app loads")
     out.add_argument("--checkpoint", choices=("denoiser", "student"), default="student")
@@ -142,6 +148,11 @@ def run(args: argparse.Namespace) -> None:
             styles=tuple(args.styles),
             **({"start": args.start} if args.command == "denoiser" else {}),
         )
+    elif args.command == "whole":
+        options = {"device": args.device, "batch": args.batch}
+        print(json.dumps(whole.run(args.work, args.clip, args.model, args.minutes, **options), indent=1))
+        if args.home:
+            print(*whole.carry_home(args.work, args.home), sep="\n")
     elif args.command == "export":
         step = export.export_checkpoint(args.work / f"{args.checkpoint}.pt", args.model)
         print(f"{args.model}: {args.checkpoint} at step {step}")

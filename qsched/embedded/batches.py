@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qsched.embedded import clip, dataset
 from qsched.embedded.denoiser import LAST, new_scheduler, picture, pseudo_huber, text_condition, to_latents
-from qsched.embedded.scenes import Mix, Scenes
+from qsched.embedded.scenes import Feed, Mix, Scenes
 
 STYLES = ("classic", "flat", "glossy")
 """The sets that the denoiser learns to draw. By rule of thumb a network holds two bits per parameter (Allen-Zhu and Li 2024, arXiv 2404.05405): 12.6 million
@@ -22,7 +22,7 @@ class Batches:
 
     Args:
         styles: sets to draw from; those that the data lacks are ignored.
-        mix: kinds of scenes.
+        mix: kinds of scenes. workers: processes that draw them.
     """
 
     def __init__(
@@ -33,13 +33,15 @@ class Batches:
         seed: int,
         styles: Sequence[str] = STYLES,
         mix: Mix = Mix(),  # noqa: B008 - frozen
+        workers: int = 0,
     ):
         self.emoji, self.where = dataset.load(data), where
         self.text, self.tokenizer = clip.load_clip(clip_folder, self.emoji)
         self.text.to(where).requires_grad_(False)
         self.styles = [s for s in styles if s in self.emoji.styles] or self.emoji.styles
         self.usable = self.emoji.train_indices(self.styles, unseen=False)
-        self.scenes = Scenes(self.emoji, self.usable, mix=mix, seed=seed, where=where)
+        scenes = Scenes(self.emoji, self.usable, mix=mix, seed=seed, where="cpu" if workers else where)
+        self.feed = Feed(scenes, workers)
         self.alphas = new_scheduler().alphas_cumprod.sqrt().to(where)
         self.sigmas = (1 - new_scheduler().alphas_cumprod).sqrt().to(where)
 
@@ -52,8 +54,8 @@ class Batches:
 
     def draw(self, count: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Clean latents (count, 48, 16, 16), token states and pooled text of a step's scenes."""
-        drawn = self.scenes.draw(count, step)
-        return to_latents(drawn.pictures), *self.encode(drawn.captions)
+        drawn = self.feed.draw(count, step)
+        return to_latents(drawn.pictures.to(self.where)), *self.encode(drawn.captions)
 
     def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t as (count, 1, 1, 1)."""

@@ -19,7 +19,7 @@ from torch import Tensor
 from qsched.embedded import clip, dataset, degradations, judging, training
 from qsched.embedded.damage import Damage
 from qsched.embedded.damage import load as load_damage
-from qsched.embedded.scenes import Drawn, Jitter, Scenes
+from qsched.embedded.scenes import Drawn, Feed, Jitter, Scenes
 from qsched.embedded.words import WITH_STYLE
 from qsched.scoring.embedded_clip import ANTONYMS
 
@@ -88,6 +88,7 @@ def train_clip(
     seed: int = 0,
     device: str = "auto",
     start: Path | None = None,
+    workers: int = 0,
     save_every: int = 200,
 ) -> dict:
     """Train, write the averaged weights to `folder` and return `judging.measure`.
@@ -105,17 +106,18 @@ def train_clip(
     if start is not None:
         clip.warm_start(model, tokenizer, start)
     model.to(where, memory_format=torch.channels_last).train()
-    scenes = Scenes(emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where=where)
+    scenes = Scenes(emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where="cpu" if workers else where)
+    feed = Feed(scenes, workers)
     bank, antonyms = Bank(emoji, tokenizer, where), tokenizer(list(ANTONYMS)).to(where)
     blank, hurt = batch // 16, batch // 8 if damage is not None else 0
 
     def loss_of(step: int) -> Tensor:
-        drawn = scenes.draw(batch - blank - hurt, step)
+        drawn = feed.draw(batch - blank - hurt, step)
         count, rng = len(drawn.captions), np.random.default_rng((seed, step, 1))
         bank.refresh(model, step)
         strength = torch.rand(count, device=where) * (torch.rand(count, device=where) < 0.5)
         kinds = torch.randint(len(degradations.KINDS), (count,), device=where)
-        pictures = [degradations.degrade(drawn.pictures, strength, kinds)]
+        pictures = [degradations.degrade(drawn.pictures.to(where), strength, kinds)]
         pictures.append(degradations.noise_and_flat(blank, dataset.SIZE, where))
         good = [1 - strength, torch.zeros(blank, device=where)]
         if hurt:

@@ -23,6 +23,8 @@ FULL, BENT = "full precision", "bent"
 KINDS = (FULL, *BITS, BENT)
 STEPS = (1, 2, 4, 8)
 TEST_SHARE = 0.25
+GROUPS = ("animals-nature", "food-drink")
+"""What the model that draws the damage was trained on."""
 BATCH = 32
 
 

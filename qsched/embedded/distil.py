@@ -36,12 +36,13 @@ def distil(
     styles: tuple[str, ...] = STYLES,
     mix: Mix = Mix(),  # noqa: B008 - frozen
     anchor: float = ANCHOR,
+    workers: int = 0,
     save_every: int = 100,
 ) -> training.Average:
     """Train the student from work/denoiser.pt; checkpoints in work/student.pt. Returns the averaged weights.
 
     Args:
-        steps, minutes: whichever is reached first.
+        steps, minutes: whichever is reached first. workers: processes that draw the scenes.
         anchor: weight of the distance to the true picture beside the distance to the target.
     Raises:
         FileNotFoundError: if there is no teacher yet.
@@ -51,7 +52,7 @@ def distil(
         raise FileNotFoundError(f"{teacher_file} is missing: run `python -m qsched.embedded denoiser` first.")
     where = training.pick_device(device)
     torch.manual_seed(seed)
-    batches = Batches(data, clip_folder, where, seed + 1, styles, mix)
+    batches = Batches(data, clip_folder, where, seed + 1, styles, mix, workers)
     weights = torch.load(teacher_file, map_location="cpu", weights_only=True)["average"]
     unets = [new_unet() for _ in range(3)]
     for unet in unets:

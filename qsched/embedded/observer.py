@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qsched.embedded import dataset, training
-from qsched.embedded.scenes import Jitter, Mix, Scenes
+from qsched.embedded.scenes import Feed, Jitter, Mix, Scenes
 
 FEATURES = 64
 WIDTHS = (48, 96, 160, 224)
@@ -107,6 +107,7 @@ def train_observer(
     learning_rate: float = 2e-3,
     seed: int = SEED,
     device: str = "auto",
+    workers: int = 0,
     save_every: int = 250,
 ) -> dict[str, float]:
     """Train, write work/observer.safetensors (fp16) and return top-1 and top-5 on the held-out pairs."""
@@ -114,11 +115,12 @@ def train_observer(
     emoji = dataset.load(data)
     torch.manual_seed(seed)
     model = Observer(emoji.concepts).to(where, memory_format=torch.channels_last).train()
-    scenes = Scenes(emoji, emoji.train_indices(), mix=MIX, jitter=Jitter(zoom=0.2, turn=20), seed=seed, where=where)
+    jitter, place = Jitter(zoom=0.2, turn=20), "cpu" if workers else where
+    feed = Feed(Scenes(emoji, emoji.train_indices(), MIX, jitter, seed, place), workers)
 
     def loss_of(step: int) -> Tensor:
-        drawn = scenes.draw(batch, step)
-        images = disturb(drawn.pictures, torch.Generator().manual_seed(seed + step))
+        drawn = feed.draw(batch, step)
+        images = disturb(drawn.pictures.to(where), torch.Generator().manual_seed(seed + step))
         with torch.autocast(where.type, dtype=torch.bfloat16):
             logits = model(images.contiguous(memory_format=torch.channels_last))
         return F.cross_entropy(logits.float(), emoji.concept[drawn.first].to(where), label_smoothing=0.1)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from qsched.embedded import training
@@ -14,8 +15,11 @@ PURE_SHARE = 0.2
 
 
 def start_from(checkpoint: Path, unet: torch.nn.Module) -> int:
-    """Load the averaged weights of another run; returns how many tensors fitted. Those of other shapes stay as they are."""
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+    """Load another denoiser, a checkpoint (its averaged weights) or a diffusers folder; returns how many tensors fitted. Those of other shapes stay as they are."""
+    if checkpoint.is_dir():
+        weights = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
+    else:
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
     own = unet.state_dict()
     fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
     unet.load_state_dict(fitting, strict=False)
@@ -38,18 +42,19 @@ def train_denoiser(
     styles: tuple[str, ...] = STYLES,
     mix: Mix = Mix(),  # noqa: B008 - frozen
     pure_share: float = PURE_SHARE,
+    workers: int = 0,
     save_every: int = 250,
 ) -> training.Average:
     """Train the teacher; checkpoints in work/denoiser.pt make it resumable. Returns the averaged weights.
 
     Args:
-        steps, minutes: whichever is reached first.
-        start: checkpoint of another denoiser to begin with, unless there is one in `work`.
+        steps, minutes: whichever is reached first. workers: processes that draw the scenes.
+        start: checkpoint or diffusers folder of another denoiser to begin with, unless there is one in `work`.
         pure_share: share of each batch at the last timestep, where sampling starts.
     """
     where = training.pick_device(device)
     torch.manual_seed(seed)
-    batches = Batches(data, clip_folder, where, seed, styles, mix)
+    batches = Batches(data, clip_folder, where, seed, styles, mix, workers)
     unet = new_unet()
     if start is not None:
         start_from(start, unet)

@@ -80,7 +80,9 @@ def train(
         minutes: at most this much time, earlier runs included; the learning rate then follows the clock where that is ahead of the steps.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay)
+    optimiser = torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
+    )
     average, first, mean, curve, spent = Average(module, decay), 0, None, [], 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -102,11 +104,11 @@ def train(
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update(module)
-        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
+        mean = loss.detach() if mean is None else mean.lerp(loss.detach(), 0.02)
         last = step + 1 == steps or done >= 1
         if (step + 1) % save_every == 0 or last:
             numbers = report(average) if report else {}
-            curve.append({"step": step + 1, "minutes": round(spent, 2), "loss": round(mean, 5)} | numbers)
+            curve.append({"step": step + 1, "minutes": round(spent, 2), "loss": round(float(mean), 5)} | numbers)
             payload = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average.weights}
             save_checkpoint(checkpoint, payload | {"step": step + 1, "minutes": spent, "curve": curve})
             checkpoint.with_suffix(".curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from qsched.backbones import Backbone, Quantization
 from qsched.coefficients import Coefficients
-from qsched.embedded.dataset import Emoji, lot
+from qsched.embedded.dataset import Emoji, lot, write_arrays
 from qsched.sampling import draw_noise, sample
 
 BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
@@ -82,9 +82,8 @@ def make(backbone: Backbone, prompts: list[str], seed: int = 0) -> Damage:
 
 def save(damage: Damage, path: Path) -> None:
     """Write the pictures as one .npz file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays = {name: getattr(damage, name).numpy() for name in ("images", "error", "steps", "test")}
-    np.savez_compressed(path, **arrays, prompts=np.array(damage.prompts))
+    write_arrays(path, **arrays, prompts=np.array(damage.prompts))
 
 
 def load(path: Path) -> Damage:

@@ -95,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     everything.add_argument("--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB")
 
     out = commands.add_parser("export", help="write a checkpoint as the diffusers folder that the app loads")
-    out.add_argument("--checkpoint", choices=("denoiser", "student"), default="student")
+    out.add_argument("--checkpoint", default="student", help="denoiser, student or a file (default: %(default)s)")
     page = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
     page.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
     page.add_argument("--steps", type=int, default=4)
@@ -154,7 +154,9 @@ def run(args: argparse.Namespace) -> None:
         if args.home:
             print(*whole.carry_home(args.work, args.home), sep="\n")
     elif args.command == "export":
-        step = export.export_checkpoint(args.work / f"{args.checkpoint}.pt", args.model)
+        named = args.checkpoint in ("denoiser", "student")
+        file = args.work / f"{args.checkpoint}.pt" if named else Path(args.checkpoint)
+        step = export.export_checkpoint(file, args.model)
         print(f"{args.model}: {args.checkpoint} at step {step}")
     elif args.command == "evaluate":
         evaluate(args, data)

@@ -114,8 +114,13 @@ def normalise(images: Tensor) -> Tensor:
 
 
 def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:
-    """Text features of unit length, as model.encode_text gives them, without computing the padding that all texts share."""
-    length = int(tokens.argmax(-1).max()) + 1
-    states = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-    states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
-    return F.normalize(states[torch.arange(len(tokens)), tokens.argmax(-1)] @ model.text_projection, dim=-1)
+    """Text features of unit length, as model.encode_text gives them, without computing most of the padding: texts are encoded in groups of like length."""
+    ends = tokens.argmax(-1)
+    order = ends.argsort()
+    features = []
+    for rows in order.split(max(64, len(tokens) // 8)):
+        length = int(ends[rows[-1]]) + 1
+        states = model.token_embedding(tokens[rows, :length]) + model.positional_embedding[:length]
+        states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
+        features.append(states[torch.arange(len(rows)), ends[rows]] @ model.text_projection)
+    return F.normalize(torch.cat(features)[order.argsort()], dim=-1)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-SUSPENDED = 60.0
-"""Seconds; what a step takes beyond this does not count towards a time budget: the process was asleep."""
+SUSPENDED = 5.0
+"""A step counts for at most so many usual ones towards a time budget: in one that takes longer, the process was asleep or starved."""
 
 
 class Average:
@@ -90,11 +90,15 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         average.weights = {name: value.to(average.weights[name].device) for name, value in state["average"].items()}
         average.steps, first, curve, spent = state["step"], state["step"], state["curve"], state.get("minutes", 0.0)
-    clock = time.monotonic()
+    clock, usual = time.monotonic(), None
     bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=5)
     for step in bar:
         now = time.monotonic()
-        spent, clock = spent + min(now - clock, SUSPENDED) / 60, now
+        took, clock = now - clock, now
+        if step - first > 3:  # the first ones compile and start
+            usual = took if usual is None else usual + 0.05 * (min(took, SUSPENDED * usual) - usual)
+            took = min(took, SUSPENDED * usual)
+        spent += took / 60
         done = 0.0 if minutes is None else min(1.0, spent / minutes)
         for group in optimiser.param_groups:
             group["lr"] = cosine(step, steps, learning_rate, done)

@@ -1,44 +1,35 @@
 """How the embedded model is made: data set, tokenizer, degradations, the denoiser's start, resumable training, export."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from emoji_art import CONCEPTS, write_packages
 from torch import nn
 
-from qsched.embedded import clip, dataset, degradations, denoiser, distil, export, report, training
+from qsched.backbones.spec import ASSETS
+from qsched.embedded import (
+    clip_training,
+    dataset,
+    degradations,
+    denoiser,
+    distil,
+    export,
+    report,
+    scenes,
+    teacher,
+    training,
+    whole,
+)
 from qsched.embedded.tokenizer import train_tokenizer
-
-SVG = '<rect x="4" y="4" width="24" height="24" fill="{}"/>'
-CONCEPTS = {"red apple": 4, "green pear": 4, "fox": 3, "owl": 3, "ant": 3, "bee": 3, "cow": 3, "pig": 3}
-LEFT_OUT = [
-    {"label": "man rowing boat", "group": 1, "tags": []},
-    {"label": "flag: Chad", "group": 9, "tags": []},
-    {"label": "keycap: 1", "group": 8, "tags": []},
-    {"label": "three o’clock", "group": 5, "tags": []},
-    {"label": "regional indicator A", "tags": []},
-]
 
 
 @pytest.fixture(scope="module")
 def npm(tmp_path_factory):
     """A node_modules folder with the layout of the art's npm packages."""
-    root = tmp_path_factory.mktemp("npm") / "node_modules"
-    for number, style in enumerate(dataset.STYLES):
-        folder = root / style.package
-        folder.mkdir(parents=True)
-        join = "" if style.word == "retro" else "-"
-        icons = {
-            name.replace(" ", join): {"body": SVG.format(f"rgb({30 * i},{40 * number},200)")}
-            for i, name in enumerate([*CONCEPTS, "man rowing boat", "flag chad"])
-        }
-        (folder / "icons.json").write_text(json.dumps({"icons": icons, "width": 32, "height": 32}))
-        (folder / "package.json").write_text(json.dumps({"version": f"1.0.{number}"}))
-    entries = [{"label": name, "group": group, "tags": ["thing", "fruit"]} for name, group in CONCEPTS.items()]
-    (root / "emojibase-data/en").mkdir(parents=True)
-    (root / "emojibase-data/en/data.json").write_text(json.dumps([*entries, *LEFT_OUT]))
-    return root
+    return write_packages(tmp_path_factory.mktemp("npm") / "node_modules")
 
 
 @pytest.fixture(scope="module")
@@ -147,20 +138,67 @@ def test_training_resumes_where_it_was_killed(tmp_path):
         assert torch.allclose(value, resumed.weights[name], atol=1e-6)
 
 
-def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path):
-    """Three steps of everything on eight concepts: clip, denoiser, distil, export, sheet."""
+def test_a_time_budget_ends_training_and_counts_earlier_runs(tmp_path):
+    model = nn.Linear(2, 1)
+    loss_of = lambda step: model(torch.ones(1, 2)).pow(2).mean()
+    options = dict(steps=10**6, learning_rate=0.1, save_every=10**6)
+    training.train(model, loss_of, tmp_path / "x.pt", minutes=0.002, **options)
+    first = torch.load(tmp_path / "x.pt", weights_only=True)
+    assert 1 < first["step"] < 10**6 and 0.002 <= first["minutes"] < 0.02
+    training.train(model, loss_of, tmp_path / "x.pt", minutes=0.002, **options)
+    assert torch.load(tmp_path / "x.pt", weights_only=True)["step"] == first["step"] + 1
+    lines = [json.loads(line) for line in (tmp_path / "x.curve.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [first["step"], first["step"] + 1]
+
+
+def test_the_learning_rate_follows_the_clock_where_that_is_ahead():
+    assert training.cosine(49, 1000, 1.0) == 0.5
+    assert training.cosine(100, 10**6, 1.0, done=0.5) == pytest.approx(0.51)
+    assert training.cosine(900, 1000, 1.0, done=0.1) == training.cosine(900, 1000, 1.0)
+    assert training.cosine(200, 10**6, 1.0, done=1.0) == pytest.approx(0.02)
+
+
+def test_averaged_weights_are_lent_and_given_back():
+    model = nn.Linear(2, 1).train()
+    average = training.Average(model)
+    with torch.no_grad():
+        model.weight += 1
+    own = model.weight.clone()
+    with training.averaged(model, average):
+        assert torch.allclose(model.weight, own - 1, atol=1e-6) and not model.training
+    assert torch.equal(model.weight, own) and model.training
+
+
+def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch):
+    """Three steps of everything on eight concepts: clip, denoiser, distil, export, sheet, report."""
     folder, work = tmp_path / "emoji-clip", tmp_path / "work"
-    numbers = clip.train_clip(data, folder, work, steps=3, batch=16, device="cpu")
-    assert set(numbers) >= {"top1", "top5", "auc"} and all(np.isfinite(v) for v in numbers.values())
+    numbers = clip_training.train_clip(data, folder, work, steps=3, batch=16, device="cpu")
+    assert 0 <= numbers["retrieval"]["top1"] <= numbers["retrieval"]["top5"] <= 1 and 0 <= numbers["auc"] <= 1
     with pytest.raises(FileNotFoundError, match="denoiser"):
         distil.distil(data, folder, work, steps=1, device="cpu")
-    denoiser.train_denoiser(data, folder, work, steps=2, batch=6, device="cpu", compiled=False)
-    distil.distil(data, folder, work, steps=2, batch=6, device="cpu", compiled=False)
-    before = torch.load(work / "denoiser.pt", weights_only=True)["average"]
-    after = torch.load(work / "student.pt", weights_only=True)["average"]
-    assert any(not torch.equal(before[name], after[name]) for name in before)
+    options = dict(batch=6, device="cpu", compiled=False, styles=tuple(s.word for s in dataset.STYLES))
+    teacher.train_denoiser(data, folder, work, steps=2, **options)
+    distil.distil(data, folder, work, steps=2, **options)
+    before = torch.load(work / "denoiser.pt", weights_only=True)
+    after = torch.load(work / "student.pt", weights_only=True)
+    assert any(not torch.equal(before["average"][name], after["average"][name]) for name in before["average"])
+    assert {"loss", "loss_seen", "loss_held_out"} <= set(before["curve"][-1]) & set(after["curve"][-1])
+
+    other = denoiser.new_unet()
+    assert teacher.start_from(work / "denoiser.pt", other) == len(before["average"])
+    assert all(torch.equal(value, before["average"][name]) for name, value in other.state_dict().items())
+
+    parts = whole.carry_home(work, tmp_path / "home")
+    assert [p.name for p in parts] == [f"{n}.safetensors.{i:02}" for n in ("denoiser", "student") for i in range(2)]
+    assert max(p.stat().st_size for p in parts) <= whole.PART
+    joined = tmp_path / "student.safetensors"
+    joined.write_bytes(b"".join(p.read_bytes() for p in parts[2:]))
+    export.export_checkpoint(joined, tmp_path / "from-parts")
 
     assert export.export_checkpoint(work / "student.pt", tmp_path / "emoji-lcm") == 2
+    same = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "from-parts" / same).read_bytes() == (tmp_path / "emoji-lcm" / same).read_bytes()
+    assert teacher.start_from(tmp_path / "emoji-lcm", denoiser.new_unet()) == len(before["average"])
     from qsched import load_backbone
 
     backbone = load_backbone("emoji-lcm", device="cpu", source=str(tmp_path / "emoji-lcm"))
@@ -168,5 +206,40 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path):
     assert prompts == ["red apple, flat style", "fox, retro style"]
     export.sample_sheet(backbone, prompts, tmp_path / "sheet.png", steps=1)
     assert (tmp_path / "sheet.png").stat().st_size > 1000
-    rows = report.evaluate(data, tmp_path / "emoji-lcm", "cpu")["rows"]
-    assert len(rows) == 10 and all(r["top1"] <= r["top5"] <= 1 and r["clip_score"] >= 0 for r in rows)
+    monkeypatch.setattr(report, "SEEN", 3)
+    monkeypatch.setattr(report, "TEACHER_STEPS", 2)
+    result = report.evaluate(data, tmp_path / "emoji-lcm", "cpu", seeds=2)
+    rows = result["rows"]
+    assert len(rows) % 6 == 0 and {row["pairs"] for row in rows} >= {"seen", "held out"}
+    for row in rows:
+        assert row["top1"]["mean"] <= row["top5"]["mean"] <= 1 and row["clip_score"]["mean"] >= 0
+        assert row["clip_score"]["low"] <= row["clip_score"]["mean"] <= row["clip_score"]["high"]
+    assert "| seen (3) | teacher, 2 steps |" in report.markdown(result)
+
+
+def test_one_command_trains_everything_and_goes_on_from_its_checkpoints(data, tmp_path, monkeypatch):
+    """All stages in one go, twice: the second call finds its checkpoints and, with its steps used up, ends at once."""
+    shutil.copy(data, tmp_path / "emoji.npz")
+    calls = []
+    monkeypatch.setattr(teacher, "train_denoiser", lambda *a, **k: calls.append(("denoiser", k)))
+    monkeypatch.setattr(distil, "distil", lambda *a, **k: calls.append(("distil", k)))
+    for name in ("denoiser", "student"):
+        torch.save({"curve": [{"step": 1, "loss": 0.5}]}, tmp_path / f"{name}.pt")
+    out = [
+        whole.run(tmp_path, tmp_path / "clip", ASSETS / "emoji-lcm", 1.0, device="cpu", steps=1, batch=8, prompts=4)
+        for _ in range(2)
+    ]
+    assert out[0]["student"]["loss"] == 0.5 and (tmp_path / "observer.safetensors").exists()
+    assert out[0]["clip"]["retrieval"] == out[1]["clip"]["retrieval"], "nothing was trained twice"
+    assert [name for name, _ in calls] == ["denoiser", "distil"] * 2
+    assert calls[0][1]["start"] == ASSETS / "emoji-lcm" and calls[0][1]["minutes"] == pytest.approx(0.42)
+    assert sum(whole.SHARES.values()) == pytest.approx(1)
+
+
+def test_workers_draw_the_same_scenes_ahead_of_time(data):
+    emoji = dataset.load(data)
+    own = scenes.Scenes(emoji, emoji.train_indices(), seed=5)
+    feed = scenes.Feed(own, workers=1)
+    for step in (4, 5, 9):
+        expected, drawn = own.draw(6, step), feed.draw(6, step)
+        assert drawn.captions == expected.captions and torch.equal(drawn.pictures, expected.pictures)

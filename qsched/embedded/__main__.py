@@ -1,4 +1,4 @@
-"""python -m qsched.embedded dataset|clip|denoiser|distil|export|sheet|evaluate: make the embedded model from nothing."""
+"""python -m qsched.embedded dataset|damage|clip|observer|denoiser|distil|whole|export|sheet|evaluate: make the embedded model from nothing."""
 
 import argparse
 import json
@@ -10,7 +10,22 @@ from qsched.quiet import quiet
 quiet()
 
 from qsched.backbones.spec import ASSETS  # noqa: E402
-from qsched.embedded import clip, dataset, denoiser, distil, export, report  # noqa: E402
+from qsched.embedded import (  # noqa: E402
+    clip,
+    clip_training,
+    damage,
+    dataset,
+    distil,
+    export,
+    judging,
+    observer,
+    report,
+    sheet,
+    teacher,
+    training,
+    whole,
+)
+from qsched.embedded.batches import STYLES  # noqa: E402
 
 WORK = Path("work")
 
@@ -39,29 +54,62 @@ def parser() -> argparse.ArgumentParser:
         description=f"Needs: npm install {' '.join(dataset.PACKAGES)}",
     )
     build.add_argument("--node-modules", type=Path, default=Path("node_modules"))
-    build.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=["animals-nature", "food-drink"])
+    build.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=list(dataset.THINGS))
     build.add_argument(
-        "--styles", nargs="+", choices=[s.word for s in dataset.STYLES], default=["classic", "flat", "glossy"]
+        "--styles",
+        nargs="+",
+        choices=[s.word for s in dataset.STYLES],
+        default=[s.word for s in dataset.STYLES],
     )
 
+    spoil = commands.add_parser(
+        "damage", help="draw pictures with quantized copies of a denoiser, for the judge to learn from"
+    )
+    spoil.add_argument("--count", type=int, default=320, help="prompts (default: %(default)s)")
+    spoil.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=list(damage.GROUPS))
+    spoil.add_argument("--styles", nargs="+", default=list(STYLES), help="what the denoiser was trained on")
+
     for name, words, steps, batch in (
-        ("clip", "train the tiny CLIP", 500, 256),
-        ("denoiser", "train the noise-predicting teacher", 3900, 64),
-        ("distil", "distil the few-step student from it", 400, 64),
+        ("clip", "train the tiny CLIP", 100_000, 256),
+        ("observer", "train the independent judge of the reports", 100_000, 256),
+        ("denoiser", "train the noise-predicting teacher", 100_000, 64),
+        ("distil", "distil the few-step student from it", 20_000, 64),
     ):
         command = commands.add_parser(name, help=words)
         command.add_argument("--steps", type=int, default=steps, help="optimiser steps (default: %(default)s)")
-        command.add_argument("--batch", type=int, default=batch)
-        command.add_argument("--seed", type=int, default=0)
-        if name != "clip":
+        command.add_argument("--minutes", type=float, help="stop after this much time, earlier runs included")
+        command.add_argument("--batch", type=int, default=batch, help="pictures per step (default: %(default)s)")
+        command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
+        if name == "clip":
+            command.add_argument("--start", type=Path, help="folder of a trained CLIP to begin with")
+        if name in ("denoiser", "distil"):
+            command.add_argument("--learning-rate", type=float, default=1.5e-3 if name == "denoiser" else 3e-4)
+            command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
             command.add_argument("--no-compile", action="store_true", help="run eagerly: slower, but starts at once")
+        if name == "denoiser":
+            command.add_argument("--start", type=Path, help="checkpoint of another denoiser to begin with")
+
+    everything = commands.add_parser("whole", help="damage, clip, observer, denoiser and distil within a time budget")
+    everything.add_argument("--minutes", type=float, required=True)
+    everything.add_argument("--batch", type=int, help="pictures per step (default: what suits the device)")
+    everything.add_argument("--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB")
 
     out = commands.add_parser("export", help="write a checkpoint as the diffusers folder that the app loads")
-    out.add_argument("--checkpoint", choices=("denoiser", "student"), default="student")
-    sheet = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
-    sheet.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
-    sheet.add_argument("--steps", type=int, default=4)
-    judge = commands.add_parser("evaluate", help="CLIPScore, CLIP-IQA and recognition of seen and held-out pairs")
+    out.add_argument("--checkpoint", default="student", help="denoiser, student or a file (default: %(default)s)")
+    page = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
+    page.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
+    page.add_argument("--steps", type=int, default=4)
+    judge = commands.add_parser(
+        "evaluate", help="how good the judge and the model are, with 95 % intervals, and a sheet"
+    )
+    judge.add_argument("--only", choices=("judge", "model", "sheet"), help="one part instead of all three")
+    judge.add_argument("--seeds", type=int, default=3, help="noise seeds per prompt (default: %(default)s)")
+    judge.add_argument("--teacher", type=Path, help="diffusers folder of the teacher (default: --model in 50 steps)")
+    judge.add_argument("--styles", nargs="+", help="sets that the model draws (default: those of the data set)")
+    judge.add_argument(
+        "--saw-all", action="store_true", help="the model was not kept from the data set's unseen concepts"
+    )
+    judge.add_argument("--sheet", type=Path, default=Path("out/sheet.png"), help="where (default: %(default)s)")
     judge.add_argument("--json", action="store_true")
     return top
 
@@ -71,40 +119,98 @@ def run(args: argparse.Namespace) -> None:
     data = args.work / "emoji.npz"
     if args.command == "dataset":
         print(json.dumps(dataset.build(args.node_modules, data, tuple(args.groups), tuple(args.styles)), indent=1))
-    elif args.command == "clip":
-        print(
-            json.dumps(
-                clip.train_clip(
-                    data, args.clip, args.work, steps=args.steps, batch=args.batch, seed=args.seed, device=args.device
-                ),
-                indent=1,
-            )
-        )
+    elif args.command == "damage":
+        prompts = damage.known_prompts(dataset.load(data), tuple(args.groups), tuple(args.styles), args.count)
+        made = damage.make(_backbone(args.model, args.device), prompts)
+        damage.save(made, args.work / "damage.npz")
+        print(f"{args.work / 'damage.npz'}: {len(prompts)} prompts x {len(damage.KINDS)} kinds")
+    elif args.command in ("clip", "observer"):
+        options = {"steps": args.steps, "minutes": args.minutes, "batch": args.batch, "seed": args.seed}
+        options["device"] = args.device
+        if args.command == "clip":
+            found = clip_training.train_clip(data, args.clip, args.work, start=args.start, **options)
+        else:
+            found = observer.train_observer(data, args.work, **options)
+        print(json.dumps(found, indent=1))
     elif args.command in ("denoiser", "distil"):
-        train = denoiser.train_denoiser if args.command == "denoiser" else distil.distil
+        train = teacher.train_denoiser if args.command == "denoiser" else distil.distil
         train(
             data,
             args.clip,
             args.work,
             steps=args.steps,
+            minutes=args.minutes,
             batch=args.batch,
+            learning_rate=args.learning_rate,
             seed=args.seed,
             device=args.device,
             compiled=not args.no_compile,
+            styles=tuple(args.styles),
+            **({"start": args.start} if args.command == "denoiser" else {}),
         )
+    elif args.command == "whole":
+        options = {"device": args.device, "batch": args.batch}
+        print(json.dumps(whole.run(args.work, args.clip, args.model, args.minutes, **options), indent=1))
+        if args.home:
+            print(*whole.carry_home(args.work, args.home), sep="\n")
     elif args.command == "export":
-        step = export.export_checkpoint(args.work / f"{args.checkpoint}.pt", args.model)
+        named = args.checkpoint in ("denoiser", "student")
+        file = args.work / f"{args.checkpoint}.pt" if named else Path(args.checkpoint)
+        step = export.export_checkpoint(file, args.model)
         print(f"{args.model}: {args.checkpoint} at step {step}")
     elif args.command == "evaluate":
-        result = report.evaluate(data, args.model, args.device)
-        print(json.dumps(result, indent=1) if args.json else report.markdown(result))
+        evaluate(args, data)
     else:
-        from qsched.backbones import load_backbone
-
         emoji = dataset.load(data)
-        backbone = load_backbone("emoji-lcm", device=args.device, source=str(args.model))
-        export.sample_sheet(backbone, export.sheet_prompts(emoji.concepts, emoji.styles), args.out, steps=args.steps)
+        prompts = export.sheet_prompts(emoji.concepts, [s for s in emoji.styles if s in STYLES] or emoji.styles)
+        export.sample_sheet(_backbone(args.model, args.device), prompts, args.out, steps=args.steps)
         print(args.out)
+
+
+def evaluate(args: argparse.Namespace, data: Path) -> None:
+    """Print the parts that were asked for: the judge's measures, the model's numbers, the sheet."""
+    emoji, out = dataset.load(data), {}
+    unseen = {"unseen": not args.saw_all}
+    if args.only in (None, "judge"):
+        where = training.pick_device(args.device)
+        model, tokenizer = clip.load_clip(args.clip, emoji)
+        spoilt = args.work / "damage.npz"
+        judge = judging.Judge(model.to(where), tokenizer, where)
+        out["judge"] = judging.measure(judge, emoji, damage.load(spoilt) if spoilt.exists() else None)
+    if args.only in (None, "model"):
+        watching = args.work / "observer.safetensors"
+        out["model"] = report.evaluate(
+            data,
+            args.model,
+            args.device,
+            observer=watching if watching.exists() else None,
+            teacher=args.teacher,
+            styles=args.styles,
+            seeds=args.seeds,
+            **unseen,
+        )
+    if args.only in (None, "sheet"):
+        if args.saw_all:
+            emoji.unseen = None
+        student, other = (folder and _backbone(folder, args.device) for folder in (args.model, args.teacher))
+        indices, labels = sheet.choose(emoji, args.styles or emoji.styles)
+        sheet.paint(sheet.columns(student, emoji, indices, teacher=other), labels, args.sheet)
+        out["sheet"] = str(args.sheet)
+    if args.json:
+        print(json.dumps(out, indent=1))
+        return
+    if "judge" in out:
+        print(judging.markdown(out["judge"]))
+    if "model" in out:
+        print(report.markdown(out["model"]))
+    if "sheet" in out:
+        print(out["sheet"])
+
+
+def _backbone(folder: Path, device: str):
+    from qsched.backbones import load_backbone
+
+    return load_backbone("emoji-lcm", device=device, source=str(folder))
 
 
 def main() -> int:

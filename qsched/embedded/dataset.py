@@ -1,6 +1,6 @@
-"""The data set: permissively licensed emoji art, rendered at 64 px, one picture per (concept, style).
+"""The data set: permissively licensed emoji art, rendered at 64 px with its transparency, one picture per (concept, style).
 
-The art comes from npm packages (`npm install` of PACKAGES, see `python -m qsched.embedded dataset --help`); names, groups and search tags come from
+Only single emoji are stored; pictures of several things on coloured grounds are composed from them while training (qsched.embedded.scenes). The art comes from npm packages (`npm install` of PACKAGES, see `python -m qsched.embedded dataset --help`); names, groups and search tags come from
 emojibase. The build is deterministic: the same packages give the same file.
 """
 
@@ -9,6 +9,8 @@ import io
 import json
 import re
 import unicodedata
+import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +41,12 @@ GROUP_NUMBERS = {
     7: GROUPS[6],
     8: GROUPS[7],
 }
+THINGS = GROUPS[2:7]
+"""The groups of what can be named and drawn; faces, people and symbols differ too little at 64 px."""
 HELD_OUT_SHARE = 0.05
+UNSEEN_SHARE = 0.03
+DUPLICATE = 0.04
+"""Root-mean-square difference below which two sets' pictures of a concept count as one, found by looking: a copy in training would give a held-out pair away."""
 SKIPPED = re.compile(
     r"^(man|woman|men|women)\b|^keycap|o.clock|-thirty|^Japanese .* button|^input |^family|^couple with heart|^kiss:|^people holding hands|"
     r"^flag|button$|^regional indicator"
@@ -62,6 +69,8 @@ STYLES = (
     Style("glossy", "@iconify-json/fluent-emoji", "MIT", "Microsoft (Fluent Emoji)"),
     Style("retro", "@iconify-json/fxemoji", "Apache-2.0", "Mozilla (FxEmojis)"),
     Style("simple", "@iconify-json/twemoji", "CC-BY-4.0", "Twitter (Twemoji)"),
+    Style("vintage", "@iconify-json/noto-v1", "Apache-2.0", "Google (Noto Emoji, first version)"),
+    Style("bright", "@iconify-json/emojione", "CC-BY-4.0", "EmojiOne (version 2)"),
 )
 PACKAGES = (*(style.package for style in STYLES), "emojibase-data")
 
@@ -72,6 +81,7 @@ class Emoji:
 
     images: uint8 (count, 64, 64, 3) on white; concept, style: int64 (count,); held_out: bool (count,), pairs that no training step may see.
     concepts, groups: names and groups per concept; tags: search words per concept; styles: the words that captions use.
+    alpha: uint8 (count, 64, 64), opacity. unseen: bool (concepts,), concepts that no training step of the denoiser may see (the CLIP knows them).
     """
 
     images: torch.Tensor
@@ -82,6 +92,8 @@ class Emoji:
     groups: list[str]
     tags: list[list[str]]
     styles: list[str]
+    alpha: torch.Tensor | None = None
+    unseen: torch.Tensor | None = None
 
     def caption(self, index: int) -> str:
         """The plain caption of one picture: "red apple, glossy style"."""
@@ -100,13 +112,25 @@ class Emoji:
                 out.append(f"{tags[rng.integers(len(tags))]} {self.caption(index)}")
         return out
 
-    def train_indices(self) -> torch.Tensor:
-        """Indices of the pictures that training may use."""
-        return (~self.held_out).nonzero().flatten()
+    def train_indices(self, styles: Sequence[str] | None = None, unseen: bool = True) -> torch.Tensor:
+        """Indices of the pictures that training may use: of these styles (None = all), with or without the unseen concepts."""
+        usable = ~self.held_out
+        if styles is not None:
+            usable = usable & torch.isin(self.style, torch.tensor([self.styles.index(s) for s in styles]))
+        if not unseen and self.unseen is not None:
+            usable = usable & ~self.unseen[self.concept]
+        return usable.nonzero().flatten()
 
     def pictures(self, indices: torch.Tensor) -> torch.Tensor:
         """Pictures as float32 (count, 3, 64, 64) in [0, 1]."""
         return self.images[indices].permute(0, 3, 1, 2).float() / 255
+
+    def cutouts(self) -> torch.Tensor:
+        """Every picture as colour times opacity, and opacity: uint8 (count, 4, 64, 64). Without stored opacity all is opaque."""
+        alpha = torch.full(self.images.shape[:3], 255, dtype=torch.uint8) if self.alpha is None else self.alpha
+        alpha = alpha.unsqueeze(-1)
+        colour = torch.minimum((self.images.int() - (255 - alpha.int())).clamp(min=0), alpha.int())
+        return torch.cat([colour.to(torch.uint8), alpha], -1).permute(0, 3, 1, 2).contiguous()
 
 
 def slug(label: str) -> str:
@@ -134,29 +158,46 @@ def concepts_of(emojibase: list[dict], groups: tuple[str, ...]) -> list[dict]:
     return kept
 
 
+def lot(name: str) -> float:
+    """A number in [0, 1) that a hash draws for a name: the same on every machine, so that splits never move."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+
+
 def is_held_out(concept: str, style: str) -> bool:
-    """A fixed ~5 % of (concept, style) pairs, chosen by a hash of their names so that the split never moves."""
-    digest = hashlib.sha256(f"{concept}|{style}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") / 2**32 < HELD_OUT_SHARE
+    """A fixed ~5 % of (concept, style) pairs."""
+    return lot(f"{concept}|{style}") < HELD_OUT_SHARE
 
 
-def render(icon: dict, width: int, height: int) -> np.ndarray:
-    """One SVG icon as uint8 (64, 64, 3) on white: rendered at twice the size, composited, shrunk with Lanczos."""
+def is_unseen(concept: str) -> bool:
+    """A fixed ~3 % of whole concepts."""
+    return lot(f"unseen|{concept}") < UNSEEN_SHARE
+
+
+def render(icon: dict, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """One SVG icon on white, uint8 (64, 64, 3), and its opacity, uint8 (64, 64): rendered at twice the size, shrunk with Lanczos."""
     import resvg_py
 
     box = f"{icon.get('left', 0)} {icon.get('top', 0)} {icon.get('width', width)} {icon.get('height', height)}"
     inner = 2 * (SIZE - 2 * MARGIN)
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" width="{inner}" height="{inner}">{icon["body"]}</svg>'
     art = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
-    canvas = Image.new("RGBA", (2 * SIZE, 2 * SIZE), "white")
-    canvas.alpha_composite(art, ((2 * SIZE - art.width) // 2, (2 * SIZE - art.height) // 2))
-    return np.asarray(canvas.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+    white, clear = (Image.new("RGBA", (2 * SIZE, 2 * SIZE), colour) for colour in ("white", (0, 0, 0, 0)))
+    for canvas in (white, clear):
+        canvas.alpha_composite(art, ((2 * SIZE - art.width) // 2, (2 * SIZE - art.height) // 2))
+    shrunk = [c.resize((SIZE, SIZE), Image.Resampling.LANCZOS) for c in (white.convert("RGB"), clear.getchannel("A"))]
+    return np.asarray(shrunk[0]), np.asarray(shrunk[1])
+
+
+def is_copy(image: np.ndarray, others: Sequence[np.ndarray]) -> bool:
+    """Whether a picture, uint8 (64, 64, 3), is all but equal to one of the others."""
+    one = image.astype(np.float32) / 255
+    return any(((one - other.astype(np.float32) / 255) ** 2).mean() ** 0.5 < DUPLICATE for other in others)
 
 
 def build(
     node_modules: Path,
     out: Path,
-    groups: tuple[str, ...] = GROUPS,
+    groups: tuple[str, ...] = THINGS,
     styles: tuple[str, ...] = tuple(s.word for s in STYLES),
 ) -> dict:
     """Render the art into one .npz file beside a manifest of counts and licences; returns the manifest.
@@ -174,25 +215,29 @@ def build(
     art = {style.word: json.loads((node_modules / style.package / "icons.json").read_text()) for style in chosen}
     squashed = {word: {key.replace("-", ""): key for key in icons["icons"]} for word, icons in art.items()}
 
-    images, concept, style_index, held_out, kept, counts = [], [], [], [], [], dict.fromkeys(art, 0)
+    rows, kept = [], []
     for entry in tqdm(entries, desc="render", unit="emoji"):
-        found = [(i, squashed[s.word].get(slug(entry["label"]).replace("-", ""))) for i, s in enumerate(chosen)]
-        found = [(i, key) for i, key in found if key]
-        if not found:
-            continue
-        for i, key in found:
-            icons = art[chosen[i].word]
-            images.append(render(icons["icons"][key], icons.get("width", 16), icons.get("height", 16)))
-            concept.append(len(kept))
-            style_index.append(i)
-            held_out.append(len(found) > 1 and is_held_out(entry["label"], chosen[i].word))
-            counts[chosen[i].word] += 1
-        kept.append(entry)
+        found = []
+        for number, style in enumerate(chosen):
+            icons = art[style.word]
+            if key := squashed[style.word].get(slug(entry["label"]).replace("-", "")):
+                picture, alpha = render(icons["icons"][key], icons.get("width", 16), icons.get("height", 16))
+                if not is_copy(picture, [other for _, other, _ in found]):
+                    found.append((number, picture, alpha))
+        for number, picture, alpha in found:
+            held_out = len(found) > 1 and is_held_out(entry["label"], chosen[number].word)
+            rows.append((picture, alpha, len(kept), number, held_out))
+        if found:
+            kept.append(entry)
+    images, alphas, concept, style_index, held_out = (np.array(column) for column in zip(*rows, strict=True))
+    unseen = np.array([is_unseen(e["label"]) for e in kept])
 
     manifest = {
         "concepts": len(kept),
         "images": len(images),
-        "held_out": int(sum(held_out)),
+        "held_out": int(held_out.sum()),
+        "unseen_concepts": int(unseen.sum()),
+        "sha256": hashlib.sha256(images.tobytes() + alphas.tobytes()).hexdigest(),
         "groups": {group: sum(e["group"] == group for e in kept) for group in groups},
         "styles": [
             {
@@ -201,18 +246,19 @@ def build(
                 "version": json.loads((node_modules / s.package / "package.json").read_text())["version"],
                 "licence": s.licence,
                 "author": s.author,
-                "images": counts[s.word],
+                "images": int((style_index == number).sum()),
             }
-            for s in chosen
+            for number, s in enumerate(chosen)
         ],
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
+    write_arrays(
         out,
-        images=np.stack(images),
-        concept=np.array(concept),
-        style=np.array(style_index),
-        held_out=np.array(held_out),
+        images=images,
+        alpha=alphas,
+        concept=concept,
+        style=style_index,
+        held_out=held_out,
+        unseen=unseen,
         meta=json.dumps(
             {
                 "concepts": [e["label"] for e in kept],
@@ -226,14 +272,19 @@ def build(
     return manifest
 
 
+def write_arrays(path: Path, **arrays: np.ndarray | str) -> None:
+    """What np.savez_compressed does, a fifth smaller (LZMA) and without the time of day in it; np.load reads it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.compress_type = zipfile.ZIP_LZMA
+            with archive.open(member, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+
+
 def load(path: Path) -> Emoji:
-    """Read a file written by `build`."""
+    """Read a file written by `build`, also by versions of it that stored no opacity."""
     with np.load(path) as data:
-        meta = json.loads(str(data["meta"]))
-        return Emoji(
-            torch.from_numpy(data["images"]),
-            torch.from_numpy(data["concept"]),
-            torch.from_numpy(data["style"]),
-            torch.from_numpy(data["held_out"]),
-            **meta,
-        )
+        names = ("images", "concept", "style", "held_out", "alpha", "unseen")
+        return Emoji(**{n: torch.from_numpy(data[n]) for n in names if n in data}, **json.loads(str(data["meta"])))

@@ -39,8 +39,9 @@ def blur(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def shift_colour(images: Tensor, strength: Tensor) -> Tensor:
-    """A constant added to each colour channel, up to 0.4."""
-    return images + 0.4 * _per_image(strength) * (2 * torch.rand(images.shape[0], 3, 1, 1, device=images.device) - 1)
+    """A constant added to each colour channel: length up to 0.5 in colour space, in a random direction."""
+    direction = F.normalize(torch.randn(images.shape[0], 3, 1, 1, device=images.device), dim=1)
+    return images + 0.5 * _per_image(strength) * direction
 
 
 def saturate(images: Tensor, strength: Tensor) -> Tensor:

@@ -12,15 +12,17 @@ Two choices make a noise-predicting U-Net trainable in hours instead of days:
 """
 
 import math
-from pathlib import Path
+import typing
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import LCMScheduler, UNet2DConditionModel
 from torch import Tensor
 
-from qsched.embedded import clip, dataset, training
+from qsched.embedded import dataset
+
+if typing.TYPE_CHECKING:
+    from open_clip.model import CLIP
 
 PATCH = 4
 CHANNELS = 3 * PATCH**2
@@ -96,7 +98,7 @@ def to_images(latents: Tensor) -> Tensor:
     return (F.pixel_shuffle(latents, PATCH) / 2 + 0.5).clamp(0, 1)
 
 
-def text_condition(model: "clip.CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
+def text_condition(model: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Token states (batch, tokens, width) after the text tower's last norm, and the pooled feature scaled to unit variance (batch, width)."""
     states = model.token_embedding(tokens) + model.positional_embedding
     states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask))
@@ -112,78 +114,3 @@ def picture(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Ten
 def pseudo_huber(error: Tensor, width: float = 0.1) -> Tensor:
     """sqrt(e^2 + w^2) - w, averaged per image: less pull from the few pixels that cannot be known (batch,)."""
     return ((error**2 + width**2).sqrt() - width).flatten(1).mean(1)
-
-
-class Batches:
-    """Draws training batches: latents, noise, timesteps and text conditions, with the captions encoded once up front."""
-
-    def __init__(self, data: Path, clip_folder: Path, where: torch.device, seed: int):
-        self.emoji, self.where = dataset.load(data), where
-        self.rng = np.random.default_rng(seed)
-        model, tokenizer = clip.new_clip(clip_folder, self.emoji)
-        clip.load_weights(model, clip_folder).eval()
-        self.usable = self.emoji.train_indices()
-        self.clean = to_latents(self.emoji.pictures(torch.arange(len(self.emoji.images)))).to(where)
-        variants = [self.emoji.captions(torch.arange(len(self.clean)), self.rng) for _ in range(16)]
-        with torch.no_grad():
-            encoded = [text_condition(model, tokenizer(texts)) for texts in variants]
-        self.states = torch.stack([e[0] for e in encoded]).to(where)
-        self.pooled = torch.stack([e[1] for e in encoded]).to(where)
-        self.alphas = new_scheduler().alphas_cumprod.sqrt().to(where)
-        self.sigmas = (1 - new_scheduler().alphas_cumprod).sqrt().to(where)
-        self.order = np.empty(0, dtype=np.int64)
-
-    def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Clean latents (count, 48, 16, 16), token states and pooled text; every picture is seen once per epoch."""
-        while len(self.order) < count:
-            self.order = np.concatenate([self.order, self.rng.permutation(self.usable.numpy())])
-        chosen, self.order = torch.from_numpy(self.order[:count]), self.order[count:]
-        variant = torch.from_numpy(self.rng.integers(len(self.states), size=count))
-        return self.clean[chosen], self.states[variant, chosen], self.pooled[variant, chosen]
-
-    def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha_t and sigma_t as (count, 1, 1, 1)."""
-        return self.alphas[timesteps].view(-1, 1, 1, 1), self.sigmas[timesteps].view(-1, 1, 1, 1)
-
-    def noised(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t, alpha_t and sigma_t; the first third becomes pure noise at the last timestep, where sampling starts.
-
-        timesteps is changed in place for that third.
-        """
-        pure = torch.arange(len(clean), device=clean.device) < len(clean) // 3
-        timesteps[pure] = LAST
-        alpha, sigma = self.levels(timesteps)
-        return torch.where(pure.view(-1, 1, 1, 1), noise, alpha * clean + sigma * noise), alpha, sigma
-
-
-def train_denoiser(
-    data: Path,
-    clip_folder: Path,
-    work: Path,
-    *,
-    steps: int,
-    batch: int = 64,
-    learning_rate: float = 1.5e-3,
-    seed: int = 0,
-    device: str = "auto",
-    compiled: bool = True,
-) -> training.Average:
-    """Train the teacher; checkpoints in work/denoiser.pt make it resumable. Returns the averaged weights."""
-    where = training.pick_device(device)
-    torch.manual_seed(seed)
-    batches = Batches(data, clip_folder, where, seed)
-    unet = new_unet().to(where, memory_format=torch.channels_last)
-    forward = torch.compile(unet) if compiled else unet
-
-    def loss_of(step: int) -> Tensor:
-        clean, states, pooled = batches.draw(batch)
-        noise = torch.randn_like(clean)
-        timesteps = torch.randint(1, LAST + 1, (batch,), device=where)
-        noisy, alpha, sigma = batches.noised(clean, noise, timesteps)
-        with torch.autocast(where.type, dtype=torch.bfloat16):
-            predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
-        return pseudo_huber(picture(noisy, predicted.float(), alpha, sigma) - clean).mean()
-
-    return training.train(
-        unet, loss_of, work / "denoiser.pt", steps=steps, learning_rate=learning_rate, decay=0.997, save_every=200
-    )

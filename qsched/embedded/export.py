@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from safetensors.torch import load_file
 from torch import Tensor
 
 from qsched.backbones import Backbone
@@ -24,7 +25,10 @@ def export_denoiser(weights: dict[str, Tensor], folder: Path) -> None:
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> int:
-    """Export the averaged weights of a training checkpoint; returns the step they were saved at."""
+    """Export the averaged weights of a training checkpoint, or weights that `whole.carry_home` wrote; returns the step they were saved at (0: not known)."""
+    if checkpoint.suffix == ".safetensors":
+        export_denoiser(load_file(checkpoint), folder)
+        return 0
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     export_denoiser(state["average"], folder)
     return state["step"]

@@ -1,29 +1,60 @@
-"""How good the embedded model is, judged by the tiny CLIP: CLIPScore, CLIP-IQA and recognition (is the asked concept the best match among all names?)."""
+"""How good the embedded model is: real art, the teacher in 50 steps, the student in 1, 2, 4 and 8, on seen and on held-out pairs.
 
+Two judges: the tiny CLIP (CLIPScore, CLIP-IQA, recognition), which conditions the model, and the observer (recognition, Frechet distance), which training never used.
+"""
+
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
 
 from qsched.backbones import Backbone
-from qsched.embedded import clip, dataset
+from qsched.coefficients import Coefficients
+from qsched.embedded import clip, dataset, frechet
+from qsched.embedded.observer import Observer, load_observer, observe
+from qsched.intervals import bootstrap
 from qsched.sampling import draw_noise, sample
 
 BATCH = 64
+TEACHER_STEPS = 50
+STUDENT_STEPS = (1, 2, 4, 8)
+SEEN = 192
+KINDS = {"seen": "seen", "held_out": "held out", "unseen": "unseen concepts"}
+METRICS = ("clip_score", "clip_iqa", "top1", "top5", "observer_top1", "observer_top5")
 
 
 @torch.inference_mode()
-def draw(backbone: Backbone, prompts: Sequence[str], steps: int, seed: int) -> Tensor:
+def draw(
+    backbone: Backbone,
+    prompts: Sequence[str],
+    steps: int,
+    seed: int,
+    denoiser: nn.Module | None = None,
+    coefficients: Coefficients | None = None,
+) -> Tensor:
     """Pictures (prompts, 3, H, W) on the CPU, drawn in batches."""
     parts = []
     for begin in range(0, len(prompts), BATCH):
         indices = range(begin, min(begin + BATCH, len(prompts)))
         condition = backbone.encode([prompts[i] for i in indices])
         noise = draw_noise(backbone.latent_shape, seed, indices)
-        parts.append(backbone.decode(sample(backbone, condition, noise, steps)).cpu())
+        latents = sample(backbone, condition, noise, steps, coefficients, denoiser)
+        parts.append(backbone.decode(latents).cpu())
     return torch.cat(parts)
+
+
+def as_teacher(backbone: Backbone) -> Backbone:
+    """The same model sampled as a teacher is: DDIM (Song et al. 2021), from the last timestep on, without new noise."""
+    other = copy.copy(backbone)
+    other.scheduler = DDIMScheduler.from_config(
+        backbone.scheduler.config, timestep_spacing="trailing", clip_sample=False
+    )
+    return other
 
 
 @torch.inference_mode()
@@ -39,42 +70,130 @@ def recognised(backbone: Backbone, emoji: dataset.Emoji, images: Tensor, concept
     return torch.stack(ranks)[styles, torch.arange(len(images)), concepts]
 
 
-def report(backbone: Backbone, emoji: dataset.Emoji, seed: int = 0) -> dict[str, Any]:
-    """Numbers for pairs that training saw and for held-out pairs, real art first, then 1, 2, 4 and 8 steps."""
-    out: dict[str, Any] = {"backbone": backbone.spec.id, "revision": backbone.revision, "seed": seed, "rows": []}
-    for name, indices in (("seen", emoji.train_indices()), ("held out", emoji.held_out.nonzero().flatten())):
-        prompts = [emoji.caption(int(i)) for i in indices]
-        for steps in (None, 1, 2, 4, 8):
-            images = emoji.pictures(indices) if steps is None else draw(backbone, prompts, steps, seed)
-            scores = backbone.scorer().score(images, prompts)
-            rank = recognised(backbone, emoji, images, emoji.concept[indices], emoji.style[indices])
-            out["rows"].append(
-                {
-                    "pairs": name,
-                    "count": len(prompts),
-                    "pictures": "real art" if steps is None else f"{steps} step{'s' * (steps > 1)}",
-                    "clip_score": round(float(scores.alignment.mean()), 2),
-                    "clip_iqa": round(float(scores.quality.mean()), 3),
-                    "top1": round(float((rank < 1).float().mean()), 3),
-                    "top5": round(float((rank < 5).float().mean()), 3),
-                }
-            )
+def pairs(emoji: dataset.Emoji, styles: Sequence[str]) -> dict[str, Tensor]:
+    """Indices of pictures to ask for: SEEN seen ones spread evenly, all held-out pairs, all pictures of unseen concepts; of these styles."""
+    styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in styles]))
+    unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
+    seen = emoji.train_indices(styles, unseen=False)
+    found = {
+        "seen": seen[torch.linspace(0, len(seen) - 1, min(SEEN, len(seen))).long()],
+        "held_out": (styled & emoji.held_out & ~unseen).nonzero().flatten(),
+        "unseen": (styled & unseen).nonzero().flatten(),
+    }
+    return {kind: indices for kind, indices in found.items() if len(indices)}
+
+
+def report(
+    student: Backbone,
+    emoji: dataset.Emoji,
+    observer: Observer | None,
+    *,
+    teacher: Backbone | None = None,
+    styles: Sequence[str] | None = None,
+    seeds: int = 3,
+    unseen: bool = True,
+) -> dict[str, Any]:
+    """Every metric of every row, each an estimate {"mean", "low", "high"} with its 95 % interval over prompts and seeds.
+
+    Args:
+        observer: None leaves its columns out.
+        teacher: the model that is sampled in 50 steps; None takes the student's weights for it.
+        unseen: whether the model was kept from the data's unseen concepts; otherwise they count as seen.
+    """
+    if not unseen:
+        emoji = copy.copy(emoji)
+        emoji.unseen = None
+    teacher, out = as_teacher(teacher or student), {"backbone": student.spec.id, "revision": student.revision}
+    out |= {"teacher": teacher.revision, "seeds": list(range(seeds)), "rows": []}
+    for kind, indices in pairs(emoji, styles or emoji.styles).items():
+        prompts, real = [emoji.caption(int(i)) for i in indices], emoji.pictures(indices)
+        ways: list[tuple[str, Backbone, int]] = [("real art", student, 0), ("teacher", teacher, TEACHER_STEPS)]
+        ways += [("student", student, steps) for steps in STUDENT_STEPS]
+        for name, backbone, steps in ways:
+            runs = seeds if steps else 1
+            pictures = [draw(backbone, prompts, steps, seed) if steps else real for seed in range(runs)]
+            label = name if not steps else f"{name}, {steps} step{'s' * (steps > 1)}"
+            row = {"pairs": KINDS[kind], "count": len(prompts), "pictures": label}
+            out["rows"].append(row | judged(student, emoji, observer, pictures, real, prompts, indices))
     return out
 
 
+def judged(
+    backbone: Backbone,
+    emoji: dataset.Emoji,
+    observer: Observer | None,
+    pictures: list[Tensor],
+    real: Tensor,
+    prompts: list[str],
+    indices: Tensor,
+) -> dict[str, Any]:
+    """All metrics of one way to draw these prompts; pictures: one batch (prompts, 3, 64, 64) per seed."""
+    concepts, styles = emoji.concept[indices], emoji.style[indices]
+    values: dict[str, list[Tensor]] = {metric: [] for metric in METRICS}
+    features = []
+    for images in pictures:
+        scores = backbone.scorer().score(images, prompts)
+        rank = recognised(backbone, emoji, images, concepts, styles)
+        values["clip_score"].append(scores.alignment)
+        values["clip_iqa"].append(scores.quality)
+        columns = [("", rank)]
+        if observer is not None:
+            seen, logits = observe(observer, images)
+            features.append(seen)
+            logits = logits[:, observer.columns(emoji.concepts)]
+            columns.append(("observer_", (logits > logits.gather(1, concepts.unsqueeze(1))).sum(1)))
+        for prefix, ranks in columns:
+            for k in (1, 5):
+                values[f"{prefix}top{k}"].append((ranks < k).float())
+    out = {name: estimate(torch.stack(parts).double().cpu().numpy()) for name, parts in values.items() if parts}
+    if observer is not None:
+        truth = observe(observer, real)[0].repeat(len(pictures), 1).numpy()
+        groups = np.tile(np.arange(len(prompts)), len(pictures))
+        drawn = torch.cat(features).numpy()
+        low, high = frechet.interval(drawn, truth, groups)
+        out["frechet"] = {"mean": frechet.frechet(drawn, truth), "low": low, "high": high}
+    return out
+
+
+def estimate(values: np.ndarray) -> dict[str, float | None]:
+    """Mean of (seeds, prompts) with its 95 % interval over both."""
+    mean = lambda seeds, prompts: ((seeds @ values) * prompts).sum(axis=1)
+    return bootstrap(mean, *values.shape).to_dict()
+
+
 def markdown(result: dict[str, Any]) -> str:
-    """The report as a table."""
-    lines = ["| pairs | pictures | CLIPScore | CLIP-IQA | top-1 | top-5 |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {r['pairs']} ({r['count']}) | {r['pictures']} | {r['clip_score']:.1f} | {r['clip_iqa']:.3f} | "
-        f"{100 * r['top1']:.0f} % | {100 * r['top5']:.0f} % |"
-        for r in result["rows"]
-    ]
+    """The report as a table, means with 95 % intervals."""
+    shown = ("clip_score", "clip_iqa", "top1", "top5", "observer_top5", "frechet")
+    titles = ("CLIPScore", "CLIP-IQA", "top-1", "top-5", "observer top-5", "Frechet")
+    digits = {"clip_score": (1, 1), "clip_iqa": (1, 3), "frechet": (1, 2)}
+    rows = result["rows"]
+    use = [(key, title) for key, title in zip(shown, titles, strict=True) if key in rows[0]]
+    lines = ["| pairs | pictures | " + " | ".join(t for _, t in use) + " |", "|---" * (len(use) + 2) + "|"]
+    for row in rows:
+        cells = []
+        for key, _ in use:
+            factor, places = digits.get(key, (100, 0))
+            mean, low, high = (None if row[key][k] is None else factor * row[key][k] for k in ("mean", "low", "high"))
+            unit = "" if key in digits else " %"
+            ends = "" if low is None else f" [{low:.{places}f}, {high:.{places}f}]"
+            cells.append(f"{mean:.{places}f}{unit}{ends}")
+        lines.append(f"| {row['pairs']} ({row['count']}) | {row['pictures']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def evaluate(data: Path, model: Path, device: str = "auto") -> dict[str, Any]:
-    """Load data set and model and report."""
+def evaluate(
+    data: Path,
+    model: Path,
+    device: str = "auto",
+    *,
+    observer: Path | None = None,
+    teacher: Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Load data set, model(s) and observer and report; options as for `report`."""
     from qsched.backbones import load_backbone
 
-    return report(load_backbone("emoji-lcm", device=device, source=str(model)), dataset.load(data))
+    student = load_backbone("emoji-lcm", device=device, source=str(model))
+    other = None if teacher is None else load_backbone("emoji-lcm", device=device, source=str(teacher))
+    watching = None if observer is None else load_observer(observer, student.device)
+    return report(student, dataset.load(data), watching, teacher=other, **options)

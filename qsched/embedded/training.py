@@ -1,13 +1,19 @@
 """What every training command shares: an averaged copy of the weights, a learning-rate curve, checkpoints that survive a kill, a progress bar."""
 
+import json
 import math
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+SUSPENDED = 5.0
+"""A step counts for at most so many usual ones towards a time budget: in one that takes longer, the process was asleep or starved."""
 
 
 class Average:
@@ -27,12 +33,15 @@ class Average:
         torch._foreach_lerp_([self.weights[n] for n in names], [state[n] for n in names], 1 - decay)
 
 
-def cosine(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
-    """Learning rate at a step: linear warm-up, then a half cosine down to 2 % of the peak."""
+def cosine(step: int, steps: int, peak: float, done: float = 0.0, warm_up: int = 100) -> float:
+    """Learning rate at a step: linear warm-up, then a half cosine down to 2 % of the peak.
+
+    done: share of the time budget that is spent; counts where it is ahead of the share of the steps.
+    """
     if step < warm_up:
         return peak * (step + 1) / warm_up
-    done = (step - warm_up) / max(1, steps - warm_up)
-    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+    done = min(1.0, max(done, (step - warm_up) / max(1, steps - warm_up)))
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -55,46 +64,72 @@ def train(
     *,
     steps: int,
     learning_rate: float,
+    minutes: float | None = None,
     weight_decay: float = 0.01,
     decay: float = 0.999,
     save_every: int = 200,
-    report: Callable[[int, float], str] | None = None,
+    report: Callable[[Average], dict[str, float]] | None = None,
 ) -> Average:
     """AdamW with a cosine learning rate, resumed from `checkpoint` when it exists; returns the averaged weights.
 
-    loss_of(step) computes one batch's loss; report(step, mean loss) may add words to the progress bar at every save.
+    Beside the checkpoint, NAME.curve.jsonl gets one line per save: step, minutes, mean loss and whatever report(average) returns.
+
+    Args:
+        loss_of: one batch's loss, by step.
+        steps: at most this many optimiser steps.
+        minutes: at most this much time, earlier runs included; the learning rate then follows the clock where that is ahead of the steps.
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay)
-    average, first, mean, curve = Average(module, decay), 0, None, []
+    optimiser = torch.optim.AdamW(
+        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
+    )
+    average, first, mean, curve, spent = Average(module, decay), 0, None, [], 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(state["module"])
         optimiser.load_state_dict(state["optimiser"])
         average.weights = {name: value.to(average.weights[name].device) for name, value in state["average"].items()}
-        average.steps, first, curve = state["step"], state["step"], state["curve"]
+        average.steps, first, curve, spent = state["step"], state["step"], state["curve"], state.get("minutes", 0.0)
+    clock, usual = time.monotonic(), None
     bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=5)
     for step in bar:
+        now = time.monotonic()
+        took, clock = now - clock, now
+        if step - first > 3:  # the first ones compile and start
+            usual = took if usual is None else usual + 0.05 * (min(took, SUSPENDED * usual) - usual)
+            took = min(took, SUSPENDED * usual)
+        spent += took / 60
+        done = 0.0 if minutes is None else min(1.0, spent / minutes)
         for group in optimiser.param_groups:
-            group["lr"] = cosine(step, steps, learning_rate)
+            group["lr"] = cosine(step, steps, learning_rate, done)
         loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update(module)
-        mean = loss.item() if mean is None else 0.98 * mean + 0.02 * loss.item()
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            curve.append((step + 1, round(mean, 5)))
-            save_checkpoint(
-                checkpoint,
-                {
-                    "module": module.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "average": average.weights,
-                    "step": step + 1,
-                    "curve": curve,
-                },
-            )
-            bar.set_postfix_str(f"loss {mean:.4f} {report(step + 1, mean) if report else ''}")
+        mean = loss.detach() if mean is None else mean.lerp(loss.detach(), 0.02)
+        last = step + 1 == steps or done >= 1
+        if (step + 1) % save_every == 0 or last:
+            numbers = report(average) if report else {}
+            curve.append({"step": step + 1, "minutes": round(spent, 2), "loss": round(float(mean), 5)} | numbers)
+            payload = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average.weights}
+            save_checkpoint(checkpoint, payload | {"step": step + 1, "minutes": spent, "curve": curve})
+            checkpoint.with_suffix(".curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
+            bar.set_postfix_str(" ".join(f"{k} {v:.3f}" for k, v in curve[-1].items() if k != "step"))
+        if last:
+            break
     return average
+
+
+@contextmanager
+def averaged(module: nn.Module, average: Average) -> Iterator[nn.Module]:
+    """The module with its averaged weights and in evaluation mode, for as long as the block lasts."""
+    own = {name: value.detach().clone() for name, value in module.state_dict().items()}
+    module.load_state_dict(average.weights)
+    module.eval()
+    try:
+        yield module
+    finally:
+        module.load_state_dict(own)
+        module.train()

@@ -53,7 +53,8 @@ class EmbeddedScorer:
 
     def _images(self, images: Tensor) -> Tensor:
         """Features of unit length (batch, width). Non-finite pictures score as black ones: badly, but finitely."""
-        size = self.model.visual.image_size[0]
+        size = self.model.visual.image_size  # one number in open_clip's residual networks, two in its transformers
+        size = size if isinstance(size, int) else size[0]
         images = images.to(self.device, torch.float32).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
         if images.shape[-1] != size or images.shape[-2] != size:
             images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)

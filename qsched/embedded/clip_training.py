@@ -1,0 +1,163 @@
+"""How the tiny CLIP learns: contrast between pictures and captions, names against all names, quality by the antonym pair of CLIP-IQA.
+
+- The usual symmetric contrastive loss (Radford et al. 2021) on composed scenes, half of them damaged; a picture whose own name stands in another caption of the
+  batch is no negative for it.
+- A few hundred captions per batch hold few look-alikes, so every picture of one emoji is also compared with the names of all concepts in all styles; those text
+  features are computed now and then and kept, and a concept's styles count together.
+- Quality: the softmax over "good quality picture" / "bad quality picture" must be 1 - strength of the damage. Damage is synthetic (degradations) and real
+  (pictures by quantized denoisers, from the damage file, graded by their distance to full precision); pictures of nothing are bad and match no caption.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qsched.embedded import clip, dataset, degradations, judging, training
+from qsched.embedded.damage import Damage
+from qsched.embedded.damage import load as load_damage
+from qsched.embedded.scenes import Drawn, Feed, Jitter, Scenes
+from qsched.embedded.words import WITH_STYLE
+from qsched.scoring.embedded_clip import ANTONYMS
+
+BANK_EVERY = 15
+WORST_ERROR = 0.25
+"""Root-mean-square difference to full precision at which a picture counts as wholly bad; the error of w2a8 and of w3a8 lie about there."""
+
+
+class Bank:
+    """Text features of every concept in every style, refreshed every BANK_EVERY steps."""
+
+    def __init__(self, emoji: dataset.Emoji, tokenizer: Any, where: torch.device):
+        names = [WITH_STYLE[0].format(name=c, style=s) for c in emoji.concepts for s in emoji.styles]
+        self.tokens, self.styles, self.features = tokenizer(names).to(where), len(emoji.styles), None
+
+    @torch.no_grad()
+    def refresh(self, model: torch.nn.Module, step: int) -> None:
+        """Encode anew when it is time."""
+        if self.features is None or step % BANK_EVERY == 0:
+            with torch.autocast(self.tokens.device.type, dtype=torch.bfloat16):
+                parts = [clip.encode_texts(model, t) for t in self.tokens.split(judging.CHUNK)]
+            self.features = torch.cat(parts).float()
+
+    def loss(self, features: Tensor, scale: Tensor, concept: Tensor) -> Tensor:
+        """-log p(concept) per picture, a concept's probability being the sum over its styles; features (n, width), concept (n,)."""
+        logits = (scale * features @ self.features.T).view(len(features), -1, self.styles).logsumexp(-1)
+        return F.cross_entropy(logits, concept, reduction="none", label_smoothing=0.05)
+
+
+def rivals(drawn: Drawn, emoji: dataset.Emoji) -> Tensor:
+    """Which pairs (picture, caption) of a batch may be told apart, bool (batch, batch): not a concept from itself, unless both styles are named and differ."""
+    concept, style = emoji.concept[drawn.first], emoji.style[drawn.first]
+    named = torch.tensor([emoji.styles[s] in c for s, c in zip(style.tolist(), drawn.captions, strict=True)])
+    same = concept.unsqueeze(1) == concept
+    told = named.unsqueeze(1) & named & (style.unsqueeze(1) != style)
+    return ~same | told | torch.eye(len(same), dtype=torch.bool)
+
+
+def contrast(images: Tensor, texts: Tensor, scale: Tensor, allowed: Tensor) -> Tensor:
+    """Symmetric contrastive loss per pair, with label smoothing over the allowed ones."""
+    logits = (scale * images @ texts.T).masked_fill(~allowed, -30.0)
+    target = torch.arange(len(logits), device=logits.device)
+    return 0.5 * sum(F.cross_entropy(x, target, reduction="none", label_smoothing=0.02) for x in (logits, logits.T))
+
+
+def draw_damage(damage: Damage, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Pictures of the damage file that training may see, and how good they are: 1 - error / WORST_ERROR, not below 0."""
+    rows = (~damage.test).nonzero().flatten().numpy()
+    prompts = torch.from_numpy(rng.choice(rows, size=count))
+    kinds = torch.from_numpy(rng.integers(damage.images.shape[1], size=count))
+    pictures = damage.pictures(prompts, kinds)
+    mirrored = torch.from_numpy(rng.random(count) < 0.5)
+    pictures[mirrored] = pictures[mirrored].flip(-1)
+    return pictures, (1 - damage.error[prompts, kinds] / WORST_ERROR).clamp(min=0)
+
+
+def train_clip(
+    data: Path,
+    folder: Path,
+    work: Path,
+    *,
+    steps: int = 100_000,
+    minutes: float | None = None,
+    batch: int = 256,
+    learning_rate: float = 1.5e-3,
+    seed: int = 0,
+    device: str = "auto",
+    start: Path | None = None,
+    workers: int = 0,
+    save_every: int = 200,
+) -> dict:
+    """Train, write the averaged weights to `folder` and return `judging.measure`.
+
+    Args:
+        steps, minutes: whichever is reached first.
+        start: folder of another CLIP to begin with (`clip.warm_start`), unless there is a checkpoint in `work`.
+    """
+    where = training.pick_device(device)
+    emoji = dataset.load(data)
+    damage_file = data.with_name("damage.npz")
+    damage = load_damage(damage_file) if damage_file.exists() else None
+    torch.manual_seed(seed)
+    model, tokenizer = clip.new_clip(folder, emoji)
+    if start is not None:
+        clip.warm_start(model, tokenizer, start)
+    model.to(where, memory_format=torch.channels_last).train()
+    scenes = Scenes(emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where="cpu" if workers else where)
+    feed = Feed(scenes, workers)
+    bank, antonyms = Bank(emoji, tokenizer, where), tokenizer(list(ANTONYMS)).to(where)
+    blank, hurt = batch // 16, batch // 8 if damage is not None else 0
+
+    def loss_of(step: int) -> Tensor:
+        drawn = feed.draw(batch - blank - hurt, step)
+        count, rng = len(drawn.captions), np.random.default_rng((seed, step, 1))
+        bank.refresh(model, step)
+        strength = torch.rand(count, device=where) * (torch.rand(count, device=where) < 0.5)
+        kinds = torch.randint(len(degradations.KINDS), (count,), device=where)
+        pictures = [degradations.degrade(drawn.pictures.to(where), strength, kinds)]
+        pictures.append(degradations.noise_and_flat(blank, dataset.SIZE, where))
+        good = [1 - strength, torch.zeros(blank, device=where)]
+        if hurt:
+            spoilt, grade = draw_damage(damage, hurt, rng)
+            pictures.append(spoilt.to(where))
+            good.append(grade.to(where))
+        texts = tokenizer(drawn.captions).to(where)
+        with torch.autocast(where.type, dtype=torch.bfloat16):
+            image_features = model.encode_image(clip.normalise(torch.cat(pictures)), normalize=True)
+            text_features = clip.encode_texts(model, torch.cat([texts, antonyms]))
+        image_features, text_features = image_features.float(), text_features.float()
+        scale = model.logit_scale.exp().clamp(max=50)
+        captions, pair = text_features[:-2], text_features[-2:]
+        match = contrast(image_features[:count], captions, scale, rivals(drawn, emoji).to(where))
+        single = drawn.single.to(where)
+        names = bank.loss(image_features[:count], scale, emoji.concept[drawn.first].to(where))
+        weight = 1 - 0.7 * strength
+        nothing = F.relu(image_features[count : count + blank] @ captions.T).pow(2).mean()
+        verdict, grade = scale.detach() * (image_features @ pair.T), torch.cat(good)
+        quality = F.cross_entropy(verdict, torch.stack([grade, 1 - grade], 1))
+        return (weight * (match + single * names)).mean() + quality + 10 * nothing
+
+    def report(average: training.Average) -> dict[str, float]:
+        with training.averaged(model, average):
+            found = judging.brief(judging.measure(judging.Judge(model, tokenizer, where), emoji, damage))
+        clip.save_clip(average.weights, folder)
+        return found
+
+    average = training.train(
+        model,
+        loss_of,
+        work / "clip.pt",
+        steps=steps,
+        minutes=minutes,
+        learning_rate=learning_rate,
+        weight_decay=0.1,
+        decay=0.998,
+        save_every=save_every,
+        report=report,
+    )
+    with training.averaged(model, average):
+        clip.save_clip(average.weights, folder)
+        return judging.measure(judging.Judge(model, tokenizer, where), emoji, damage)

@@ -1,0 +1,86 @@
+"""The teacher's training: noise prediction at all noise levels, for sampling in 50 steps and as what the student is distilled from."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from qsched.embedded import training
+from qsched.embedded.batches import STYLES, Batches
+from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber
+from qsched.embedded.scenes import Mix
+
+PURE_SHARE = 0.2
+
+
+def start_from(checkpoint: Path, unet: torch.nn.Module) -> int:
+    """Load another denoiser, a checkpoint (its averaged weights) or a diffusers folder; returns how many tensors fitted. Those of other shapes stay as they are."""
+    if checkpoint.is_dir():
+        weights = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
+    else:
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
+    own = unet.state_dict()
+    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    unet.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def train_denoiser(
+    data: Path,
+    clip_folder: Path,
+    work: Path,
+    *,
+    steps: int,
+    minutes: float | None = None,
+    batch: int = 64,
+    learning_rate: float = 1.5e-3,
+    seed: int = 0,
+    device: str = "auto",
+    compiled: bool = True,
+    start: Path | None = None,
+    styles: tuple[str, ...] = STYLES,
+    mix: Mix = Mix(),  # noqa: B008 - frozen
+    pure_share: float = PURE_SHARE,
+    workers: int = 0,
+    save_every: int = 250,
+) -> training.Average:
+    """Train the teacher; checkpoints in work/denoiser.pt make it resumable. Returns the averaged weights.
+
+    Args:
+        steps, minutes: whichever is reached first. workers: processes that draw the scenes.
+        start: checkpoint or diffusers folder of another denoiser to begin with, unless there is one in `work`.
+        pure_share: share of each batch at the last timestep, where sampling starts.
+    """
+    where = training.pick_device(device)
+    torch.manual_seed(seed)
+    batches = Batches(data, clip_folder, where, seed, styles, mix, workers)
+    unet = new_unet()
+    if start is not None:
+        start_from(start, unet)
+    unet.to(where, memory_format=torch.channels_last)
+    forward = torch.compile(unet) if compiled else unet
+
+    def loss_of(step: int) -> Tensor:
+        clean, states, pooled = batches.draw(batch, step)
+        noise, timesteps = torch.randn_like(clean), torch.randint(1, LAST + 1, (batch,), device=where)
+        noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps, pure_share)
+        with torch.autocast(where.type, dtype=torch.bfloat16):
+            predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
+        return pseudo_huber(picture(noisy, predicted.float(), alpha, sigma) - clean).mean()
+
+    def report(average: training.Average) -> dict[str, float]:
+        with training.averaged(unet, average):
+            return batches.held_out_loss(unet)
+
+    return training.train(
+        unet,
+        loss_of,
+        work / "denoiser.pt",
+        steps=steps,
+        minutes=minutes,
+        learning_rate=learning_rate,
+        decay=0.999,
+        save_every=save_every,
+        report=report,
+    )

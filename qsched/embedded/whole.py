@@ -1,0 +1,100 @@
+"""All of it in one command with a time budget, made for an hour's loan of a GPU: damage, CLIP, observer, teacher, student, one after the other.
+
+Each stage gets its share of the minutes and resumes from its checkpoints, so a second call with more minutes goes on where the first one ended.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from qsched.embedded import clip_training, damage, dataset, distil, observer, teacher, training
+from qsched.embedded.batches import STYLES
+
+PART = 15_000_000
+"""Bytes: `split_file` cuts weights into parts of this size where a transfer allows no larger files."""
+
+
+SHARES = {"clip": 0.3, "observer": 0.08, "denoiser": 0.42, "distil": 0.2}
+"""Of the minutes."""
+GPU_BATCHES = {"clip": 1024, "observer": 1024, "denoiser": 512, "distil": 512}
+CPU_BATCHES = {"clip": 256, "observer": 256, "denoiser": 64, "distil": 64}
+
+
+def run(
+    work: Path,
+    clip_folder: Path,
+    model: Path,
+    minutes: float,
+    *,
+    device: str = "auto",
+    steps: int = 10**6,
+    batch: int | None = None,
+    prompts: int = 320,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Run every stage; `work` holds emoji.npz and gets the checkpoints, `clip_folder` the CLIP.
+
+    Args:
+        model: diffusers folder of an earlier model: it draws the damage and the teacher begins with its weights; a folder emoji-clip beside it starts the CLIP.
+        steps: at most so many per stage. batch: None takes what suits the device. prompts: for the damage.
+    Returns:
+        The CLIP's and the observer's measures and the last line of each denoiser's curve.
+    """
+    data, gpu = work / "emoji.npz", training.pick_device(device).type == "cuda"
+    if not (work / "damage.npz").exists():
+        from qsched.backbones import load_backbone
+
+        backbone = load_backbone("emoji-lcm", device=device, source=str(model))
+        asked = damage.known_prompts(dataset.load(data), damage.GROUPS, STYLES, prompts)
+        damage.save(damage.make(backbone, asked), work / "damage.npz")
+
+    def options(stage: str) -> dict[str, Any]:
+        return {
+            "steps": steps,
+            "minutes": minutes * SHARES[stage],
+            "batch": batch or (GPU_BATCHES if gpu else CPU_BATCHES)[stage],
+            "device": device,
+            "workers": max(1, (os.cpu_count() or 2) - 2) if gpu else 0,
+        }
+
+    before = model.parent / "emoji-clip"
+    begin = {"start": before} if before.is_dir() else {}
+    out = {
+        "clip": clip_training.train_clip(data, clip_folder, work, seed=seed, **begin, **options("clip")),
+        "observer": observer.train_observer(data, work, **options("observer")),
+    }
+    compiled = gpu or steps > 1000
+    teacher.train_denoiser(data, clip_folder, work, start=model, compiled=compiled, **options("denoiser"))
+    distil.distil(data, clip_folder, work, compiled=compiled, **options("distil"))
+    for name in ("denoiser", "student"):
+        out[name] = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["curve"][-1]
+    return out
+
+
+def carry_home(work: Path, folder: Path) -> list[Path]:
+    """The averaged weights of teacher and student as fp16, in parts of at most PART bytes; returns the files. `cat` joins the parts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name in ("denoiser", "student"):
+        average = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["average"]
+        half = {n: v.half().contiguous() if v.is_floating_point() else v for n, v in average.items()}
+        path = folder / f"{name}.safetensors"
+        save_file(half, path)
+        files += split_file(path)
+    return files
+
+
+def split_file(path: Path, size: int = PART) -> list[Path]:
+    """Cut a file into NAME.00, NAME.01, ... and remove it; a small one stays as it is."""
+    content = path.read_bytes()
+    if len(content) <= size:
+        return [path]
+    parts = []
+    for number, begin in enumerate(range(0, len(content), size)):
+        parts.append(path.with_name(f"{path.name}.{number:02}"))
+        parts[-1].write_bytes(content[begin : begin + size])
+    path.unlink()
+    return parts

@@ -1,0 +1,231 @@
+"""The judges of the embedded model: the tiny CLIP and what it is measured by, the observer, the Frechet distance, the damage file, the sheet."""
+
+import numpy as np
+import pytest
+import torch
+from embedded_model import embedded
+from emoji_art import build
+from scipy.linalg import sqrtm
+from torch.nn import functional as F
+
+from qsched.embedded import clip, clip_training, damage, dataset, frechet, judging, observer, report, scenes, sheet
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def emoji(data):
+    return dataset.load(data)
+
+
+@pytest.fixture(scope="module")
+def judge(emoji, tmp_path_factory):
+    torch.manual_seed(0)
+    model, tokenizer = clip.new_clip(tmp_path_factory.mktemp("clip"), emoji)
+    return judging.Judge(model.eval(), tokenizer, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def spoilt():
+    return damage.make(embedded(), ["fox, flat style", "owl, classic style", "cow, glossy style", "pig, flat style"])
+
+
+def test_auc_counts_pairs_and_ties():
+    assert judging.auc(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.0])) == 1
+    assert judging.auc(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0])) == 0.5
+    assert judging.auc(torch.tensor([0.0]), torch.tensor([1.0, 2.0, -1.0])) == pytest.approx(1 / 3)
+
+
+def test_wilson_interval_of_known_cases():
+    low, high = judging.wilson(0.5, 10)
+    assert (round(low, 3), round(high, 3)) == (0.237, 0.763)
+    assert judging.wilson(0.0, 20)[0] == pytest.approx(0, abs=1e-12) and judging.wilson(1.0, 20)[1] <= 1 + 1e-12
+
+
+def test_a_concept_ranks_by_its_best_caption():
+    texts = torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8], [-1, 0]])  # two concepts in two styles
+    features = torch.tensor([[1.0, 0], [0.6, 0.8]])
+    assert judging.concept_ranks(features, texts, 2, torch.tensor([0, 0])).tolist() == [0, 1]
+    assert judging.concept_ranks(features, texts, 2, torch.tensor([1, 1])).tolist() == [1, 0]
+
+
+def test_trimmed_texts_equal_open_clips_own_encoding(judge):
+    texts = ["fox", "an emoji of a red apple in front of a blue background", "owl and pig"]
+    tokens = judge.tokenizer([f"{texts[i % 3]} {'ant ' * (i % 5)}" for i in range(90)])  # several groups, out of order
+    with torch.no_grad():
+        ours, theirs = clip.encode_texts(judge.model, tokens), judge.model.encode_text(tokens, normalize=True)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_measures_of_a_judge_that_has_learnt_nothing_are_those_of_chance(judge, emoji, spoilt):
+    found = judging.measure(judge, emoji, spoilt)
+    assert found["retrieval"]["count"] == int(emoji.held_out.sum())
+    assert set(found["auc_by_kind"]) == set(clip_training.degradations.KINDS)
+    assert all(0 <= v <= 1 for row in found["auc_by_kind"].values() for v in row.values())
+    assert set(found["quantization"]["auc_by_bits"]) == set(damage.BITS)
+    assert "top-1" in judging.markdown(found)
+    assert {"top1", "auc", "quantized_auc"} <= set(judging.brief(found))
+
+
+def test_a_perfect_judge_gets_perfect_marks(spoilt):
+    spoilt = damage.Damage(**{**vars(spoilt), "test": torch.ones(4, dtype=torch.bool)})
+
+    class Knowing:
+        def quality(self, images):
+            truth = {tuple(p[:, 9:20, 9].flatten().tolist()): -float(e) for p, e in zip(whole, errors, strict=True)}
+            return torch.tensor([truth[tuple(p[:, 9:20, 9].flatten().tolist())] for p in images])
+
+    whole, errors = (spoilt.images.float() / 255).flatten(0, 1), spoilt.error.flatten()
+    found = judging.against_quantization(Knowing(), spoilt)
+    assert found["auc"] == 1 and found["rank_correlation"] == pytest.approx(-1)
+    assert set(found["within_prompt"].values()) == {1.0}
+
+
+def test_the_damage_file_keeps_what_the_quantized_models_drew(spoilt, tmp_path):
+    assert spoilt.images.shape == (4, len(damage.KINDS), 3, 64, 64) and spoilt.steps.tolist() == [1, 2, 4, 8]
+    error = dict(zip(damage.KINDS, spoilt.error.mean(0).tolist(), strict=True))
+    assert error["full precision"] == 0 < error["w8a8"] < error["w4a8"] < error["w2a8"] and error["bent"] > 0
+    with pytest.raises(FileNotFoundError, match="damage"):
+        damage.load(tmp_path / "none.npz")
+    damage.save(spoilt, tmp_path / "damage.npz")
+    again = damage.load(tmp_path / "damage.npz")
+    assert torch.equal(again.images, spoilt.images) and again.prompts == spoilt.prompts
+    same = damage.make(embedded(), spoilt.prompts)
+    assert (same.images.int() - spoilt.images.int()).abs().max() <= 1
+
+
+def test_known_prompts_are_those_of_the_asked_groups_and_styles(emoji):
+    prompts = damage.known_prompts(emoji, ("food-drink",), ("flat", "glossy"), 3)
+    assert len(prompts) == 3 and all(p.split(", ")[0] in ("red apple", "green pear") for p in prompts)
+
+
+def test_damaged_pictures_for_training_are_graded_by_their_error_and_not_from_test_prompts(spoilt):
+    spoilt = damage.Damage(**{**vars(spoilt), "test": torch.tensor([True, False, True, True])})
+    pictures, grade = clip_training.draw_damage(spoilt, 40, np.random.default_rng(0))
+    own = spoilt.images[1].float() / 255
+    own = torch.cat([own, own.flip(-1)])
+    assert all(any(torch.equal(p, o) for o in own) for p in pictures)
+    assert grade.max() == 1 and grade.min() < 0.2
+
+
+def test_a_concept_is_no_rival_of_itself(emoji):
+    fox, owl = emoji.concepts.index("fox"), emoji.concepts.index("owl")
+    at = lambda c, s: int(((emoji.concept == c) & (emoji.style == s)).nonzero()[0])
+    first = torch.tensor([at(fox, 0), at(fox, 1), at(owl, 0)])
+    drawn = scenes.Drawn(torch.empty(0), ["fox", "fox, flat style", "owl"], first, torch.ones(3, dtype=torch.bool))
+    assert clip_training.rivals(drawn, emoji).tolist() == [[True, False, True], [False, True, True], [True, True, True]]
+    drawn.captions[0] = "fox, classic style"
+    assert clip_training.rivals(drawn, emoji).all()
+
+
+def test_contrast_is_low_where_pairs_match_and_ignores_what_is_not_allowed():
+    features = torch.eye(4)
+    allowed = torch.ones(4, 4, dtype=torch.bool)
+    assert clip_training.contrast(features, features, torch.tensor(50.0), allowed).max() < 2
+    swapped = features[[1, 0, 2, 3]]
+    wrong = clip_training.contrast(features, swapped, torch.tensor(50.0), allowed)
+    assert wrong[0] > 20 > wrong[2]
+    allowed[0, 1] = allowed[1, 0] = False
+    assert clip_training.contrast(features, swapped, torch.tensor(50.0), allowed)[0] < wrong[0]
+
+
+def test_the_bank_adds_up_a_concepts_styles(judge, emoji):
+    bank = clip_training.Bank(emoji, judge.tokenizer, torch.device("cpu"))
+    bank.refresh(judge.model, 0)
+    bank.features = F.normalize(torch.eye(256)[: len(bank.features)], dim=-1)
+    right = torch.tensor([emoji.concepts.index("fox")])
+    for style in range(bank.styles):
+        features = bank.features[right * bank.styles + style]
+        assert bank.loss(features, torch.tensor(50.0), right) < 3 < bank.loss(features, torch.tensor(50.0), right - 1)
+
+
+def test_a_warm_start_copies_what_fits(emoji, tmp_path):
+    torch.manual_seed(0)
+    old, _ = clip.new_clip(tmp_path / "old", emoji)
+    clip.save_clip(old.state_dict(), tmp_path / "old")
+    more = dataset.Emoji(**{**vars(emoji), "concepts": [*emoji.concepts[:-1], "zebra zygote"]})
+    new, tokenizer = clip.new_clip(tmp_path / "new", more)
+    assert {"token_embedding.weight", "text_projection"} <= set(clip.warm_start(new, tokenizer, tmp_path / "old"))
+    before = clip.open_clip.tokenizer.HFTokenizer(str(tmp_path / "old"), context_length=24).tokenizer
+    ids = [t.convert_tokens_to_ids("fox</w>") for t in (before, tokenizer.tokenizer)]
+    assert torch.allclose(old.token_embedding.weight[ids[0]], new.token_embedding.weight[ids[1]], atol=1e-3)
+    assert torch.allclose(old.text_projection, new.text_projection, atol=1e-3)
+
+
+def test_an_existing_configuration_is_kept(emoji, tmp_path):
+    clip.new_clip(tmp_path, emoji)
+    config = tmp_path / "open_clip_config.json"
+    config.write_text(config.read_text().replace('"embed_dim": 256', '"embed_dim": 128'))
+    model, _ = clip.new_clip(tmp_path, emoji)
+    assert model.text_projection.shape == (256, 128) and '"embed_dim": 128' in config.read_text()
+
+
+def test_frechet_distance_of_known_sets():
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=(400, 6)), rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6)) + 1
+    assert frechet.frechet(one, one) == pytest.approx(0, abs=1e-9)
+    assert frechet.frechet(one, one + 2) == pytest.approx(6 * 4)
+    assert frechet.frechet(one, 3 * one - 2 * one.mean(0)) == pytest.approx(4 * np.trace(np.cov(one, rowvar=False)))
+    first, second = (np.cov(x, rowvar=False) for x in (one, other))
+    shift = one.mean(0) - other.mean(0)
+    textbook = shift @ shift + np.trace(first + second - 2 * sqrtm(first @ second).real)
+    assert frechet.frechet(one, other) == pytest.approx(textbook) == frechet.frechet(other, one)
+    with pytest.raises(ValueError, match="two features"):
+        frechet.frechet(one[:1], other)
+
+
+def test_frechet_interval_holds_the_distance_and_shrinks():
+    rng = np.random.default_rng(1)
+    draw = lambda n: (rng.normal(size=(n, 3)), rng.normal(size=(n, 3)) + 1)
+    widths = []
+    for count in (60, 960):
+        low, high = frechet.interval(*draw(count), np.arange(count))
+        assert low < 3 < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 2
+
+
+def test_the_observer_learns_and_is_kept_with_its_names(data, emoji, tmp_path):
+    numbers = observer.train_observer(data, tmp_path, steps=2, batch=8, device="cpu")
+    assert set(numbers) == {"top1", "top5"}
+    with pytest.raises(FileNotFoundError, match="observer"):
+        observer.load_observer(tmp_path / "none.safetensors")
+    model = observer.load_observer(tmp_path / "observer.safetensors")
+    features, logits = observer.observe(model, emoji.pictures(torch.arange(5)))
+    assert features.shape == (5, 64) and logits.shape == (5, len(emoji.concepts))
+    assert model.columns(["owl", "fox"]) == [emoji.concepts.index("owl"), emoji.concepts.index("fox")]
+    with pytest.raises(ValueError, match="unicorn"):
+        model.columns(["fox", "unicorn"])
+
+
+def test_the_observers_disturbances_differ_by_picture_and_repeat_with_the_seed():
+    images = torch.rand(64, 3, 64, 64)
+    one, two = (observer.disturb(images, torch.Generator().manual_seed(s)) for s in (0, 0))
+    assert torch.equal(one, two) and one.min() >= 0 and one.max() <= 1
+    same = (one == images).flatten(1).all(1)
+    assert 1 <= same.sum() < 32, "some are left alone, most are not"
+
+
+def test_the_teacher_starts_at_the_last_timestep_and_needs_no_new_noise():
+    backbone = report.as_teacher(embedded())
+    backbone.set_timesteps(backbone.scheduler, report.TEACHER_STEPS)
+    assert int(backbone.scheduler.timesteps[0]) == 999 and len(backbone.scheduler.timesteps) == 50
+    assert type(embedded().scheduler).__name__ == "LCMScheduler", "the student keeps its own"
+    one = report.draw(backbone, ["fox, flat style"], 2, seed=0)
+    assert torch.equal(one, report.draw(backbone, ["fox, flat style"], 2, seed=0))
+
+
+def test_the_sheet_shows_held_out_pairs_first_and_every_way_to_draw(emoji, tmp_path, monkeypatch):
+    indices, labels = sheet.choose(emoji, emoji.styles, 6)
+    assert len(indices) == len(labels) == 6 and emoji.held_out[indices[0]] and not emoji.held_out[indices[-1]]
+    assert labels[-1].endswith("(seen)")
+    monkeypatch.setattr(sheet, "TEACHER_STEPS", 2)
+    monkeypatch.setattr(sheet, "STEPS", 4)
+    table = sheet.columns(embedded(), emoji, indices[:2])
+    assert list(table)[:3] == ["real art", "teacher 50", "student 4"] and len(table) == 3 + 2 * len(damage.BITS)
+    assert all(t is not None and t.shape == (2, 3, 64, 64) for t in table.values()), "presets belong to these weights"
+    sheet.paint(table | {"empty": None}, labels[:2], tmp_path / "sheet.png")
+    assert (tmp_path / "sheet.png").stat().st_size > 5000

@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
         help="what a first visitor sees (default: emoji-lcm, which ships with the app)",
     )
     options.add_argument(
-        "--source", metavar="PATH_OR_ID", help="a local diffusers folder or another repository for that backbone"
+        "--source",
+        metavar="PATH_OR_ID",
+        help="a local diffusers folder or another repository (ID@REVISION pins it) for that backbone",
     )
     options.add_argument("--device", default="auto", help="auto (cuda, then cpu), cpu or cuda")
     options.add_argument(

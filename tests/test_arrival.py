@@ -45,7 +45,11 @@ def tab_of(engine):
 
 def test_what_is_missing_is_one_sentence_with_size_licence_and_memory(hub):
     sentence = not_here(TURBO, "cpu")
-    for part in ("SDXL-Turbo is not downloaded: 9.3 GB with the weights of its scores", TURBO.licence, "GiB of main memory"):
+    for part in (
+        "SDXL-Turbo is not downloaded: 9.3 GB with the weights of its scores",
+        TURBO.licence,
+        "GiB of main memory",
+    ):
         assert part in sentence
     assert (
         sentence.count(". ") == 0 and sentence.endswith(".") and "offline" not in sentence and "gated" not in sentence

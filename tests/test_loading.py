@@ -180,11 +180,25 @@ def test_the_photo_scorer_is_asked_for_once_and_only_when_needed(monkeypatch):
 
     asked = []
     scorer = FakeScorer()
-    fake = types.SimpleNamespace(load_scorer=lambda name, device: asked.append((name, device)) or scorer)
+    fake = types.SimpleNamespace(
+        load_scorer=lambda name, device, offline: asked.append((name, device, offline)) or scorer,
+        scorer_weights=lambda name: [],
+    )
     monkeypatch.setitem(sys.modules, "qsched.scoring.loading", fake)
     backbone = fresh("sdxl-turbo")
     backbone.judge = None
     backbone.encode(PROMPTS)
     assert asked == []
     assert backbone.scorer() is backbone.scorer() is scorer
-    assert asked == [("clip-l14", CPU)]
+    assert asked == [("clip-l14", CPU, True)]
+
+
+def test_a_source_can_be_pinned_to_a_revision(tmp_path, monkeypatch):
+    spec = SPECS["sdxl-turbo"]
+    tuned, own = spec.at("me/tuned@v2"), spec.at(f"{spec.source}@0123abc")
+    assert (tuned.source, tuned.revision, tuned.files) == ("me/tuned", "v2", ANY_FILES)
+    assert (own.source, own.revision, own.files) == (spec.source, "0123abc", spec.files)
+    assert spec.at("me/tuned").revision is None and tuned.sources()[0].revision == "v2"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "me@home").mkdir()
+    assert (spec.at("me@home").source, spec.at("me@home").revision) == ("me@home", None)

@@ -44,6 +44,7 @@ def test_pull_from_another_repository_and_revision(line, hub):
     hub.add("me/tuned", {"model_index.json": b"{}"})
     commit = hub.repositories["me/tuned"].sha
     assert line.ok("pull", "far", "--source", "me/tuned", "--revision", commit)["sources"][0]["revision"] == commit
+    assert line.ok("pull", "far", "--source", f"me/tuned@{commit}")["sources"][0]["revision"] == commit
     assert "has no revision v2" in line.fails("pull", "far", "--revision", "v2")
     assert "nothing to download" in line.ok("pull", "far", "--source", os.getcwd())["message"]
 

@@ -111,7 +111,9 @@ def test_generate_says_what_the_method_did(tmp_path, capsys, monkeypatch):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao, nunchaku\."):
+    with pytest.raises(
+        ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao, nunchaku\."
+    ):
         embedded().quantized(Quantization(method="gptq"))
 
 

@@ -67,8 +67,11 @@ class BackboneSpec:
         return [source for source in (pipeline, self.lora, self.tiny_vae, self.vae) if source is not None]
 
     def at(self, source: str | Path) -> "BackboneSpec":
-        """The same family from a local folder or from another repository, such as a fine-tune."""
-        return replace(self, source=str(source), files=ANY_FILES, revision=None)
+        """The same family from a local folder or from another repository, such as a fine-tune; REPOSITORY@REVISION takes
+        a branch, tag or commit of it, and the backbone's own repository can be pinned that way too."""
+        repo, revision = pinned(str(source))
+        files = self.files if revision and repo == self.source else ANY_FILES
+        return replace(self, source=repo, files=files, revision=revision)
 
     def lora_file(self, steps: int) -> str | None:
         """The adapter's file for this step count, None for a model without adapters.
@@ -82,6 +85,14 @@ class BackboneSpec:
         if not found:
             raise BackboneError(f"{self.id} has no LoRA for {steps} steps in {self.lora.repo}.")
         return found[0]
+
+
+def pinned(source: str) -> tuple[str, str | None]:
+    """Folder or repository, and the revision after an @; a folder that is there may have an @ in its name."""
+    if Path(source).expanduser().exists():
+        return source, None
+    repo, _, revision = source.partition("@")
+    return repo, revision or None
 
 
 def _files(weights: str) -> tuple[str, ...]:

@@ -56,7 +56,9 @@ def add_backbone(parser: argparse.ArgumentParser, choose: bool = True) -> None:
     """--backbone (unless something else decides it), --source, --device, --dtype."""
     if choose:
         parser.add_argument("--backbone", default="emoji-lcm", metavar="ID", help="which model (default: %(default)s)")
-    parser.add_argument("--source", metavar="PATH", help="load this family from another folder")
+    parser.add_argument(
+        "--source", metavar="PATH_OR_ID", help="load this family from another folder or Hub id (ID@REVISION pins it)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16 (default: %(default)s)")
 

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The backbone's id, and where else its files may come from."""
     parser.add_argument("id", metavar="ID", help="which backbone, see `backbones`")
-    parser.add_argument("--source", metavar="HUB_ID", help="another repository of the same family, such as a fine-tune")
+    parser.add_argument(
+        "--source",
+        metavar="HUB_ID",
+        help="another repository of the same family, such as a fine-tune (ID@REVISION pins it)",
+    )
     parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: the backbone's own)")
     add_scorer(parser)
     parser.add_argument("--offline", action="store_true", help="only check that everything is here")
@@ -45,6 +49,8 @@ def run(args: argparse.Namespace) -> Result:
     if not fetched or (args.source and Path(args.source).expanduser().is_dir()):
         here = f"{args.source} is a folder on this machine" if args.source else f"{spec.id} ships with the app"
         lines.insert(0, f"{here}: there is nothing to download" + (" of it." if fetched else "."))
+    if args.revision:
+        lines.append(f"`--source {spec.source}@{args.revision}` uses it.")
     text = "\n".join(lines)
     count = sum(part["downloaded_bytes"] for part in fetched)
     return Result({"id": spec.id, "downloaded_bytes": count, "ready": True, "sources": fetched, "message": text}, text)

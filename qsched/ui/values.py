@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qsched.backbones import SPECS, BackboneError, BackboneSpec, Quantization, Source
 from qsched.backbones.hub import check_names
+from qsched.backbones.spec import pinned
 from qsched.coefficients import Coefficients
 from qsched.quantization import ACTIVATION_SCALES, SCOPES, BitWidth
 from qsched.rivals import METHODS
@@ -180,7 +181,8 @@ def _source(text: str) -> str:
     if not SOURCES:
         raise ValueError(NO_SOURCES)
     if not Path(text).expanduser().is_dir():
-        check_names(Source(text))
+        repo, revision = pinned(text)
+        check_names(Source(repo, revision=revision))
     return text
 
 

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from .packing import NUDGE, BitWidth, int_mm, pack, quantize_activation, unpack
 
+REPEATS = 12
+"""Timed calls of each kind, by turns, before one is chosen."""
+
 
 class PackedLayer(nn.Module):
     """What both layers share: packed weights (taps, out, in), their scales, and the optional unpacked copy."""
@@ -194,8 +197,9 @@ class QuantConv2d(PackedLayer):
 def fastest_execution(kind: str, device: torch.device, dtype: torch.dtype) -> str:
     """What "auto" means here: "int8" where it is exact and no slower than "fake" on a typical layer, else "fake".
 
-    Measured once per process (some 0.1 s), with the random state left alone. int8 wins near-ties, since its sums depend
-    neither on the batch nor on the float kernels. For torch.compile the answer is a constant, found before the layer is
+    Measured once per process (some 0.2 s), with the random state left alone. int8 wins near-ties, since its sums depend
+    neither on the batch nor on the float kernels; on a CPU it has to be twice as slow to lose, so that busy neighbours do
+    not change a search's numbers. For torch.compile the answer is a constant, found before the layer is
     traced.
 
     Args:
@@ -216,22 +220,21 @@ def _measured_execution(kind: str, device: torch.device, dtype: torch.dtype) -> 
         else:
             make, layer = QuantConv2d, nn.Conv2d(width, width, 3, padding=1, device="cpu")
             shape = (2, width, side, side)
-    x, seconds = torch.ones(shape, device=device, dtype=dtype), {}
-    for mode in ("fake", "int8"):
-        packed = make(layer, BitWidth(4, 8), execution=mode, cache=not gpu)
-        seconds[mode] = _seconds(packed.to(device, dtype), x)
-    return "fake" if seconds["fake"] * 1.25 < seconds["int8"] else "int8"
+    x = torch.ones(shape, device=device, dtype=dtype)
+    fake, int8 = (
+        make(layer, BitWidth(4, 8), execution=mode, cache=not gpu).to(device, dtype) for mode in ("fake", "int8")
+    )
+    pairs = [(_seconds(fake, x), _seconds(int8, x)) for _ in range(REPEATS + 2)][2:]  # two for warm-up
+    fastest_fake, fastest_int8 = (min(times) for times in zip(*pairs, strict=True))
+    return "fake" if fastest_fake * (1.25 if gpu else 2) < fastest_int8 else "int8"
 
 
-def _seconds(layer: nn.Module, x: Tensor, repeats: int = 7) -> float:
-    best = float("inf")
-    for i in range(repeats + 2):  # two for warm-up
-        start = time.perf_counter()
-        layer(x)
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
-        best = min(best, time.perf_counter() - start) if i > 1 else best
-    return best
+def _seconds(layer: nn.Module, x: Tensor) -> float:
+    start = time.perf_counter()
+    layer(x)
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - start
 
 
 def _int_mm_is_exact(device: torch.device) -> bool:

@@ -312,6 +312,7 @@ def connected(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("HF_TOKEN", "hf_right")
+    monkeypatch.setattr("qsched.scoring.loading._loaded", {})  # no scorer outlives the weights that it was made of
     huggingface_hub.close_session()
     with FakeHub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)

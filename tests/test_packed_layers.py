@@ -202,7 +202,7 @@ def test_auto_follows_the_measurement(monkeypatch):
     monkeypatch.setattr(packed_layers, "_seconds", lambda layer, x: seconds[layer.execution])
     layer, state = QuantLinear(nn.Linear(16, 8), BitWidth(4, 8)), torch.get_rng_state()
     try:
-        for seconds["int8"], expected in ((0.5, "int8"), (1.1, "int8"), (1.5, "fake")):
+        for seconds["int8"], expected in ((0.5, "int8"), (1.9, "int8"), (2.1, "fake")):
             _measured_execution.cache_clear()
             assert layer.uses(CPU, torch.float32) == expected
             assert fastest_execution("conv2d", CPU, torch.float32) == expected

@@ -234,7 +234,9 @@ def test_known_cases_are_not_counted_again(three, monkeypatch):
 
 def test_the_scorer_lies_on_the_device_unless_that_changes_how_the_backbone_runs(backbone, monkeypatch):
     asked, loaded = [], SimpleNamespace()
-    fake = SimpleNamespace(load_scorer=lambda name, device: asked.append(device) or loaded)
+    fake = SimpleNamespace(
+        load_scorer=lambda name, device, offline: asked.append(device) or loaded, scorer_weights=lambda name: []
+    )
     monkeypatch.setitem(sys.modules, "qsched.scoring.loading", fake)
     backbone.judge, enough = None, needs(backbone.parts, "w4a8")["resident"] - RESERVE
     for budget, device in ((enough + SCORER, DEVICE), (enough + SCORER - 1, HOST), (enough, HOST), (None, DEVICE)):

@@ -59,6 +59,14 @@ def test_what_is_missing_is_one_sentence_with_size_licence_and_memory(hub):
     assert not hub.requests
 
 
+def test_the_page_loads_the_revision_that_a_source_is_pinned_to():
+    asked = []
+    engine = Engine(load=lambda id, **options: asked.append(options["source"]) or tiny_backbone(id), source="/here")
+    for name in ("emoji-lcm", "sdxl-turbo@me/tuned@v2", "sdxl-turbo"):
+        engine.backbone(name)
+    assert asked == ["/here", "me/tuned@v2", None] and engine.spec("sdxl-turbo@me/tuned@v2").revision == "v2"
+
+
 def test_offline_is_said(hub, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert "offline, so that it cannot be fetched now" in not_here(TURBO, "cpu")

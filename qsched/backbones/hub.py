@@ -134,7 +134,10 @@ def _stays_inside(path: str) -> bool:
 
 def _pull_command(source: Source) -> str:
     known = [spec.id for spec in SPECS.values() if any(s.repo == source.repo for s in spec.sources())]
-    return f"python -m qsched pull {known[0]}" if known else f"python -m qsched pull ID --source {source.repo}"
+    place = f"{source.repo}@{source.revision}" if source.revision else source.repo
+    if known and not source.revision:
+        return f"python -m qsched pull {known[0]}"
+    return f"python -m qsched pull {known[0] if known else 'ID'} --source {place}"
 
 
 def _download(source: Source, on_progress: Progress, timeout: float) -> Path:

@@ -86,22 +86,25 @@ class Engine:
 
     def spec(self, backbone: str) -> BackboneSpec:
         """The facts about a backbone, without loading it; its source is the one that is used."""
-        id, _, source = backbone.partition(SOURCE)
+        id, source = self._parted(backbone)
         if id not in SPECS:
             raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
-        source = source or (self.source if id == self.default else None)
         return SPECS[id].at(source) if source else SPECS[id]
+
+    def _parted(self, backbone: str) -> tuple[str, str | None]:
+        """A backbone's id, and the source that is used in place of its own."""
+        id, _, source = backbone.partition(SOURCE)
+        return id, source or (self.source if id == self.default else None)
 
     @_on_device
     def backbone(self, backbone: str) -> Backbone:
         """The loaded backbone; the latest two stay in memory."""
-        spec = self.spec(backbone)
+        id, source = self.spec(backbone).id, self._parted(backbone)[1]
         for name, other in self._backbones.items():
             if name != backbone:
                 leave(other)
         if backbone not in self._backbones:
-            source = None if spec is SPECS[spec.id] else spec.source
-            self._backbones[backbone] = self._load(spec.id, device=self.device, source=source)
+            self._backbones[backbone] = self._load(id, device=self.device, source=source)
             while len(self._backbones) > LOADED_BACKBONES:
                 self._backbones.popitem(last=False)
         self._backbones.move_to_end(backbone)

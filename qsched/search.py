@@ -136,7 +136,7 @@ def search(
     tell = _Teller(progress, begin, on_progress)
     with study.at_work():
         while not (stop is not None and stop()):
-            done, busy = study.finished(), study.busy()
+            done, busy = study.look()
             tell.known(done, options.k)
             wanted = strategy.propose(done, busy, job.at_once)
             if not wanted and not busy:
@@ -158,7 +158,7 @@ def search(
                 study.release(claims)
                 raise
     cost = {"denoiser_calls": backbone.calls - calls, "duration_s": round(time.perf_counter() - begin, 3)}
-    return preset_of(study.about, study.finished(), cost)
+    return preset_of(study.about, study.look().done, cost)
 
 
 def estimate(

@@ -13,7 +13,7 @@ from qsched.sampling import Noise, decode, draw_noise, images_per_batch, sample
 from qsched.search_options import Candidate, SearchOptions
 from qsched.studies import Scores
 
-IMAGES_PER_CLAIM = 64
+IMAGES_PER_CLAIM = 128
 """Of a grid, so that claiming costs little; what is not finished when a process dies is computed again."""
 BATCH_FROM_SCRATCH = 5
 """The paper's code runs and scores five prompts at a time."""

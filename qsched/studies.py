@@ -12,7 +12,6 @@ processes that died are taken up again (see `qsched.workers`).
 import random
 import sqlite3
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -47,6 +46,13 @@ class Claim(NamedTuple):
 
     candidate: Candidate
     trial: FrozenTrial
+
+
+class Standing(NamedTuple):
+    """What a study holds. done: scores by candidate, failed ones included; busy: what other living processes compute."""
+
+    done: dict[Candidate, Scores]
+    busy: set[Candidate]
 
 
 class Study:
@@ -101,34 +107,33 @@ class Study:
         """A block in which other processes know this one to be alive; claims belong inside."""
         return Pulse(self._worker, self._beat)
 
-    def finished(self) -> dict[Candidate, Scores]:
-        """Scores by candidate, failed ones included."""
+    def look(self) -> Standing:
+        """How the search stands now. What dead processes left behind is given up first."""
         with storage_errors(self.shown):
-            return finished(self._study)
-
-    def busy(self) -> set[Candidate]:
-        """Candidates that other living processes are working on. What dead ones left behind is given up first."""
-        return {_candidate(trial) for trial in self._running() if trial.user_attrs.get("worker") != self._worker}
+            trials = self._study.get_trials(deepcopy=False)
+            running = [trial for trial in trials if trial.state is TrialState.RUNNING]
+            others = [trial for trial in running if trial.user_attrs.get("worker") != self._worker]
+            return Standing(_scores(trials), {_candidate(trial) for trial in self._alive(others)})
 
     def claim(self, candidates: Sequence[Candidate]) -> list[Claim]:
         """Take those of the candidates that no other process has or had; may be none."""
         with storage_errors(self.shown):
-            token = uuid.uuid4().hex
+            claimed = set()
             for candidate in candidates:
                 params = candidate.params()
                 trial = optuna.trial.create_trial(
                     state=TrialState.RUNNING,
                     params=params,
                     distributions=dict.fromkeys(params, self._distribution),
-                    user_attrs={"worker": self._worker, "claim": token},
+                    user_attrs={"worker": self._worker},
                 )
-                self._storage.create_new_trial(self._id, trial)
+                claimed.add(self._storage.create_new_trial(self._id, trial))
             trials = self._study.get_trials(deepcopy=False)
         first: dict[Candidate, FrozenTrial] = {}
         for trial in trials:  # in the order of their numbers
             if _counts(trial):
                 first.setdefault(_candidate(trial), trial)
-        mine = [trial for trial in trials if trial.user_attrs.get("claim") == token]
+        mine = [trial for trial in trials if trial._trial_id in claimed]
         won = [Claim(_candidate(trial), trial) for trial in mine if first[_candidate(trial)] is trial]
         self.release([Claim(_candidate(trial), trial) for trial in mine if first[_candidate(trial)] is not trial])
         return won
@@ -156,19 +161,15 @@ class Study:
         with storage_errors(self.shown):
             self._study.set_user_attr(key, count)
 
-    def _running(self) -> list[FrozenTrial]:
-        with storage_errors(self.shown):
-            trials = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            if all(trial.user_attrs.get("worker") == self._worker for trial in trials):
-                return trials
-            pulses, alive = self._study.user_attrs, []
-            for trial in trials:
-                worker = trial.user_attrs.get("worker", "")
-                if worker != self._worker and self._watch.is_dead(worker, pulses):
-                    self._give_up(trial)
-                else:
-                    alive.append(trial)
-            return alive
+    def _alive(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Those of other processes' trials that are still being computed."""
+        pulses, alive = self._study.user_attrs if trials else {}, []
+        for trial in trials:
+            if self._watch.is_dead(trial.user_attrs.get("worker", ""), pulses):
+                self._give_up(trial)
+            else:
+                alive.append(trial)
+        return alive
 
     def _give_up(self, trial: FrozenTrial) -> None:
         with suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -177,8 +178,12 @@ class Study:
 
 def finished(study: optuna.Study) -> dict[Candidate, Scores]:
     """Scores by candidate of any study that `Study` filled, failed ones included."""
+    return _scores(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)))
+
+
+def _scores(trials: Sequence[FrozenTrial]) -> dict[Candidate, Scores]:
     done = {}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)):
+    for trial in trials:
         if trial.state is TrialState.COMPLETE or "failed" in trial.user_attrs:
             attributes = trial.user_attrs
             done[_candidate(trial)] = Scores(attributes.get("alignment", []), attributes.get("quality", []))

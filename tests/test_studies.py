@@ -144,19 +144,19 @@ def test_a_candidate_is_claimed_once(storage):
     one, other = study(storage), study(storage)
     with one.at_work(), other.at_work():
         (claim,) = one.claim([ONE])
-        assert other.busy() == {ONE} and not one.busy()
+        assert other.look().busy == {ONE} and not one.look().busy
         assert [claim.candidate for claim in other.claim([ONE, OTHER])] == [OTHER]
         one.store(claim, DONE, 5.0)
-        assert one.finished() == {ONE: DONE} and not other.claim([ONE])
+        assert one.look().done == {ONE: DONE} and not other.claim([ONE])
         failing = one.claim([Candidate.pair(1.2, 1.2)])[0]
         one.store(failing, Scores([float("nan")], [0.0]), None)
-        assert not other.claim([failing.candidate]) and other.finished()[failing.candidate] == Scores([], [])
+        assert not other.claim([failing.candidate]) and other.look().done[failing.candidate] == Scores([], [])
 
 
 def test_released_claims_can_be_claimed_again(storage):
     one, other = study(storage), study(storage)
     one.release(one.claim([ONE]))
-    assert not other.busy() and [claim.candidate for claim in other.claim([ONE])] == [ONE]
+    assert not other.look().busy and [claim.candidate for claim in other.claim([ONE])] == [ONE]
 
 
 def test_a_process_whose_pulse_stands_still_is_dead(storage, monkeypatch):
@@ -172,13 +172,13 @@ def test_a_process_whose_pulse_stands_still_is_dead(storage, monkeypatch):
         beating.claim([OTHER])
         waited, until = [], workers.time.monotonic() + 1
         while workers.time.monotonic() < until:
-            waited.append(here.busy())
+            waited.append(here.look().busy)
             workers.time.sleep(0.05)
     assert waited[0] == {ONE, OTHER} and waited[-1] == {OTHER}
     (claim,) = here.claim([ONE])
     sleeping.store(late, Scores([1.0], [0.1]), 0.2)  # it wakes up, too late
     here.store(claim, DONE, 5.0)
-    assert here.finished()[ONE] == DONE
+    assert here.look().done[ONE] == DONE
 
 
 def test_a_dead_process_of_this_machine_is_known_at_once():

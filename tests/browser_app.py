@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import numpy as np
+import pytest
 import torch
 from diffusers import LCMScheduler
 from PIL import Image
@@ -23,6 +24,10 @@ from qsched.scoring import ImageScores
 from qsched.surface import Surface
 
 CHROMIUM = Path("/usr/bin/chromium")
+NEEDS_BROWSER = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}"),
+]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-quic"]
 AXIS = tuple(round(0.8 + 0.04 * i, 4) for i in range(11))

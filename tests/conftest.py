@@ -16,6 +16,40 @@ def browser():
 
 
 @pytest.fixture
+def visit(app, browser):
+    """Opens tabs; afterwards nothing may have complained."""
+    from browser_app import Visitor
+
+    visitors = []
+
+    def open_tab(**options):
+        visitors.append(Visitor(browser, *app, **options))
+        return visitors[-1]
+
+    yield open_tab
+    complaints = [line for visitor in visitors for line in visitor.complaints]
+    for visitor in visitors:
+        visitor.close()
+    assert not complaints
+
+
+@pytest.fixture(scope="session")
+def emoji_data(tmp_path_factory):
+    """A small data set of emoji, built from drawn packages."""
+    from emoji_art import build
+
+    return build(tmp_path_factory.mktemp("emoji"))
+
+
+@pytest.fixture(scope="session")
+def emoji(emoji_data):
+    """The same, loaded."""
+    from qsched.embedded import dataset
+
+    return dataset.load(emoji_data)
+
+
+@pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A Hub on this machine that holds the repository of `hub_files`, and an empty cache."""
     from fake_hub import connected

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+from weakref import WeakValueDictionary
 
 import huggingface_hub
 import pytest
@@ -312,7 +313,9 @@ def connected(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("HF_TOKEN", "hf_right")
-    monkeypatch.setattr("qsched.scoring.loading._loaded", {})  # no scorer outlives the weights that it was made of
+    monkeypatch.setattr(
+        "qsched.scoring.loading._loaded", WeakValueDictionary()
+    )  # no scorer outlives the weights that it was made of
     huggingface_hub.close_session()
     with FakeHub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.address)

@@ -5,14 +5,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from browser_app import AXIS, BEST, CHROMIUM, Visitor, serving, write_preset
+from browser_app import AXIS, BEST, NEEDS_BROWSER, serving, write_preset
 
 from qsched.coefficients import Coefficients
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}"),
-]
+pytestmark = NEEDS_BROWSER
 STEPS = 4
 
 
@@ -23,22 +20,6 @@ def app(tmp_path_factory):
         write_preset(folder, bits)
     with serving(folder) as served:
         yield served
-
-
-@pytest.fixture
-def visit(app, browser):
-    """Opens tabs; afterwards nothing may have complained."""
-    visitors = []
-
-    def open_tab(**options):
-        visitors.append(Visitor(browser, *app, **options))
-        return visitors[-1]
-
-    yield open_tab
-    complaints = [line for visitor in visitors for line in visitor.complaints]
-    for visitor in visitors:
-        visitor.close()
-    assert not complaints
 
 
 def calls(visitor):

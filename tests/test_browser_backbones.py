@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser_app import CHROMIUM, Visitor, serving, tiny_backbone, write_preset
+from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
 from fake_hub import connected
 from tiny_models import folder_of, tiny_vae_of
 from tiny_scorers import serve_scorers, write_scorers
@@ -13,10 +13,7 @@ from qsched.backbones import SPECS
 from qsched.backbones.arrival import arriving, missing
 from qsched.ui.engine import load_downloaded
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}"),
-]
+pytestmark = NEEDS_BROWSER
 LCM = "lcm-dreamshaper-v7"
 TUNED = "me/tuned"
 NOTES = """() => {
@@ -52,22 +49,6 @@ def app(hub, tmp_path_factory):
         presets, lambda id, **o: tiny_backbone(id) if id == "emoji-lcm" else load_downloaded(id, **o)
     ) as served:
         yield served
-
-
-@pytest.fixture
-def visit(app, browser):
-    """Opens tabs; afterwards nothing may have complained."""
-    visitors = []
-
-    def open_tab(**options):
-        visitors.append(Visitor(browser, *app, **options))
-        return visitors[-1]
-
-    yield open_tab
-    complaints = [line for visitor in visitors for line in visitor.complaints]
-    for visitor in visitors:
-        visitor.close()
-    assert not complaints
 
 
 @pytest.fixture

@@ -6,15 +6,11 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from browser_app import AXIS, CHROMIUM, serving
+from browser_app import AXIS, NEEDS_BROWSER, serving
 from PIL import Image
-from test_browser import visit  # noqa: F401
 from test_ui_k import two_optima
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}"),
-]
+pytestmark = NEEDS_BROWSER
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +36,7 @@ def picture(visitor, name="surface"):
     return np.asarray(Image.open(io.BytesIO(urlopen(source).read())).convert("RGB"))
 
 
-def test_the_slider_recolours_the_surface_and_makes_no_picture(visit):  # noqa: F811
+def test_the_slider_recolours_the_surface_and_makes_no_picture(visit):
     visitor = visit()
     backbone = visitor.engine.backbone("emoji-lcm")
     calls, before, third = backbone.calls, picture(visitor), visitor.picture()
@@ -57,7 +53,7 @@ def test_the_slider_recolours_the_surface_and_makes_no_picture(visit):  # noqa: 
     visitor.stands_at(*best[:2])
 
 
-def test_a_link_and_the_record_carry_k(visit, tmp_path):  # noqa: F811
+def test_a_link_and_the_record_carry_k(visit, tmp_path):
     visitor = visit(query="?k=3.5")
     assert visitor.number("k") == 3.5 and surface_data(visitor)["k"] == 3.5
     set_k(visitor, 1.2)
@@ -70,7 +66,7 @@ def test_a_link_and_the_record_carry_k(visit, tmp_path):  # noqa: F811
     assert json.loads((tmp_path / "result.json").read_text())["scorer"]["k"] == 1.2
 
 
-def test_a_k_out_of_range_gives_a_toast_and_the_surface_stays(visit):  # noqa: F811
+def test_a_k_out_of_range_gives_a_toast_and_the_surface_stays(visit):
     visitor = visit()
     before = picture(visitor)
     visitor.page.locator("#k input[type=number]").fill("9")
@@ -78,7 +74,7 @@ def test_a_k_out_of_range_gives_a_toast_and_the_surface_stays(visit):  # noqa: F
     assert surface_data(visitor)["k"] == 2 and (picture(visitor) == before).all()
 
 
-def test_the_pointer_shows_a_cells_numbers(visit):  # noqa: F811
+def test_the_pointer_shows_a_cells_numbers(visit):
     visitor = visit()
     image, data = visitor.page.locator("#surface img"), surface_data(visitor)
     image.scroll_into_view_if_needed()
@@ -95,7 +91,7 @@ def test_the_pointer_shows_a_cells_numbers(visit):  # noqa: F811
     visitor.until(lambda: tip.count() == 0, "it stayed")
 
 
-def test_the_sweep_opens_and_follows_k(visit):  # noqa: F811
+def test_the_sweep_opens_and_follows_k(visit):
     visitor = visit()
     visitor.page.locator("#k-sweep button").first.click()
     visitor.page.wait_for_selector("#k-sweep-image img")

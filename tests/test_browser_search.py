@@ -8,15 +8,12 @@ from urllib.request import urlopen
 
 import numpy as np
 import pytest
-from browser_app import CHROMIUM, TinyBackbone, Visitor, serving, tiny_backbone, write_preset
+from browser_app import NEEDS_BROWSER, TinyBackbone, serving, tiny_backbone, write_preset
 from PIL import Image
 
 from qsched.presets import load_preset
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}"),
-]
+pytestmark = NEEDS_BROWSER
 WATCH = """() => {
   window.seen = { progress: new Set(), surface: new Set() };
   const look = () => {
@@ -54,24 +51,18 @@ def app(tmp_path_factory):
 
 
 @pytest.fixture
-def visit(app, browser):
-    """Opens the Search tab with a small search; afterwards nothing may have complained."""
-    visitors = []
+def visit(visit):
+    """Opens the Search tab with a small search."""
 
     def open_tab(**options):
         PacedBackbone.pace = 0.0
-        visitor = Visitor(browser, *app, **options)
-        visitors.append(visitor)
+        visitor = visit(**options)
         visitor.page.get_by_role("tab", name="Search").click()
         visitor.page.wait_for_selector("#search-start")
         return visitor
 
     yield open_tab
     PacedBackbone.pace = 0.0
-    complaints = [line for visitor in visitors for line in visitor.complaints]
-    for visitor in visitors:
-        visitor.close()
-    assert not complaints
 
 
 def small(visitor, **changes):

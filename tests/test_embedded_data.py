@@ -5,19 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from emoji_art import CONCEPTS, build
+from emoji_art import CONCEPTS
 
 from qsched.embedded import batches, clip, dataset, denoiser, scenes, words
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def emoji(data):
-    return dataset.load(data)
 
 
 def scenes_of(emoji, **options):
@@ -144,10 +134,10 @@ def test_jitter_moves_pictures_but_stays_in_range(emoji):
     assert moved.pictures.min() >= 0 and moved.pictures.max() <= 1
 
 
-def test_a_batch_is_latents_texts_and_noise_levels(data, emoji, tmp_path):
+def test_a_batch_is_latents_texts_and_noise_levels(emoji_data, emoji, tmp_path):
     model, _ = clip.new_clip(tmp_path, emoji)
     clip.save_clip(model.state_dict(), tmp_path)
-    feed = batches.Batches(data, tmp_path, torch.device("cpu"), 0)
+    feed = batches.Batches(emoji_data, tmp_path, torch.device("cpu"), 0)
     assert feed.styles == list(batches.STYLES) and not emoji.held_out[feed.usable].any()
     clean, states, pooled = feed.draw(6, 0)
     assert clean.shape == (6, 48, 16, 16) and states.shape == (6, 24, 256) and pooled.shape == (6, 256)

@@ -4,21 +4,10 @@ import numpy as np
 import pytest
 import torch
 from embedded_model import embedded
-from emoji_art import build
 from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
 from qsched.embedded import clip, clip_training, damage, dataset, frechet, judging, observer, report, scenes, sheet
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def emoji(data):
-    return dataset.load(data)
 
 
 @pytest.fixture(scope="module")
@@ -188,8 +177,8 @@ def test_frechet_interval_holds_the_distance_and_shrinks():
     assert widths[1] < widths[0] / 2
 
 
-def test_the_observer_learns_and_is_kept_with_its_names(data, emoji, tmp_path):
-    numbers = observer.train_observer(data, tmp_path, steps=2, batch=8, device="cpu")
+def test_the_observer_learns_and_is_kept_with_its_names(emoji_data, emoji, tmp_path):
+    numbers = observer.train_observer(emoji_data, tmp_path, steps=2, batch=8, device="cpu")
     assert set(numbers) == {"top1", "top5"}
     with pytest.raises(FileNotFoundError, match="observer"):
         observer.load_observer(tmp_path / "none.safetensors")

@@ -197,7 +197,7 @@ class PipelineBackbone(Backbone):
         from qsched.scoring.loading import load_scorer, scorer_weights
         from qsched.scoring.weights import ScorerError
 
-        if not all(weights.here for weights in scorer_weights(self.scores)[:2]):
+        if not all(weights.here for weights in scorer_weights(self.scores)[:-1]):
             more = "" if self.scores == PHOTO_SCORER else f" --scorer {self.scores}"
             raise ScorerError(
                 f"The weights of the scores are not on this machine: `python -m qsched pull {self.spec.id}{more}` fetches them."

@@ -140,11 +140,9 @@ def train_clip(
         quality = F.cross_entropy(verdict, torch.stack([grade, 1 - grade], 1))
         return (weight * (match + single * names)).mean() + quality + 10 * nothing
 
-    def report(average: training.Average) -> dict[str, float]:
-        with training.averaged(model, average):
-            found = judging.brief(judging.measure(judging.Judge(model, tokenizer, where), emoji, damage))
-        clip.save_clip(average.weights, folder)
-        return found
+    def measured() -> dict:
+        clip.save_clip(model.state_dict(), folder)
+        return judging.measure(judging.Judge(model, tokenizer, where), emoji, damage)
 
     average = training.train(
         model,
@@ -156,8 +154,7 @@ def train_clip(
         weight_decay=0.1,
         decay=0.998,
         save_every=save_every,
-        report=report,
+        report=lambda: judging.brief(measured()),
     )
     with training.averaged(model, average):
-        clip.save_clip(average.weights, folder)
-        return judging.measure(judging.Judge(model, tokenizer, where), emoji, damage)
+        return measured()

@@ -91,10 +91,6 @@ def distil(
         follow(1 - TARGET_DECAY)
         return (pseudo_huber(drawn - target) + anchor * pseudo_huber(drawn - clean)).mean()
 
-    def report(average: training.Average) -> dict[str, float]:
-        with training.averaged(student, average):
-            return batches.held_out_loss(student)
-
     return training.train(
         student,
         loss_of,
@@ -104,5 +100,5 @@ def distil(
         learning_rate=learning_rate,
         decay=0.995,
         save_every=save_every,
-        report=report,
+        report=lambda: batches.held_out_loss(student),
     )

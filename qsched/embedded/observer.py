@@ -125,10 +125,6 @@ def train_observer(
             logits = model(images.contiguous(memory_format=torch.channels_last))
         return F.cross_entropy(logits.float(), emoji.concept[drawn.first].to(where), label_smoothing=0.1)
 
-    def report(average: training.Average) -> dict[str, float]:
-        with training.averaged(model, average):
-            return held_out(model, emoji, where)
-
     average = training.train(
         model,
         loss_of,
@@ -139,11 +135,12 @@ def train_observer(
         weight_decay=0.05,
         decay=0.998,
         save_every=save_every,
-        report=report,
+        report=lambda: held_out(model, emoji, where),
     )
     half = {name: value.half().contiguous() for name, value in average.weights.items()}
     save_file(half, work / "observer.safetensors", {"concepts": json.dumps(emoji.concepts)})
-    return report(average)
+    with training.averaged(model, average):
+        return held_out(model, emoji, where)
 
 
 def load_observer(path: Path, device: torch.device | str = "cpu") -> Observer:

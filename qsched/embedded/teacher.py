@@ -69,10 +69,6 @@ def train_denoiser(
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
         return pseudo_huber(picture(noisy, predicted.float(), alpha, sigma) - clean).mean()
 
-    def report(average: training.Average) -> dict[str, float]:
-        with training.averaged(unet, average):
-            return batches.held_out_loss(unet)
-
     return training.train(
         unet,
         loss_of,
@@ -82,5 +78,5 @@ def train_denoiser(
         learning_rate=learning_rate,
         decay=0.999,
         save_every=save_every,
-        report=report,
+        report=lambda: batches.held_out_loss(unet),
     )

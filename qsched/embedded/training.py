@@ -68,11 +68,12 @@ def train(
     weight_decay: float = 0.01,
     decay: float = 0.999,
     save_every: int = 200,
-    report: Callable[[Average], dict[str, float]] | None = None,
+    report: Callable[[], dict[str, float]] | None = None,
 ) -> Average:
     """AdamW with a cosine learning rate, resumed from `checkpoint` when it exists; returns the averaged weights.
 
-    Beside the checkpoint, NAME.curve.jsonl gets one line per save: step, minutes, mean loss and whatever report(average) returns.
+    Beside the checkpoint, NAME.curve.jsonl gets one line per save: step, minutes, mean loss and what report() returns of the
+    module with its averaged weights.
 
     Args:
         loss_of: one batch's loss, by step.
@@ -111,7 +112,10 @@ def train(
         mean = loss.detach() if mean is None else mean.lerp(loss.detach(), 0.02)
         last = step + 1 == steps or done >= 1
         if (step + 1) % save_every == 0 or last:
-            numbers = report(average) if report else {}
+            numbers = {}
+            if report:
+                with averaged(module, average):
+                    numbers = report()
             curve.append({"step": step + 1, "minutes": round(spent, 2), "loss": round(float(mean), 5)} | numbers)
             payload = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average.weights}
             save_checkpoint(checkpoint, payload | {"step": step + 1, "minutes": spent, "curve": curve})

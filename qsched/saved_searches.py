@@ -27,7 +27,7 @@ from qsched.surface import Surface
 class SavedSearch:
     """A search in a storage.
 
-    name: of its study. done, total: candidates. best: the candidate it would recommend now and its JAQ, None before any
+    name: of its study. source: what the backbone was loaded from, None for its own source. done, total: candidates. best: the candidate it would recommend now and its JAQ, None before any
     is finite. begun: date and time as ISO text.
     """
 
@@ -38,6 +38,7 @@ class SavedSearch:
     total: int
     best: tuple[Candidate, float] | None
     begun: str
+    source: str | None = None
 
 
 def open_study(
@@ -140,6 +141,7 @@ def preset_of(
         provenance={
             **about["provenance"],
             "strategy": options.strategy,
+            "source": about.get("source"),
             "decoder": "tiny" if options.tiny_decoder else "full",
             "range": list(options.c_range),
             "points": strategy.total,
@@ -178,7 +180,7 @@ def _saved(study: optuna.Study, about: Mapping[str, Any]) -> SavedSearch:
     value = None if best is None else value_of(done[best], options.k)
     return SavedSearch(
         study.study_name, about["backbone"], options, len(done), len(done) + strategy.missing(done),
-        None if best is None else (best, value), about["provenance"]["date"],
+        None if best is None else (best, value), about["provenance"]["date"], about.get("source"),
     )  # fmt: skip
 
 
@@ -189,6 +191,7 @@ def _about(backbone: Backbone, options: SearchOptions) -> dict[str, Any]:
     return {
         "backbone": backbone.spec.id,
         "revision": backbone.revision,
+        "source": backbone.spec.chosen,
         "options": asdict(options) | {"bits": asdict(options.quantization)},
         "provenance": {
             "scorer": {"name": scorer.name, "definition": scorer.definition},

@@ -84,7 +84,8 @@ class TinyBackbone(Backbone):
 
 def tiny_backbone(id="emoji-lcm", device="auto", source=None):
     """Has the signature of qsched.load_backbone."""
-    return TinyBackbone(SPECS[id], torch.device("cpu"), torch.float32, TwoLayers(), LCMScheduler(), "tiny")
+    spec = SPECS[id].at(source) if source else SPECS[id]
+    return TinyBackbone(spec, torch.device("cpu"), torch.float32, TwoLayers(), LCMScheduler(), "tiny")
 
 
 def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:

@@ -54,6 +54,28 @@ def test_use_this_shows_the_coefficients_in_compare_with_its_prompt_and_seed(tab
     assert set(updates) <= outputs
 
 
+@pytest.mark.parametrize("source", ["me/tuned@v2", None])
+def test_use_this_takes_the_backbone_from_where_the_search_had_it(tab, source):
+    backbone = "emoji-lcm" if source is None else f"emoji-lcm@{source}"
+    run(tab, backbone=backbone)
+    (search,) = tab.searches.list()
+    assert search.source == source and backbone + " " in search_fragments.label(search)
+    tab.engine.compare("b", "emoji-lcm@me/other", *tab.engine.opening())
+    tab.choose(visitor("b"), [search.name], False)
+    assert tab.preset(visitor("b")).provenance["source"] == source
+    updates = tab.use(visitor("b"), False, NAIVE, QSCHED)
+    assert tab.engine.session("b").backbone == backbone and updates[tab.compare.controls.source] == (source or "")
+
+
+def test_the_source_that_the_page_was_started_with_needs_no_second_model(tab):
+    tab.engine.source = "me/tuned"
+    run(tab)
+    (search,) = tab.searches.list()
+    assert search.source == "me/tuned"
+    tab.choose(visitor(), [search.name], False)
+    assert tab.visit("a").shown.backbone == "emoji-lcm"
+
+
 def test_a_clicked_cell_is_what_is_taken(tab):
     from qsched.ui.search_view import figure
 

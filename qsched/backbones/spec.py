@@ -32,7 +32,7 @@ class BackboneSpec:
     another class. step_options: arguments of the scheduler's step as the pipeline passes them. guidance: the scale that
     is embedded (None = no guidance). architecture: its entry in `qsched.backbones.architectures`.
     lora: adapters to fuse, the one for N steps has "Nstep" in its name. tiny_vae: a small decoder of the same latents.
-    vae: a decoder in place of the source's own.
+    vae: a decoder in place of the source's own. chosen: what `at` was asked for, None for the spec's own source.
     """
 
     id: str
@@ -60,6 +60,7 @@ class BackboneSpec:
     lora: Source | None = None
     tiny_vae: Source | None = None
     vae: Source | None = None
+    chosen: str | None = None
 
     def sources(self) -> list[Source]:
         """All that `pull` fetches, the pipeline first."""
@@ -71,7 +72,7 @@ class BackboneSpec:
         a branch, tag or commit of it, and the backbone's own repository can be pinned that way too."""
         repo, revision = pinned(str(source))
         files = self.files if revision and repo == self.source else ANY_FILES
-        return replace(self, source=repo, files=files, revision=revision)
+        return replace(self, source=repo, files=files, revision=revision, chosen=str(source))
 
     def lora_file(self, steps: int) -> str | None:
         """The adapter's file for this step count, None for a model without adapters.

@@ -96,6 +96,10 @@ class Engine:
         id, _, source = backbone.partition(SOURCE)
         return id, source or (self.source if id == self.default else None)
 
+    def called(self, id: str, source: str | None) -> str:
+        """The name of a backbone from this source; None: from its own."""
+        return id if id == self.default and source == self.source else named(id, source)
+
     @_on_device
     def backbone(self, backbone: str) -> Backbone:
         """The loaded backbone; the latest two stay in memory."""

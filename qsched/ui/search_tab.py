@@ -11,9 +11,10 @@ import gradio as gr
 from qsched.backbones.arrival import hurdle
 from qsched.comparison import Settings
 from qsched.presets import Preset
+from qsched.saved_searches import SavedSearch
 from qsched.ui import search_fragments, search_inputs, search_view
 from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import SESSIONS, SOURCE, Engine, Session
+from qsched.ui.engine import SESSIONS, Engine, Session
 from qsched.ui.errors import explained, toast
 from qsched.ui.search_results import build_results
 from qsched.ui.search_runner import Frame, Run, Runner
@@ -236,7 +237,7 @@ class SearchTab:
         updates |= {r.delete: gr.update(interactive=bool(chosen))}
         if chosen and not running:
             search = self.searches.find(chosen[0])
-            shown = search_view.of_saved(search, self.searches.load(search.name))
+            shown = self.of_saved(search, self.searches.load(search.name))
             self.visit(request.session_hash).shown = shown
             state = "done" if search.done >= search.total else "stopped"
             frame = Frame(done=search.done, total=search.total, fraction=search.done / search.total)
@@ -259,11 +260,15 @@ class SearchTab:
                 updates |= {image: gr.update(visible=False), text: ""}
                 continue
             other = presets[1 - index].surface.jaq(k) if comparable and len(found) == 2 else None
-            shown = search_view.of_saved(found[index], presets[index])
+            shown = self.of_saved(found[index], presets[index])
             drawn = search_view.figure(shown, dark, k=k, alongside=other, size=search_view.SMALL)
             updates[image] = gr.update(value=search_view.pictures.drawn(drawn.image), visible=True)
             updates[text] = search_fragments.facts(found[index], presets[index], k)
         return updates
+
+    def of_saved(self, search: SavedSearch, preset: Preset) -> Shown:
+        """A search from the storage, of the backbone that it was made with."""
+        return search_view.of_saved(search, preset, self.engine.called(search.backbone, search.source))
 
     def ask_delete(self, request: gr.Request, chosen: list[str]) -> dict:
         """Name what would be removed, and ask."""
@@ -291,8 +296,7 @@ class SearchTab:
             toast(NOTHING)
         held = self.engine.session(request.session_hash)
         old = held.comparison.settings if held else self.engine.opening(shown.backbone)[0]
-        same = held and held.backbone.partition(SOURCE)[0] == shown.backbone  # a saved search does not name its source
-        backbone, options = held.backbone if same else shown.backbone, shown.options
+        backbone, options = shown.backbone, shown.options
         tiny = options.tiny_decoder and self.engine.backbone(backbone).has_tiny_decoder
         settings = Settings(old.prompt, old.seed, options.steps, options.quantization, tiny)
         comparison = self.engine.compare(request.session_hash, backbone, settings, shown.coefficients)

@@ -87,12 +87,10 @@ def of_run(run: Run, frame: Frame, cell: tuple[float, float] | None) -> Shown:
     )
 
 
-def of_saved(search: SavedSearch, preset: Preset) -> Shown:
-    """A search from the storage."""
+def of_saved(search: SavedSearch, preset: Preset, backbone: str) -> Shown:
+    """A search from the storage. backbone: as the engine calls it."""
     best = preset.coefficients, preset.provenance["best"]["jaq"]
-    return Shown(
-        search.name, search.backbone, search.options, preset.surface, best, _point(preset), formula=preset.formula
-    )
+    return Shown(search.name, backbone, search.options, preset.surface, best, _point(preset), formula=preset.formula)
 
 
 def figure(

@@ -143,6 +143,7 @@ def preset_of(
             "strategy": options.strategy,
             "source": about.get("source"),
             "decoder": "tiny" if options.tiny_decoder else "full",
+            "whole_grid": options.whole_grid or options.strategy in ("exhaustive", "shared"),
             "range": list(options.c_range),
             "points": strategy.total,
             "points_done": len(done),

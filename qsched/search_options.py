@@ -17,7 +17,7 @@ STRATEGIES = {
     "exhaustive": "every point of the grid from scratch, as the paper's code does it",
     "shared": "the same grid, with the first prediction and the text shared and many points in one batch",
     "adaptive": "a model of the surface chooses which few points of the grid to compute",
-    "per-step": "one c_x and c_eps per step, starting from the best pair of the adaptive search",
+    "per-step": "one c_x and c_eps per step, starting from the best pair of the adaptive search (or of the whole grid)",
 }
 """Name -> what it does, in one line."""
 
@@ -30,7 +30,7 @@ class SearchOptions:
     (seed + s, p). steps: None is the backbone's default. seeds: noise draws per prompt. c_range, resolution: the grid,
     the same for both coefficients. shape: how a pair becomes coefficients, "ramp" (to 1 at the last step, the paper's)
     or "constant". k: weight of the quality in JAQ. strategy: one of STRATEGIES. tiny_decoder: score the pictures of the
-    small, fast decoder.
+    small, fast decoder. whole_grid: "per-step" starts from the best of all points of the grid.
     """
 
     bits: str | Quantization
@@ -44,6 +44,7 @@ class SearchOptions:
     k: float = K_DEFAULT
     strategy: str = "shared"
     tiny_decoder: bool = False
+    whole_grid: bool = False
 
     @property
     def quantization(self) -> Quantization:
@@ -80,6 +81,8 @@ class SearchOptions:
             raise ValueError(f"The strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}.")
         if self.strategy == "per-step" and steps < 2:
             raise ValueError("With a single step, one number per step is what the other strategies search already.")
+        if self.whole_grid and self.strategy != "per-step":
+            raise ValueError("The whole grid before the steps is a choice of the per-step strategy alone.")
         check_decoder(backbone, self.tiny_decoder)
         if self.seeds < 1 or self.seed < 0 or self.seed + self.seeds > 2**31:
             raise ValueError(f"The seeds must lie in 0 to {2**31 - 1} and there must be at least one.")
@@ -106,6 +109,8 @@ class SearchOptions:
         }
         if self.tiny_decoder:  # left out where it is not used, so that searches begun before it was an option go on
             facts["decoder"] = "tiny"
+        if self.whole_grid:
+            facts["whole_grid"] = True
         guided = {"c_range": list(self.c_range), "resolution": self.resolution, "k": self.k}
         return facts if self.strategy in ("exhaustive", "shared") else facts | guided
 

@@ -136,6 +136,12 @@ def test_a_search_per_step_is_at_least_as_good_as_its_best_pair():
     assert jaq(scores.alignment, scores.quality) == pytest.approx(preset.provenance["best"]["jaq"], abs=1e-3)
 
 
+def test_a_search_per_step_may_compute_the_whole_grid_first():
+    preset = search(embedded(), changed(SMALL, resolution=3, strategy="per-step", whole_grid=True))
+    assert np.isfinite(preset.surface.jaq()).all() and preset.provenance["whole_grid"]
+    assert preset.provenance["best"]["jaq"] >= preset.surface.best()[2]
+
+
 def test_the_preset_holds_the_best_point_and_how_it_came_about(found, tmp_path):
     preset, _ = found
     values = preset.surface.jaq(2.0)
@@ -270,8 +276,9 @@ def test_the_announced_calls_are_the_calls_that_are_made(strategy):
     assert count.calls == announced
 
 
-def test_a_search_per_step_costs_at_most_what_is_announced():
-    options = changed(SMALL, resolution=4, strategy="per-step")
+@pytest.mark.parametrize("whole_grid", [False, True])
+def test_a_search_per_step_costs_at_most_what_is_announced(whole_grid):
+    options = changed(SMALL, resolution=4, strategy="per-step", whole_grid=whole_grid)
     announced = estimate(embedded(), options).calls
     with counted(embedded()) as count:
         search(embedded(), options)
@@ -287,6 +294,7 @@ def test_a_search_per_step_costs_at_most_what_is_announced():
         (dict(shape="ends"), "shape"),
         (dict(strategy="magic"), "strategy must be one of"),
         (dict(strategy="per-step", steps=1), "single step"),
+        (dict(strategy="adaptive", whole_grid=True), "per-step strategy alone"),
         (dict(seeds=0), "seeds"),
         (dict(seed=-1), "seeds"),
         (dict(k=float("nan")), "k must be"),

@@ -61,6 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="exhaustive: every point from scratch, the paper's way; shared: the same grid with the work shared; adaptive: "
         "a model of the surface chooses 15 of its points; per-step: adaptive, then one pair per step (default: %(default)s)",
     )
+    parser.add_argument(
+        "--whole-grid", action="store_true", help="per-step: compute the whole grid first, so that the surface is whole"
+    )
     parser.add_argument("--storage", metavar="URL", help="Optuna storage; processes that share it share the work "
                         "(default: an SQLite file beside the preset)")  # fmt: skip
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: derived from all settings)")
@@ -93,7 +96,7 @@ def run(args: argparse.Namespace) -> Result:
     backbone = open_backbone(args)
     options = SearchOptions(
         how, choose_prompts(args.prompts, backbone.spec.family, "calibration"), args.steps, args.seed, args.seeds,
-        tuple(args.range), args.grid, args.shape, args.k, args.strategy, args.tiny_decoder,
+        tuple(args.range), args.grid, args.shape, args.k, args.strategy, args.tiny_decoder, args.whole_grid,
     )  # fmt: skip
     if args.dry_run:
         stored = args.storage or (storage if out is not None and out.with_suffix(".sqlite3").exists() else None)

@@ -1,4 +1,4 @@
-"""One c_x and one c_eps per step: the adaptive search for a pair, then one step's two numbers at a time.
+"""One c_x and one c_eps per step: the adaptive search for a pair (or the whole grid), then one step's two numbers at a time.
 
 From the last step to the first, the two numbers of a step move on a 3 x 3 pattern around the best so far, then to the
 maximum of the parabola through the pattern. All points of a pattern agree on the steps before, so they share those: a
@@ -12,7 +12,7 @@ import numpy as np
 
 from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies.adaptive import Adaptive
-from qsched.strategies.grid import value_of
+from qsched.strategies.grid import Grid, value_of
 from qsched.studies import Scores
 
 WIDTHS = (0.04, 0.02)
@@ -25,7 +25,7 @@ class PerStep:
     """See `qsched.strategies.Strategy`."""
 
     def __init__(self, options: SearchOptions):
-        self._options, self._pairs = options, Adaptive(options)
+        self._options, self._pairs = options, (Grid if options.whole_grid else Adaptive)(options)
         self.total = self._pairs.total + len(WIDTHS) * options.steps * PATTERN
 
     def propose(self, done: Mapping[Candidate, Scores], busy: set[Candidate], count: int) -> list[Candidate]:

@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "one prompt, three pictures, their scores",
     "search": "find coefficients for a bit-width",
     "evaluate": "try a preset on prompts its search never saw",
+    "presets": "search and judge the presets of many bit-widths and step counts",
     "surface": "how sure a preset is, and how its optimum moves with k",
     "export": "write a preset's coefficients as a diffusers scheduler folder",
     "bench": "measure latency, memory and throughput of this machine",

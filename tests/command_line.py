@@ -8,7 +8,7 @@ from embedded_model import embedded
 from qsched import cli
 from qsched.commands import options
 
-COMMANDS = ("backbones", "generate", "search", "evaluate", "options", "bench")
+COMMANDS = ("backbones", "generate", "search", "evaluate", "presets", "options", "bench")
 
 
 class CommandLine:

@@ -115,6 +115,35 @@ def test_search_writes_a_preset_and_resumes(line, tmp_path):
     assert count.calls == 0
 
 
+def test_presets_are_made_judged_and_taken_up_again(line, tmp_path):
+    few = ("--grid", "2", "--prompts", "2", "--held-out", "5", "--seeds", "2")
+    small = ("presets", "--out", tmp_path, "--bits", "w4a8", "w2a8", "--steps", "1", "2", *few)
+    found = line.ok(*small)["presets"]
+    assert list(found) == [f"{bits}-{n}steps.json" for n in (1, 2) for bits in ("w4a8", "w2a8")]
+    for name, differences in found.items():
+        preset = load_preset(tmp_path / name)
+        assert preset.held_out["differences"] == differences and len(preset.held_out["prompts"]) == 5
+        assert np.isfinite(preset.surface.jaq()).all() and preset.surface.images == 4
+        assert preset.provenance["strategy"] == ("shared" if preset.steps == 1 else "per-step")
+    with counted(embedded()) as count:
+        status, out, err = line.run(*small)
+    assert (status, count.calls) == (0, 0), err
+    assert out.count("\n| w") == 4 and "control" in out
+    (tmp_path / "w4a8-1steps.json").unlink()
+    with counted(embedded()) as count:
+        line.ok(*small)
+    assert count.calls == 5 * 2 * 2, "both denoisers once on 5 held-out prompts and 2 seeds"
+
+
+def test_presets_refuse_what_cannot_be_made_before_anything_is_computed(line, tmp_path):
+    with counted(embedded()) as count:
+        status, _, err = line.run("presets", "--out", tmp_path, "--bits", "w4a8", "w1a1")
+        assert status == 2 and "w1a1" in err
+        status, _, err = line.run("presets", "--out", tmp_path, "--steps", "1", "9")
+        assert status == 2 and "not 9" in err
+    assert count.calls == 0 and not list(tmp_path.iterdir())
+
+
 def test_search_options_reach_the_preset(line, tmp_path):
     (tmp_path / "mine.txt").write_text("red fox\npizza\n")
     line.ok("search", "--out", tmp_path / "p.json", "--grid", "3", "--range", "0.9", "1.1", "--prompts", tmp_path / "mine.txt", "--steps", "1",

@@ -34,11 +34,11 @@ def as_markdown(evaluation: Evaluation) -> str:
     metrics = evaluation.metrics
     rows = [["", *metrics.values()]]
     rows += [[column, *(_mean(evaluation, column, metric) for metric in metrics)] for column in COLUMNS]
-    rows.append([GAIN, *(_shown(evaluation.difference(metric), metric, "+") for metric in metrics)])
-    blocks = [_title(evaluation), _markdown_table(rows)]
+    rows.append([GAIN, *(shown(evaluation.difference(metric), metric, "+") for metric in metrics)])
+    blocks = [_title(evaluation), markdown_table(rows)]
     if evaluation.categories:
-        signed = lambda estimate, metric: _shown(estimate, metric, "+")
-        blocks.append(_markdown_table(_categories(evaluation, "JAQ by category", signed)))
+        signed = lambda estimate, metric: shown(estimate, metric, "+")
+        blocks.append(markdown_table(_categories(evaluation, "JAQ by category", signed)))
     return "\n\n".join([*blocks, "\n".join(_footnotes(evaluation))])
 
 
@@ -83,7 +83,7 @@ def _categories(evaluation: Evaluation, corner: str, shown: Callable[[Estimate, 
 def _mean(evaluation: Evaluation, column: str, metric: str) -> str:
     if column == FULL_PRECISION and metric in TO_FULL_PRECISION:
         return "-"  # compared with itself
-    return _shown(evaluation.estimate(column, metric), metric)
+    return shown(evaluation.estimate(column, metric), metric)
 
 
 def _difference(evaluation: Evaluation, metric: str, column: str, against: str) -> str:
@@ -94,10 +94,11 @@ def _difference(evaluation: Evaluation, metric: str, column: str, against: str) 
 
 def _starred(estimate: Estimate, metric: str) -> str:
     significant = estimate.low is not None and (estimate.low > 0 or estimate.high < 0)
-    return _shown(estimate, metric, "+") + ("*" if significant else " ")
+    return shown(estimate, metric, "+") + ("*" if significant else " ")
 
 
-def _shown(estimate: Estimate, metric: str, sign: str = "") -> str:
+def shown(estimate: Estimate, metric: str, sign: str = "") -> str:
+    """Mean and interval, with the digits that suit the metric; sign "+" for differences."""
     digits = 2 if metric in ("alignment", "psnr") else 3
     number = lambda value: f"{value:{sign}.{digits}f}"
     if estimate.low is None:
@@ -109,6 +110,7 @@ def _table(rows: list[list[str]]) -> str:
     return "\n".join(line.rstrip() for line in table(rows).splitlines())
 
 
-def _markdown_table(rows: list[list[str]]) -> str:
+def markdown_table(rows: list[list[str]]) -> str:
+    """The first row is the head."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])

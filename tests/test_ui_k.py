@@ -156,6 +156,17 @@ def test_the_line_below_the_surface_says_how_sure_the_optimum_is(engine):
     assert "Its gain" not in fragments.stability(found | {"gain": None})
 
 
+def test_coefficients_beyond_the_map_are_said_to_be_that(engine):
+    preset = engine.preset("emoji-lcm", engine.opening()[0].quantization, 4)
+    best = preset.surface.best(2.0)[2]
+    assert fragments.beyond(preset, 2.0) == ""
+    found = replace(preset, provenance={"strategy": "per-step", "best": {"jaq": best + 0.25}, "k": 2.0})
+    assert fragments.beyond(found, 2.0) == "", "the search per step stayed at its pair"
+    found.coefficients = Coefficients.per_step([0.9, 1.0, 1.1, 1.0], [1.0] * 4)
+    assert f"JAQ {best + 0.25:.3f}" in fragments.beyond(found, 2.0) and "+0.250" in fragments.beyond(found, 2.0)
+    assert fragments.beyond(found, 3.0) == "", "at another k the best known is a cell"
+
+
 def test_the_sweep_is_drawn_only_for_those_who_look(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
     assert tab.resweep(REQUEST, False, False) == {tab.results.sweep_open: False}

@@ -134,6 +134,17 @@ def stability(found: dict[str, Any], different: str = "") -> str:
     return f'<p class="fine" title="{escape(why)}">{text}</p>'
 
 
+def beyond(preset: Preset, k: float) -> str:
+    """How the coefficients of a search per step compare with the surface that it started from; "" for other presets."""
+    if preset.provenance.get("strategy") != "per-step" or preset.best(k).shape == preset.shape:
+        return ""
+    own, best = preset.provenance["best"]["jaq"], preset.surface.best(k)[2]
+    return (
+        f'<p class="fine"><b>Best known</b> is no point of this map but one pair per step: JAQ {own:.3f} on the same '
+        f"pictures, {signed(own - best)} to the best cell.</p>"
+    )
+
+
 def _range(low: float, high: float) -> str:
     return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
 

@@ -57,7 +57,7 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
     return {
         results.surface: gr.update(value=pictures.drawn(drawn.image), visible=True),
         results.geometry: geometry(preset, drawn, dark, k),
-        results.stability: fragments.stability(preset.surface.stability(k=k), DIFFERENT),
+        results.stability: fragments.stability(preset.surface.stability(k=k), DIFFERENT) + fragments.beyond(preset, k),
         results.sweep: gr.update(visible=True),
         results.no_surface: gr.update(value="", visible=False),
         best: gr.update(interactive=True),

@@ -1,9 +1,14 @@
 """How the embedded model is made: data set, tokenizer, degradations, the denoiser's start, resumable training, export."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import parallel_worker
 import pytest
 import torch
 from emoji_art import CONCEPTS, write_packages
@@ -17,12 +22,14 @@ from qsched.embedded import (
     denoiser,
     distil,
     export,
+    parallel,
     report,
     scenes,
     teacher,
     training,
     whole,
 )
+from qsched.embedded.__main__ import main
 from qsched.embedded.tokenizer import train_tokenizer
 
 
@@ -136,6 +143,28 @@ def test_training_resumes_where_it_was_killed(tmp_path):
     resumed = run(tmp_path / "killed")
     for name, value in whole.weights.items():
         assert torch.allclose(value, resumed.weights[name], atol=1e-6)
+
+
+def test_processes_that_train_together_do_what_one_does_with_all_their_batches(tmp_path):
+    (tmp_path / "two").mkdir()
+    script = Path(__file__).with_name("parallel_worker.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    subprocess.run([*launch, script, tmp_path / "two"], check=True, env=environment, timeout=120, capture_output=True)
+    first, second = (torch.load(tmp_path / "two" / f"{rank}.pt") for rank in (0, 1))
+    torch.manual_seed(0)
+    (tmp_path / "one").mkdir()
+    alone = parallel_worker.fit(parallel_worker.halves().flatten(0, 1), tmp_path / "one")
+    for name, value in alone.items():
+        assert torch.equal(first[name], second[name]) and torch.allclose(first[name], value, atol=1e-5)
+    assert torch.load(tmp_path / "two/x.pt")["step"] == 10
+    assert parallel.own_seed(7) == 7 and parallel.size() == 1, "without torchrun nothing changes"
+
+
+def test_only_the_denoisers_are_trained_by_several_processes(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("sys.argv", ["qsched.embedded", "--work", str(tmp_path), "clip"])
+    assert main() == 2 and "run clip without it" in capsys.readouterr().err
 
 
 def test_a_time_budget_ends_training_and_counts_earlier_runs(tmp_path):

@@ -19,6 +19,7 @@ from qsched.embedded import (  # noqa: E402
     export,
     judging,
     observer,
+    parallel,
     report,
     sheet,
     teacher,
@@ -117,6 +118,8 @@ def parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Carry out one command."""
     data = args.work / "emoji.npz"
+    if parallel.size() > 1 and args.command not in ("denoiser", "distil"):
+        raise ValueError(f"torchrun is for denoiser and distil: run {args.command} without it.")
     if args.command == "dataset":
         print(json.dumps(dataset.build(args.node_modules, data, tuple(args.groups), tuple(args.styles)), indent=1))
     elif args.command == "damage":

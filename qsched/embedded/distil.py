@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from qsched.embedded import denoiser, training
+from qsched.embedded import denoiser, parallel, training
 from qsched.embedded.batches import STYLES, Batches
 from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber
 from qsched.embedded.scenes import Mix
@@ -51,6 +51,7 @@ def distil(
     if not teacher_file.exists():
         raise FileNotFoundError(f"{teacher_file} is missing: run `python -m qsched.embedded denoiser` first.")
     where = training.pick_device(device)
+    seed = parallel.own_seed(seed)
     torch.manual_seed(seed)
     batches = Batches(data, clip_folder, where, seed + 1, styles, mix, workers)
     weights = torch.load(teacher_file, map_location="cpu", weights_only=True)["average"]

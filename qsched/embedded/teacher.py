@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from qsched.embedded import training
+from qsched.embedded import parallel, training
 from qsched.embedded.batches import STYLES, Batches
 from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber
 from qsched.embedded.scenes import Mix
@@ -53,6 +53,7 @@ def train_denoiser(
         pure_share: share of each batch at the last timestep, where sampling starts.
     """
     where = training.pick_device(device)
+    seed = parallel.own_seed(seed)
     torch.manual_seed(seed)
     batches = Batches(data, clip_folder, where, seed, styles, mix, workers)
     unet = new_unet()

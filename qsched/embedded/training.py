@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from qsched.embedded import parallel
+
 SUSPENDED = 5.0
 """A step counts for at most so many usual ones towards a time budget: in one that takes longer, the process was asleep or starved."""
 
@@ -46,7 +48,9 @@ def cosine(step: int, steps: int, peak: float, done: float = 0.0, warm_up: int =
 
 def pick_device(name: str = "auto") -> torch.device:
     """ "auto" is CUDA when there is one, else the CPU."""
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else "cpu" if name == "auto" else name)
+    if name == "auto":
+        name = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
 
 
 def save_checkpoint(path: Path, payload: dict) -> None:
@@ -70,7 +74,8 @@ def train(
     save_every: int = 200,
     report: Callable[[], dict[str, float]] | None = None,
 ) -> Average:
-    """AdamW with a cosine learning rate, resumed from `checkpoint` when it exists; returns the averaged weights.
+    """AdamW with a cosine learning rate, resumed from `checkpoint` when it exists; returns the averaged weights. Processes of
+    `parallel` take their steps together.
 
     Beside the checkpoint, NAME.curve.jsonl gets one line per save: step, minutes, mean loss and what report() returns of the
     module with its averaged weights.
@@ -91,8 +96,9 @@ def train(
         optimiser.load_state_dict(state["optimiser"])
         average.weights = {name: value.to(average.weights[name].device) for name, value in state["average"].items()}
         average.steps, first, curve, spent = state["step"], state["step"], state["curve"], state.get("minutes", 0.0)
-    clock, usual = time.monotonic(), None
-    bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=5)
+    parallel.join(module)
+    leads, clock, usual = parallel.rank() == 0, time.monotonic(), None
+    bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=5, disable=not leads)
     for step in bar:
         now = time.monotonic()
         took, clock = now - clock, now
@@ -101,17 +107,18 @@ def train(
             took = min(took, SUSPENDED * usual)
         spent += took / 60
         done = 0.0 if minutes is None else min(1.0, spent / minutes)
-        for group in optimiser.param_groups:
-            group["lr"] = cosine(step, steps, learning_rate, done)
         loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        done = parallel.agree(parameters, done)
+        for group in optimiser.param_groups:
+            group["lr"] = cosine(step, steps, learning_rate, done)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         average.update(module)
         mean = loss.detach() if mean is None else mean.lerp(loss.detach(), 0.02)
         last = step + 1 == steps or done >= 1
-        if (step + 1) % save_every == 0 or last:
+        if leads and ((step + 1) % save_every == 0 or last):
             numbers = {}
             if report:
                 with averaged(module, average):

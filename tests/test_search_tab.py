@@ -38,6 +38,15 @@ def test_the_cost_is_announced_without_an_image_and_measured_on_demand(tab):
     assert not tab.searches.list(), "measuring stores no search"
 
 
+def test_what_compare_quantizes_otherwise_is_said_in_words(tab):
+    i = tab.inputs
+    assert html(tab.planned(*settings()), i.quantizer) == ""
+    changed = dict(group=64, scale="tensor", scope="linear", keep=False, method="svdquant")
+    text = html(tab.planned(*settings(**changed)), i.quantizer)
+    for words in ("SVDQuant", "per 64 weights", "per tensor", "linear layers only", "no layer kept"):
+        assert words in text
+
+
 def test_the_measured_rate_counts_every_denoiser_call(tab):
     backbone = tab.engine.backbone("emoji-lcm")
     before = backbone.calls

@@ -6,6 +6,7 @@ from html import escape
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.presets import Preset
+from qsched.rivals import METHODS
 from qsched.saved_searches import SavedSearch
 from qsched.search import Plan, SearchOptions
 from qsched.ui.engine import SOURCE, named
@@ -140,8 +141,15 @@ def elsewhere(why: str, backbone: str, options: SearchOptions) -> str:
 
 def quantizer(chosen: Quantization) -> str:
     """The quantizer's options where they are not the usual ones: they are set in Compare."""
+    words = {
+        "method": METHODS[chosen.method].title,
+        "group_size": f"one scale per {chosen.group_size} weights",
+        "activation_scale": "one activation scale per tensor",
+        "scope": "linear layers only",
+        "keep_high_precision": "no layer kept in high precision",
+    }
     usual = Quantization(chosen.bits)
-    other = [f"{name.replace('_', ' ')} {value}" for name, value in vars(chosen).items() if value != vars(usual)[name]]
+    other = [text for name, text in words.items() if getattr(chosen, name) != getattr(usual, name)]
     return f'<p class="fine">As in Compare: {escape(", ".join(other))}.</p>' if other else ""
 
 

@@ -72,6 +72,7 @@ class Engine:
         self.default, self.source, self.device = backbone, source, device
         self._load, self._presets = load or load_downloaded, presets
         self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
+        self._divides = self._compare == self._compare_here  # what another process prepares is lost with it
         self.device_thread = DeviceThread()
         """Whatever computes runs here; a long job that hands it its batches one by one lets the others in between."""
         self._sessions_lock = threading.Lock()
@@ -164,9 +165,38 @@ class Engine:
         self.compare("", self.default, *self.opening())
         self.forget("")
 
+    def compare(
+        self,
+        session: str,
+        backbone: str,
+        settings: Settings,
+        coefficients: Coefficients,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Comparison:
+        """All three columns for a session, reusing what it already has; the opening pictures are made once for everyone.
+
+        on_progress: called with (done, all) while a method of quantizing sees the model at work; between two calls other
+            sessions have the device.
+        """
+        if self._divides and (backbone, settings, coefficients) not in self._opening:
+            pieces: list[Iterator[tuple[int, int]]] = []
+            while (piece := self._prepare(backbone, settings, pieces)) is not None:
+                on_progress(*piece)
+        return self._compare_all(session, backbone, settings, coefficients)
+
     @_on_device
-    def compare(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
-        """All three columns for a session, reusing what it already has; the opening pictures are made once for everyone."""
+    def _prepare(self, backbone: str, settings: Settings, pieces: list[Iterator]) -> tuple[int, int] | None:
+        """The next piece of what has to be seen of the model before it is quantized, None after the last; pieces: empty at
+        the first call, holds what goes on."""
+        with self._memory(backbone):
+            loaded = self.backbone(backbone)
+            settings.check(loaded)
+            loaded.use(settings.steps)
+            pieces += [] if pieces else [loaded.preparing(settings.quantization)]
+            return next(pieces[0], None)
+
+    @_on_device
+    def _compare_all(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
         key = (backbone, settings, coefficients)
         opening = self._opening.get(key)
         if opening is not None:

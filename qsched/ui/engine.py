@@ -18,7 +18,7 @@ from qsched.backbones import SPECS, Backbone, BackboneError, BackboneSpec, Quant
 from qsched.backbones.memory import out_of_memory
 from qsched.backbones.parts import has_tiny_decoder
 from qsched.coefficients import Coefficients
-from qsched.comparison import Comparison, Settings, compare, rescale
+from qsched.comparison import Comparison, Settings, compare, lacks_lpips, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.scoring import K_DEFAULT, Scorer
 from qsched.ui.device_thread import DeviceThread
@@ -199,7 +199,8 @@ class Engine:
     def _compare_all(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
         key = (backbone, settings, coefficients)
         opening = self._opening.get(key)
-        if opening is not None:
+        loaded = self._backbones.get(backbone)
+        if opening is not None and not (loaded and lacks_lpips(opening, loaded.scorer())):
             comparison = replace(opening, seen=dict(opening.seen))
         else:
             held = self._sessions.get(session)

@@ -136,6 +136,6 @@ METHODS: dict[str, Method] = {
     "plain": Method("Plain rounding", _plain),
     "mixdq": Method("MixDQ: bits by sensitivity, first token apart", _mixdq, calibrating=_measuring),
     "svdquant": Method("SVDQuant: low-rank branch", _svdquant, calibrating=_smoothing),
-    "torchao": Method("torchao: Linear only, as in the paper", _torchao, torchao_available),
+    "torchao": Method("torchao: paper-style, Linear only", _torchao, torchao_available),
     "nunchaku": Method("Nunchaku: prequantized SVDQuant", _nunchaku, nunchaku_available),
 }

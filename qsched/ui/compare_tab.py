@@ -12,7 +12,7 @@ from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
 from qsched.ui import arrival_view, fragments, links, surface_view, values
 from qsched.ui.controls import Controls, build_controls, slider_updates
-from qsched.ui.engine import SOURCE, Engine, Session, describe, named
+from qsched.ui.engine import SOURCE, Engine, Session, named
 from qsched.ui.errors import explained, spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
 from qsched.ui.values import DECODERS, NO_SOURCES, SOURCES
@@ -90,7 +90,7 @@ class CompareTab:
             | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
                 c.decoder: gr.update(visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]),
-                c.device: fragments.device_note(*describe(backbone, settings.quantization)),
+                c.device: fragments.device_note(*self.engine.describe(held.backbone, settings.quantization)),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
             }

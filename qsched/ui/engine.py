@@ -18,7 +18,7 @@ from qsched.backbones import SPECS, Backbone, BackboneError, BackboneSpec, Quant
 from qsched.backbones.memory import out_of_memory
 from qsched.backbones.parts import has_tiny_decoder
 from qsched.coefficients import Coefficients
-from qsched.comparison import Comparison, Settings, compare, lacks_lpips, rescale
+from qsched.comparison import Comparison, Settings, compare, lacks_lpips, record, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.scoring import K_DEFAULT, Scorer
 from qsched.ui.device_thread import DeviceThread
@@ -118,6 +118,16 @@ class Engine:
     def scorer(self, backbone: str) -> Scorer:
         """The backbone's scorer; does not wait for the device if the backbone is loaded."""
         return (self._backbones.get(backbone) or self.backbone(backbone)).scorer()
+
+    @_on_device
+    def record(self, backbone: str, comparison: Comparison, k: float) -> dict[str, Any]:
+        """Everything that reproduces a comparison, ready for JSON."""
+        return record(self.backbone(backbone), comparison, k)
+
+    @_on_device
+    def describe(self, backbone: str, quantization: Quantization) -> tuple[str, str]:
+        """What the device is, and how a quantized denoiser runs on it."""
+        return describe(self.backbone(backbone), quantization)
 
     def is_loaded(self, backbone: str) -> bool:
         """Whether a backbone is in memory."""

@@ -103,9 +103,12 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
         noise, condition = draw_noise(backbone.latent_shape, 0, range(len(texts))), backbone.encode(texts)
         scheduler = prepare_scheduler(backbone, backbone.ready_steps, None)
         latents, generators = start_latents(backbone, scheduler, noise), noise.generators()
+        size = backbone.images_at_once(len(texts))
+        parts = [range(begin, min(begin + size, len(texts))) for begin in range(0, len(texts), size)]
         for timestep in scheduler.timesteps:
             x = scaled(scheduler, latents, timestep)
-            prediction = backbone.predict(x, timestep, condition)
+            found = [backbone.predict(x[part[0] : part[-1] + 1], timestep, condition.select(part)) for part in parts]
+            prediction = torch.cat(found)
             seen.calls.append(Call(x, timestep, condition, prediction))
             options = {"generator": generators, "return_dict": False, **backbone.spec.step_options}
             latents = scheduler.step(prediction, timestep, latents, **options)[0]

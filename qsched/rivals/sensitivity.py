@@ -3,8 +3,8 @@
 Every image of a batch is a trial: one layer with so many bits, in one of the calibration calls. A layer computes the batch
 with its own weights and, once more, the few images that try it with rounded ones; all else in the model is computed for
 the whole batch at once. Trials go in the order in which the layers run, and the blocks that end before the first layer of
-a batch return what they returned without any rounding. So a denoiser of N layers costs 4 N / batch calls, on average of
-half its depth, instead of 4 N calls; the numbers are the same up to float rounding.
+a batch return what they returned without any rounding. So a denoiser of N layers costs N / 4 calls of 16 images, on
+average of half its depth, instead of 4 N calls of one; the numbers are the same up to float rounding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch.utils._pytree import tree_map
 from qsched.packing import BitWidth
 from qsched.quantization import QuantConv2d, QuantLinear
 from qsched.rivals.calibration import Call, relative_errors
-from qsched.sampling import images_per_batch
 
 if TYPE_CHECKING:
     from qsched.backbones import Backbone
@@ -32,6 +31,8 @@ CHOICES = (2, 4, 8)
 TRIED = (2, 4)
 """Those that are tried; at 8 bits the error is that at 4 bits times the ratio of the weights' own rounding errors, since what
 is left drowns in the carrier's rounding."""
+AT_ONCE = 16
+"""Trials in one call: enough to keep a device busy, few enough that whoever waits for it waits a moment."""
 HOST = torch.device("cpu")
 
 
@@ -67,7 +68,7 @@ def layer_errors(
     trials = [Trial(name, bits, i) for name in seen.order for bits in TRIED for i in range(len(calls))]
     errors = {name: dict.fromkeys(CHOICES, 0.0) for name in names}  # of a layer that never runs, too
     rounding: dict[str, dict[int, float]] = {}
-    size = backbone.images_at_once(images_per_batch(backbone.device))
+    size = backbone.images_at_once(AT_ONCE)
     for begin in range(0, len(trials), size):
         yield begin, len(trials)
         batch = trials[begin : begin + size]

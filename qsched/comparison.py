@@ -123,7 +123,8 @@ def compare(
 ) -> Comparison:
     """All three columns; what `previous` already holds for the same prompt, seed and steps is reused.
 
-    Where the backbone's scorer cannot be had, the pictures come without scores and a note says why.
+    Where the backbone's scorer cannot be had, the pictures come without scores and a note says why; as soon as it can be
+    had, or LPIPS, they are made anew.
 
     Raises:
         ValueError: settings or coefficients that this backbone cannot run.
@@ -138,6 +139,7 @@ def compare(
         and previous.backbone == name
         and previous.full_precision.scored != isinstance(judge, ScorerError)
         and replace(previous.settings, quantization=settings.quantization) == settings
+        and not lacks_lpips(previous, judge)
     )
     if same_picture and previous.settings == settings:
         return rescale(backbone, previous, coefficients)
@@ -227,6 +229,12 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
             comparison.seen.pop(next(iter(comparison.seen)))
         comparison.seen[coefficients] = column
     return replace(comparison, coefficients=coefficients, qsched=column)
+
+
+def lacks_lpips(comparison: Comparison, judge: Any) -> bool:
+    """Whether this scorer gives LPIPS now, and did not when the pictures were made."""
+    lpips = getattr(judge, "lpips", None)
+    return comparison.full_precision.lpips is None and lpips is not None and getattr(lpips, "ready", True)
 
 
 def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> dict[str, Any]:

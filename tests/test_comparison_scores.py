@@ -14,7 +14,9 @@ from qsched.commands.output import to_json
 from qsched.comparison import Settings, compare, record, rescale
 from qsched.presets import save_preset
 from qsched.scoring import ImageScores, ScorerError
+from qsched.scoring.photo import Perceptual
 from qsched.ui import fragments
+from qsched.ui.engine import Engine
 
 WHY = "CLIP ViT-B-32 of the scores is not on this machine."
 SETTINGS = Settings("fox", steps=2, quantization=Quantization("w4a8"))
@@ -88,6 +90,22 @@ def test_scores_appear_once_the_scorer_can_be_had(blind, monkeypatch):
     with_scores = compare(embedded(), SETTINGS, POINT, without)
     assert all(column.scored for column in with_scores.columns) and with_scores.notes == ()
     assert compare(embedded(), SETTINGS, POINT, with_scores).full_precision is with_scores.full_precision
+
+
+def test_lpips_appears_once_its_weights_are_there(monkeypatch):
+    scorer, known = Preferences(), Perceptual()
+    monkeypatch.setattr(scorer, "lpips", known, raising=False)
+    monkeypatch.setattr(embedded(), "_scorer", scorer)
+    engine = Engine(load=lambda *args, **options: embedded())
+    settings, coefficients = engine.opening()
+    without = engine.compare("a", "emoji-lcm", settings, coefficients)
+    assert all(column.scored and column.lpips is None for column in without.columns)
+    assert engine.compare("b", "emoji-lcm", settings, coefficients).full_precision is without.full_precision
+    monkeypatch.setattr(scorer, "lpips", Preferences().lpips)
+    for session in ("a", "b", "c"):
+        found = engine.compare(session, "emoji-lcm", settings, coefficients)
+        assert all(column.lpips is not None for column in found.columns) and found.full_precision.lpips == 0
+    assert engine.compare("d", "emoji-lcm", settings, coefficients).naive is found.naive, "made once for everyone"
 
 
 def test_generate_writes_pictures_and_null_scores(blind, cli, tmp_path):

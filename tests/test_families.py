@@ -46,8 +46,9 @@ def stock(backbone, prompts, steps, size=(NATIVE, NATIVE), **options):
 
 def cases():
     for id in REAL:
-        few, default, many = SPECS[id].steps[0], SPECS[id].default_steps, SPECS[id].steps[-1]
+        few, next, default, many = *SPECS[id].steps[:2], SPECS[id].default_steps, SPECS[id].steps[-1]
         yield from ((id, few, 3, "odd"), (id, default, 1, "odd"), (id, default, 3, "native"), (id, many, 1, "native"))
+        yield id, next, 3, "odd"
         if SPECS[id].family != "flux":  # its sides are multiples of two latents
             yield id, few, 3, "uneven"
 

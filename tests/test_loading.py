@@ -42,6 +42,22 @@ def test_the_registry_is_complete_and_runs_on_schedulers_with_twins():
     assert {id: SPECS[id].guidance for id in REAL if SPECS[id].guidance} == {"lcm-dreamshaper-v7": 8.0}
 
 
+def test_the_registry_runs_what_was_published_as_it_was_published():
+    eight, four = tuple(range(1, 9)), (1, 2, 3, 4)
+    expected = {
+        "lcm-dreamshaper-v7": ("SimianLuo/LCM_Dreamshaper_v7", "LCMScheduler", eight, 8.0, 512),
+        "pcm-sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "TCDScheduler", (2, 4, 8, 16), None, 512),
+        "pcm-sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "TCDScheduler", (2, 4, 8, 16), None, 1024),
+        "sdxl-turbo": ("stabilityai/sdxl-turbo", "EulerAncestralDiscreteScheduler", four, None, 512),
+        "flux1-schnell": ("black-forest-labs/FLUX.1-schnell", "FlowMatchEulerDiscreteScheduler", four, None, 1024),
+    }
+    found = {id: (s.source, s.scheduler, s.steps, s.guidance, s.size) for id, s in SPECS.items() if id in REAL}
+    assert found == expected
+    assert {SPECS[id].lora.repo for id in ("pcm-sd15", "pcm-sdxl")} == {"wangfuyun/PCM_Weights"}
+    tiny_vaes = {id: SPECS[id].tiny_vae.repo.rpartition("/")[2] for id in REAL}
+    assert set(tiny_vaes.values()) == {"taesd", "taesdxl", "taef1"} and tiny_vaes["pcm-sdxl"] == "taesdxl"
+
+
 @pytest.mark.parametrize("id", ["pcm-sd15", "pcm-sdxl"])
 def test_pcm_names_a_lora_without_guidance_for_each_step_count(id):
     spec, base = SPECS[id], id.removeprefix("pcm-")

@@ -1,5 +1,6 @@
 """LoRA adapters fused into the weights: the same as running them beside the layers, and one for each step count."""
 
+import weakref
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,39 @@ def test_each_step_count_has_its_own_weights():
     assert all(torch.equal(a, b) for a, b in zip(four.parameters(), backbone.denoiser.parameters(), strict=True))
     assert not torch.allclose(pictures[2], pictures[4], atol=0.02)
     assert backbone.quantized(Quantization("w4a8")) is not made
+
+
+def test_the_old_weights_are_gone_before_the_new_ones_come():
+    backbone = fresh("pcm-sdxl")
+    made = weakref.ref(backbone.quantized(Quantization("w4a8", method="mixdq")).module)
+    backbone.predict(torch.zeros(1, *backbone.latent_shape), 500.0, backbone.encode(PROMPTS[:1]))
+    old, load, alive = weakref.ref(backbone.denoiser), backbone.weights, []
+    backbone.weights = lambda file: (alive.append((old(), made())), load(file))[1]
+    backbone.use(2)
+    assert alive == [(None, None)] and backbone.lora == backbone.spec.lora_file(2)
+    assert [type(part).__name__ for part in backbone.residency.there].count("UNet2DConditionModel") == 0
+
+
+def test_weights_that_cannot_be_had_bring_the_old_ones_back():
+    backbone = fresh("pcm-sd15")
+    condition, noise = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0])
+    before, load = sample(backbone, condition, noise, 4), backbone.weights
+
+    def broken(file, *known):
+        if file not in known:
+            raise BackboneError("The LoRA cannot be read.")
+        return load(file)
+
+    backbone.weights = lambda file: broken(file, backbone.spec.lora_file(4))
+    with pytest.raises(BackboneError, match="cannot be read"):
+        backbone.use(2)
+    assert backbone.ready_steps == 4 and torch.equal(sample(backbone, condition, noise, 4), before)
+    backbone.weights = broken  # the folder is gone
+    for _ in range(2):
+        with pytest.raises(BackboneError, match="cannot be read"):
+            backbone.use(8)
+    backbone.weights = load
+    assert torch.equal(sample(backbone, condition, noise, 4), before), "and comes back with the files"
 
 
 def test_a_denoiser_for_another_step_count_is_refused():

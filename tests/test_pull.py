@@ -82,7 +82,9 @@ def test_after_a_pull_the_pictures_of_a_real_backbone_are_scored_without_a_netwo
     line.capsys.readouterr()  # what diffusers says when models are made
     generate = ["generate", "--backbone", spec.id, "--prompt", "a fox", "--steps", "1", "--out", str(tmp_path)]
     assert f"pull {spec.id}" in line.fails("pull", spec.id, "--offline")
+    listed = next(entry for entry in line.ok("backbones")["backbones"] if entry["id"] == spec.id)
     names = [part["repo"] for part in line.ok("pull", spec.id)["sources"]]
+    assert [part["name"] for part in listed["downloads"]] == names, "what is announced is what is fetched"
     assert len(names) == 6 and names[:2] == [spec.source, spec.tiny_vae.repo] and "alexnet" in names[-1]
     asked, hub.fault = len(hub.requests), 500
     found = line.ok(*generate, "--tiny-decoder")

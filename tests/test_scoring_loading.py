@@ -217,6 +217,8 @@ def server(tmp_path):
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
+            if "status=" in self.path:
+                return self.send_error(int(self.path[-3:]))
             begin = int(self.headers.get("Range", "bytes=0-")[6:-1])
             self.send_response(206 if begin else 200)
             self.send_header("Content-Length", str(len(content) - begin))
@@ -224,6 +226,7 @@ def server(tmp_path):
             broken = "broken" in self.path and not begin
             self.wfile.write(content[begin : 3000 if broken else None])
             asked.append(begin)
+            return None
 
         def log_message(self, *args): ...
 
@@ -241,6 +244,13 @@ def test_a_server_that_hangs_is_one_sentence(monkeypatch, tmp_path):
             fetch_url("The file", f"http://127.0.0.1:{silent.getsockname()[1]}/", tmp_path / "file", "00")
         assert time.perf_counter() - begin < 10 and sentence(caught)
     assert not list(tmp_path.glob("*file*"))
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_a_server_that_refuses_is_one_sentence(server, tmp_path, status):
+    with pytest.raises(ScorerError, match=f"cannot be downloaded .*{status}") as caught:
+        fetch_url("The file", f"{server[0]}?status={status}", tmp_path / "file.pth", "00")
+    assert sentence(caught) and list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_fetched_once_and_checked(server, tmp_path):

@@ -1,6 +1,7 @@
 """CLIPScore, CLIP-IQA, HPSv2 and LPIPS: the published formulas on the published architectures, with random weights of them."""
 
 import math
+import shutil
 import sys
 from itertools import pairwise
 from types import SimpleNamespace
@@ -22,8 +23,8 @@ from qsched.scoring.clip import ClipModel
 from qsched.scoring.clip_iqa import PAIRS, ClipIqa
 from qsched.scoring.embedded_clip import EmbeddedScorer
 from qsched.scoring.loading import SCORERS
-from qsched.scoring.lpips import Lpips
-from qsched.scoring.photo import PhotoScorer
+from qsched.scoring.lpips import LINEAR, Lpips
+from qsched.scoring.photo import Perceptual, PhotoScorer
 from qsched.scoring.weights import ScorerError
 
 TEXTS = ["a red apple", "a fox", "two cups of tea on a table"]
@@ -246,16 +247,36 @@ def test_lpips_grows_with_damage_and_ignores_the_batch():
     assert float(alone[0]) == pytest.approx(float(values[2][19]), rel=1e-4)
 
 
-def test_lpips_that_cannot_be_had_is_left_out_and_asked_for_once():
-    asked = []
+def test_lpips_that_cannot_be_had_is_left_out_and_asked_for_when_its_weights_have_come():
+    asked, here = [], []
 
-    def missing():
+    def load():
         asked.append(1)
-        raise ScorerError("no weights")
+        if len(asked) < 3:
+            raise ScorerError("no weights")
+        return Lpips(*random_lpips())
 
-    scorer = PhotoScorer(None, None, "x", "x", missing)
+    scorer = PhotoScorer(None, None, "x", "x", Perceptual(load, lambda: bool(here)))
     assert similarity(pictures(), pictures(), scorer.lpips).lpips is None
     assert scorer.lpips(pictures(), pictures()) is None and len(asked) == 1
+    here.append("damaged")
+    assert scorer.lpips(pictures(), pictures()) is None and not scorer.lpips.ready and len(asked) == 2
+    here.clear()
+    assert not scorer.lpips.ready
+    here.append("whole")
+    assert scorer.lpips(pictures(), pictures().flip(-1)).min() > 0 and scorer.lpips.ready and len(asked) == 3
+    assert not PhotoScorer(None, None, "x", "x").lpips.ready
+
+
+def test_lpips_appears_as_soon_as_its_files_are_there(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "scorers")
+    place = tmp_path / "scorers" / LINEAR.folder_name
+    place.rename(tmp_path / "later")
+    scorer = loading.load_scorer("clip-b32", folder=tmp_path / "scorers")
+    assert scorer.lpips(pictures(), pictures().flip(-1)) is None
+    (tmp_path / "later").rename(place)
+    assert loading.load_scorer("clip-b32", folder=tmp_path / "scorers") is scorer
+    assert scorer.lpips(pictures(), pictures().flip(-1)).min() > 0
 
 
 # the published architectures, as shapes only

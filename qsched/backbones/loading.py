@@ -138,10 +138,11 @@ def scheduler_of(spec: BackboneSpec) -> SchedulerMixin:
 
 def unet_with_lora(spec: BackboneSpec, folder: Path, dtype: torch.dtype, file: str) -> nn.Module:
     """A fresh U-Net from a pipeline's folder with this LoRA fused."""
+    lora = _lora_path(spec, file)  # first of all what may be missing
     unet = UNet2DConditionModel.from_pretrained(
         folder / "unet", dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True
     )
-    fuse_lora(unet, _lora_path(spec, file), getattr(diffusers, spec.pipeline))
+    fuse_lora(unet, lora, getattr(diffusers, spec.pipeline))
     return unet.eval().requires_grad_(False)
 
 

@@ -38,6 +38,15 @@ def parts(spec: BackboneSpec, scorer: str = PHOTO_SCORER) -> list[Part]:
     return own if spec.family == "emoji" else own + _of_scores(scorer)
 
 
+def remote_parts(spec: BackboneSpec, scorer: str = PHOTO_SCORER) -> list[Part]:
+    """What `pull` fetches: of all parts those that are no folder of this machine.
+
+    Raises:
+        ValueError: unknown scorer.
+    """
+    return [part for part in parts(spec, scorer) if not Path(part.name).expanduser().is_dir()]
+
+
 def has_tiny_decoder(spec: BackboneSpec) -> bool:
     """Whether the small decoder is here, for a backbone that is not loaded."""
     return spec.tiny_vae is not None and hub.is_ready(spec.tiny_vae)

@@ -15,6 +15,7 @@ from qsched.backbones import memory
 from qsched.backbones.base import Backbone, Condition, Quantization, Quantized
 from qsched.backbones.parts import PHOTO_SCORER
 from qsched.backbones.residency import HOST, Residency
+from qsched.backbones.spec import BackboneError
 from qsched.packed_layers import PackedLayer
 from qsched.quantization import stored_bytes
 from qsched.scoring import Scorer
@@ -124,18 +125,27 @@ class PipelineBackbone(Backbone):
             return self._predict(denoiser, latents.to(self.dtype), timestep, condition)
 
     def use(self, steps: int) -> None:
-        """Load the weights with the LoRA for this step count, unless they are there already.
+        """Load the weights with the LoRA for this step count, unless they are there already; the others go first, and come
+        back if these cannot be had.
 
         Raises:
             BackboneError: there is no LoRA for it, or it cannot be read.
         """
-        file = self.spec.lora_file(steps)
-        if file != self.lora:
-            denoiser = self.weights(file)
-            self.residency.park(self.denoiser)
-            self.denoiser = self.pipe.unet = denoiser
-            self._quantized.clear()
-            self.lora = file
+        file, before = self.spec.lora_file(steps), self.lora
+        if file == before:
+            return
+        self.denoiser = self.pipe.unet = self.lora = None  # there is memory for one
+        self._quantized.clear()
+        try:
+            self._take(file)
+        except BackboneError:
+            if before is not None:
+                self._take(before)
+            raise
+
+    def _take(self, file: str) -> None:
+        self.denoiser = self.pipe.unet = self.weights(file)
+        self.lora = file
 
     @property
     def ready_steps(self) -> int:
@@ -151,6 +161,8 @@ class PipelineBackbone(Backbone):
         """As for every backbone; made beside the original on the device where there is room for both, else in main memory."""
         if quantization in self._quantized:
             return super().quantized(quantization)
+        for _ in self.preparing(quantization):  # it runs the model: the modules take turns as always
+            pass
         if self._has_room_to_quantize(quantization):
             with self.residency.using(self.denoiser):
                 made = super().quantized(quantization)
@@ -175,6 +187,19 @@ class PipelineBackbone(Backbone):
             if not self.residency.has_room(need, self.denoiser):
                 self.residency.park(old.module)
         return self.residency.has_room(need, self.denoiser)
+
+    def images_at_once(self, wanted: int) -> int:
+        if self.residency.budget is None:
+            return wanted
+        parts = self.parts
+        for weights in (
+            parts.denoiser,
+            parts.largest_block,
+        ):  # whole where that leaves room for one image, else streamed
+            room = self.residency.budget - weights - parts.unpack
+            if room >= parts.denoise:
+                return min(wanted, room // parts.denoise)
+        return 1
 
     @cached_property
     def parts(self) -> memory.Footprint:

@@ -33,22 +33,29 @@ def run(args: argparse.Namespace) -> Result:
     rows = [["id", "steps", "pixels", "licence", "download", "fp16", *SIZES, "how it runs here", "state"]]
     for f in found:
         sizes = [megabytes(f["denoiser_bytes"][name]) if f["denoiser_bytes"] else "-" for name in ("fp16", *SIZES)]
-        download = megabytes(f["download_bytes"]) if f["download_bytes"] else "none"
         licence = f["licence"] + ", gated" * f["gated"]
         state = "ready" if f["ready"] else f["reason"]
         rows.append(
-            [f["id"], _steps(f["steps"]), str(f["size"]), licence, download, *sizes, f["plan"]["sentence"], state]
+            [f["id"], _steps(f["steps"]), str(f["size"]), licence, _download(f), *sizes, f["plan"]["sentence"], state]
         )
     text = (
-        f"{table(rows)}\n\nSizes are the denoiser's as stored; what is free on the device decides how a backbone runs.\n\n"
+        f"{table(rows)}\n\nA download is what `pull` fetches: the backbone with its tiny decoder, and what scores its pictures, which all "
+        "backbones share.\nSizes are the denoiser's as stored; what is free on the device decides how a backbone runs.\n\n"
         f"{table(_cards(found))}\n\nGPU memory at {DEFAULT.upper()}, by arithmetic from the architectures: {_legend()}."
     )
     return Result({"device": str(device), "backbones": found}, text)
 
 
 def _facts(spec: "BackboneSpec", **more: Any) -> dict[str, Any]:
-    total = sum(source.bytes for source in spec.sources())
-    return {"id": spec.id, **{name: getattr(spec, name) for name in SHOWN}, "download_bytes": total, **more}
+    from qsched.backbones.parts import remote_parts
+
+    pulled = remote_parts(spec)
+    downloads = {
+        "download_bytes": sum(part.bytes for part in pulled if not part.of_scores),
+        "scores_bytes": sum(part.bytes for part in pulled if part.of_scores),
+        "downloads": [{"name": part.name, "bytes": part.bytes, "of_scores": part.of_scores} for part in pulled],
+    }
+    return {"id": spec.id, **{name: getattr(spec, name) for name in SHOWN}, **downloads, **more}
 
 
 def _embedded(args: argparse.Namespace, spec: "BackboneSpec") -> dict[str, Any]:
@@ -130,6 +137,13 @@ def _missing(spec: "BackboneSpec") -> str | None:
     except BackboneError as error:
         return str(error)
     return None
+
+
+def _download(facts: dict[str, Any]) -> str:
+    """What `pull` fetches, as registered: "4.3 GB + scores 2.4 GB"."""
+    size = lambda count: f"{count / 1e9:.1f} GB" if count > 95e6 else megabytes(count)
+    own, scores = facts["download_bytes"], facts["scores_bytes"]
+    return " + ".join([size(own)] * (own > 0) + [f"scores {size(scores)}"] * (scores > 0)) or "none"
 
 
 def _steps(steps: tuple[int, ...]) -> str:

@@ -34,7 +34,7 @@ def online(args: argparse.Namespace) -> bool:
 def run(args: argparse.Namespace) -> Result:
     """Fetch all parts of the backbone and of its scorer, and say what came and where it lies."""
     from qsched.backbones import SPECS
-    from qsched.backbones.parts import PHOTO_SCORER, parts
+    from qsched.backbones.parts import PHOTO_SCORER, remote_parts
 
     if args.id not in SPECS:
         raise ValueError(f"Unknown backbone {args.id!r}; known are {', '.join(SPECS)}.")
@@ -43,8 +43,7 @@ def run(args: argparse.Namespace) -> Result:
         spec = spec.at(args.source)
     if args.revision:
         spec = replace(spec, revision=args.revision)
-    remote = [part for part in parts(spec, args.scorer or PHOTO_SCORER) if not Path(part.name).expanduser().is_dir()]
-    fetched = [_fetch(part, args.offline) for part in remote]
+    fetched = [_fetch(part, args.offline) for part in remote_parts(spec, args.scorer or PHOTO_SCORER)]
     lines = [_told(part) for part in fetched]
     if not fetched or (args.source and Path(args.source).expanduser().is_dir()):
         here = f"{args.source} is a folder on this machine" if args.source else f"{spec.id} ships with the app"

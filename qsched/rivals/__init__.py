@@ -6,7 +6,7 @@ Every method gives a module and a SizeReport with bytes of real tensors; samplin
 know which one made it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from qsched.rivals.torchao import torchao_available
 if TYPE_CHECKING:
     from qsched.backbones import Backbone, Quantization
 
-__all__ = ["METHODS", "Method", "make_quantized", "nunchaku_available", "torchao_available"]
+__all__ = ["METHODS", "Method", "calibrating", "make_quantized", "nunchaku_available", "torchao_available"]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,15 @@ class Method:
     """One way of quantizing.
 
     make: (backbone, quantization) -> a quantized copy of the denoiser and its report. unavailable: why it cannot run
-    here, one sentence, or None.
+    here, one sentence, or None. calibrating: sees the model at work, a piece at a time, and remembers it for `make`.
     """
 
     title: str
     make: Callable[["Backbone", "Quantization"], tuple[nn.Module, SizeReport]]
     unavailable: Callable[[], str | None] = lambda: None
+    calibrating: Callable[["Backbone", "Quantization"], Iterator[tuple[int, int]]] = lambda backbone, quantization: (
+        iter(())
+    )
 
 
 def make_quantized(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
@@ -42,12 +45,25 @@ def make_quantized(backbone: "Backbone", quantization: "Quantization") -> tuple[
     Raises:
         ValueError: one sentence: an unknown method, one that cannot run here, or settings it does not know.
     """
+    return _method(quantization).make(backbone, quantization)
+
+
+def calibrating(backbone: "Backbone", quantization: "Quantization") -> Iterator[tuple[int, int]]:
+    """What make_quantized has to see of the model at work, a piece at a time; gives (done, all) in between.
+
+    Raises:
+        ValueError: as make_quantized.
+    """
+    return _method(quantization).calibrating(backbone, quantization)
+
+
+def _method(quantization: "Quantization") -> Method:
     if quantization.method not in METHODS:
         raise ValueError(f"Unknown method {quantization.method!r}; known are {', '.join(METHODS)}.")
     method = METHODS[quantization.method]
     if reason := method.unavailable():
         raise ValueError(reason)
-    return method.make(backbone, quantization)
+    return method
 
 
 def _plain(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
@@ -56,10 +72,18 @@ def _plain(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Modul
 
 
 def _mixdq(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
-    options = _options(quantization)
-    measured = mixdq.measure(backbone, **{name: options[name] for name in ("group_size", "scope", "keep")})
+    options, measured = _options(quantization), mixdq.measure(backbone, **_measured(quantization))
     module = sharing_copy(backbone.denoiser)
     return module, mixdq.mixdq(module, quantization.bits, mixdq.plan(measured, module, quantization.bits), **options)
+
+
+def _measuring(backbone: "Backbone", quantization: "Quantization") -> Iterator[tuple[int, int]]:
+    return mixdq.measuring(backbone, **_measured(quantization))
+
+
+def _measured(quantization: "Quantization") -> dict:
+    options = _options(quantization)
+    return {name: options[name] for name in ("group_size", "scope", "keep")}
 
 
 def _svdquant(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
@@ -74,6 +98,14 @@ def _svdquant(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Mo
     if reason:
         report.notes.append(f"the Nunchaku checkpoint {folder.name} is not used: {reason.rstrip('.')}")
     return module, report
+
+
+def _smoothing(backbone: "Backbone", quantization: "Quantization") -> Iterator[tuple[int, int]]:
+    if quantization.bits == "w4a4" and nunchaku.prequantized_folder(backbone) and nunchaku_available() is None:
+        return
+    options = _options(quantization)
+    yield 0, 1
+    svdquant.smoothing_inputs(backbone, options["scope"], options["keep"])
 
 
 def _nunchaku(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
@@ -102,8 +134,8 @@ def _options(quantization: "Quantization") -> dict:
 
 METHODS: dict[str, Method] = {
     "plain": Method("Plain rounding", _plain),
-    "mixdq": Method("MixDQ: bits by sensitivity, first token apart", _mixdq),
-    "svdquant": Method("SVDQuant: low-rank branch", _svdquant),
-    "torchao": Method("torchao: Linear only, as in the paper", _torchao, torchao_available),
+    "mixdq": Method("MixDQ: bits by sensitivity, first token apart", _mixdq, calibrating=_measuring),
+    "svdquant": Method("SVDQuant: low-rank branch", _svdquant, calibrating=_smoothing),
+    "torchao": Method("torchao: paper-style, Linear only", _torchao, torchao_available),
     "nunchaku": Method("Nunchaku: prequantized SVDQuant", _nunchaku, nunchaku_available),
 }

@@ -1,9 +1,8 @@
 """What the rivals need to see of a model at work: its own full-precision trajectory on its own example prompts.
 
-Nothing here knows a family: hooks record what the denoiser was called with, so that the very same calls can be repeated
-on a copy whose weights were rounded, and what each layer was fed. The prompts are the backbone's examples, the noise is
-drawn on the CPU from seed 0 and the scheduler is the stock one at the default step count, so one machine always sees the
-same thing.
+Nothing here knows a family: every call goes through the backbone, which brings its modules to the device and makes room
+for them, and hooks record what each layer was fed. The prompts are the backbone's examples, the noise is drawn on the CPU
+from seed 0 and the scheduler is the stock one at the default step count, so one machine always sees the same thing.
 """
 
 from collections.abc import Iterable
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from qsched.sampling import draw_noise, sample
+from qsched.sampling import draw_noise, prepare_scheduler, scaled, start_latents
 
 if TYPE_CHECKING:
-    from qsched.backbones import Backbone
+    from qsched.backbones import Backbone, Condition
 
 PROMPTS = 2
 """The fewest that show whether a token is the same in all of them."""
@@ -27,18 +26,26 @@ CONSTANT = 1e-3
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the full-precision denoiser: its arguments, and the prediction it gave as float32."""
+    """One call of the full-precision denoiser: latents as it saw them and its prediction, both (batch, C, H, W), the
+    timestep, shape (), and the texts."""
 
-    args: tuple
-    kwargs: dict[str, Any]
+    latents: Tensor
+    timestep: Tensor
+    condition: "Condition"
     prediction: Tensor
 
-    def error(self, denoiser: nn.Module) -> float:
-        """||E_Q - E||^2 / ||E||^2 when `denoiser` gets the same arguments; infinite if its answer is not finite."""
-        with torch.no_grad():
-            change = prediction_of(denoiser(*self.args, **self.kwargs)) - self.prediction
-        error = float(change.square().sum() / self.prediction.square().sum().clamp(min=1e-30))
-        return error if error == error else float("inf")
+    def first_image(self) -> "Call":
+        """The same call of its first image alone."""
+        return Call(self.latents[:1], self.timestep, self.condition.select([0]), self.prediction[:1])
+
+    def error(self, backbone: "Backbone", denoiser: nn.Module | None = None) -> float:
+        """||E_Q - E||^2 / ||E||^2 when `denoiser` (None = full precision) gets the same; infinite if its answer is not finite."""
+        calls = backbone.calls
+        change = (
+            backbone.predict(self.latents, self.timestep, self.condition, denoiser).float() - self.prediction.float()
+        )
+        backbone.calls = calls
+        return float(relative_errors(change, self.prediction.float()).sum())
 
 
 @dataclass
@@ -68,6 +75,7 @@ class Observation:
     inputs: dict[str, LayerInputs] = field(default_factory=dict)
 
 
+@torch.inference_mode()
 def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROMPTS) -> Observation:
     """Sample the backbone's first examples in full precision and record it; backbone.calls stays as it was.
 
@@ -77,9 +85,6 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
     """
     seen, denoiser, calls = Observation(), backbone.denoiser, backbone.calls
     texts = list((*backbone.spec.examples, *FALLBACK)[:prompts])
-
-    def answered(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        seen.calls.append(Call(args, kwargs, prediction_of(output)))
 
     def fed(name: str, layer: nn.Module) -> Any:
         conv = isinstance(layer, nn.Conv2d)
@@ -94,10 +99,19 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
         return layer.register_forward_pre_hook(take)
 
     hooks = [fed(name, denoiser.get_submodule(name)) for name in watch]
-    hooks.append(denoiser.register_forward_hook(answered, with_kwargs=True))
     try:
-        noise = draw_noise(backbone.latent_shape, 0, range(len(texts)))
-        sample(backbone, backbone.encode(texts), noise, backbone.ready_steps)
+        noise, condition = draw_noise(backbone.latent_shape, 0, range(len(texts))), backbone.encode(texts)
+        scheduler = prepare_scheduler(backbone, backbone.ready_steps, None)
+        latents, generators = start_latents(backbone, scheduler, noise), noise.generators()
+        size = backbone.images_at_once(len(texts))
+        parts = [range(begin, min(begin + size, len(texts))) for begin in range(0, len(texts), size)]
+        for timestep in scheduler.timesteps:
+            x = scaled(scheduler, latents, timestep)
+            found = [backbone.predict(x[part[0] : part[-1] + 1], timestep, condition.select(part)) for part in parts]
+            prediction = torch.cat(found)
+            seen.calls.append(Call(x, timestep, condition, prediction))
+            options = {"generator": generators, "return_dict": False, **backbone.spec.step_options}
+            latents = scheduler.step(prediction, timestep, latents, **options)[0]
     finally:
         backbone.calls = calls
         for hook in hooks:
@@ -105,9 +119,10 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
     return seen
 
 
-def prediction_of(output: Any) -> Tensor:
-    """The prediction in what a denoiser returns (a tensor, a tuple or a diffusers output), as float32."""
-    return (output if isinstance(output, Tensor) else output[0]).float()
+def relative_errors(change: Tensor, prediction: Tensor) -> Tensor:
+    """||change||^2 / ||prediction||^2 over all images, added up per image: shape (batch,); infinite for what is not finite."""
+    error = change.square().flatten(1).sum(1) / prediction.square().sum().clamp(min=1e-30)
+    return error.nan_to_num(float("inf"), float("inf"))
 
 
 def _largest(x: Tensor, conv: bool) -> Tensor:

@@ -3,11 +3,9 @@
 BOS-aware: cross-attention's to_k and to_v read the text, whose first token is the same for every prompt and, in CLIP, an
 outlier. Its outputs are computed once in full precision (bos.py), and the activation quantizer sees the other tokens.
 
-Mixed precision: every layer's weights alone are rounded to 2 and to 4 bits and the calibration calls repeated; the
-squared relative error of the prediction is the layer's sensitivity. At 8 bits it is that at 4 bits times the ratio of
-the weights' own rounding errors, since what is left drowns in the carrier's rounding. Then bits are given out
-(allocation.py) so that the packed weights take no more bytes than plain N-bit ones, N from "wNaM". Activations have M
-bits everywhere.
+Mixed precision: every layer's weights alone are rounded to 2, 4 and 8 bits and the calibration calls repeated; the squared
+relative error of the prediction is the layer's sensitivity (sensitivity.py). Then bits are given out (allocation.py) so
+that the packed weights take no more bytes than plain N-bit ones, N from "wNaM". Activations have M bits everywhere.
 
 What differs from the paper: one measure of sensitivity instead of two (content and quality), greedy upgrades instead of
 an integer program, no mixed activation bits, dynamic activation scales.
@@ -16,23 +14,22 @@ an integer program, no mixed activation bits, dynamic activation scales.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from qsched.packing import BitWidth, packed_bytes
-from qsched.quantization import DEFAULT_KEEP, QuantConv2d, QuantLinear, SizeReport, layers_to_pack, quantize
+from qsched.quantization import DEFAULT_KEEP, SizeReport, layers_to_pack, quantize
 from qsched.rivals.allocation import allocate
 from qsched.rivals.bos import BosLinear, constant_output
-from qsched.rivals.calibration import Call, observe
+from qsched.rivals.calibration import observe
+from qsched.rivals.sensitivity import CHOICES, layer_errors
 
 if TYPE_CHECKING:
     from qsched.backbones import Backbone
 
-CHOICES = (2, 4, 8)
-"""Bits per weight that a layer can be given."""
 READS_TEXT = ("to_k", "to_v")
 """Last part of the name of layers whose first token is looked at."""
 
@@ -101,48 +98,46 @@ def plan(sensitivity: Sensitivity, module: nn.Module, bits: str | BitWidth) -> P
     return Plan(allocate(sensitivity.errors, sizes, budget, bits.weight), sensitivity.tokens)
 
 
-def measure(backbone: Backbone, *, group_size: int | None = None, scope: str = "all",
-            keep: tuple[str, ...] = DEFAULT_KEEP) -> Sensitivity:  # fmt: skip
-    """The sensitivity of every layer that quantize() would pack with these options; remembered as long as the denoiser.
+def measure(backbone: Backbone, **options: Any) -> Sensitivity:
+    """What `measuring` finds, in one go; the same options."""
+    for _ in measuring(backbone, **options):
+        pass
+    return _MEASURED[backbone.denoiser][_key(**options)]
 
-    Costs four denoiser calls per layer, of one image each: two bit-widths at the first and at the last step, which
-    order the layers as all steps and more prompts do (correlation 0.99 on the embedded model). Only weights are rounded,
-    so that all bit-widths share one measurement.
+
+def measuring(backbone: Backbone, **options: Any) -> Iterator[tuple[int, int]]:
+    """Find the sensitivity of every layer that quantize() would pack, a batch at a time; gives (trials done, all) in between.
+
+    Four trials per layer, of one image each: two bit-widths at the first and at the last step, which order the layers as
+    all steps and more prompts do (correlation 0.99 on the embedded model). Only weights are rounded, so that all bit-widths
+    share one measurement. It is remembered as long as the denoiser is; ends early if the backbone gets another denoiser, or
+    if somebody else has measured this one meanwhile.
+
+    Args:
+        options: group_size, scope and keep of qsched.quantization.quantize.
     """
-    known = _MEASURED.setdefault(backbone.denoiser, {})
-    key = (group_size, scope, keep)
-    if key not in known:
-        names = [group[0] for group in layers_to_pack(backbone.denoiser, scope, keep)[0]]
-        seen = observe(backbone, names)
-        readers = [name for name in names if name.rpartition(".")[2] in READS_TEXT]
-        tokens = {name: seen.inputs[name].first for name in readers if name in seen.inputs}
-        calls = observe(backbone, prompts=1).calls
-        calls = [calls[0], calls[-1]] if len(calls) > 1 else calls
-        errors = {name: layer_errors(backbone.denoiser, name, calls, group_size) for name in names}
-        known[key] = Sensitivity(errors, {name: token for name, token in tokens.items() if token is not None})
-    return known[key]
+    denoiser, key = backbone.denoiser, _key(**options)
+    known = _MEASURED.setdefault(denoiser, {})
+    if key in known:
+        return
+    group_size, scope, keep = key
+    names = [group[0] for group in layers_to_pack(denoiser, scope, keep)[0]]
+    seen = observe(backbone, names)
+    readers = [name for name in names if name.rpartition(".")[2] in READS_TEXT and name in seen.inputs]
+    tokens = {name: seen.inputs[name].first for name in readers}
+    calls = [call.first_image() for call in seen.calls]
+    errors, trials = {}, layer_errors(backbone, names, [calls[0], calls[-1]] if len(calls) > 1 else calls, group_size)
+    while True:
+        try:
+            done = next(trials)
+        except StopIteration as end:
+            errors = end.value
+            break
+        yield done
+        if backbone.denoiser is not denoiser or key in known:
+            return
+    known[key] = Sensitivity(errors, {name: token for name, token in tokens.items() if token is not None})
 
 
-def layer_errors(denoiser: nn.Module, name: str, calls: list[Call], group_size: int | None = None) -> dict[int, float]:
-    """Mean error of the calls with this layer's weights rounded to 2, 4 and 8 bits; the denoiser is left as it was."""
-    layer = denoiser.get_submodule(name)
-    original, errors, rounding = layer.weight, {}, {}
-    try:
-        for bits in CHOICES:
-            rounded = _rounded(layer, bits, group_size)
-            rounding[bits] = float((rounded.float() - original.float()).square().sum())
-            if bits < 8:
-                layer.weight = nn.Parameter(rounded, requires_grad=False)
-                errors[bits] = sum(call.error(denoiser) for call in calls) / len(calls)
-                layer.weight = original
-    finally:
-        layer.weight = original
-    errors[8] = errors[4] * rounding[8] / max(rounding[4], 1e-30)
-    return errors
-
-
-def _rounded(layer: nn.Module, bits: int, group_size: int | None) -> Tensor:
-    kind = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
-    packed = kind(layer, BitWidth(bits, 16), group_size, execution="fake")
-    with torch.no_grad():
-        return packed.dequantize().to(layer.weight.dtype)
+def _key(group_size: int | None = None, scope: str = "all", keep: tuple[str, ...] = DEFAULT_KEEP) -> tuple:
+    return group_size, scope, keep

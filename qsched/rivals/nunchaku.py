@@ -60,7 +60,8 @@ def load_prequantized(backbone: Backbone, folder: Path) -> tuple[nn.Module, Size
     except Exception as error:  # damaged files and missing kernels make the loaders raise anything
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(f"The Nunchaku checkpoint {folder} cannot be loaded: {reason}") from error
-    module = module.to(backbone.device).eval().requires_grad_(False)
+    where = next(backbone.denoiser.parameters()).device  # where there was no room for both, that is main memory
+    module = module.to(where).eval().requires_grad_(False)
     layers = sum(type(layer).__name__ in LAYERS for layer in module.modules())
     size = stored_bytes(module, None)
     report = SizeReport("w4a4", stored_bytes(backbone.denoiser), size, size)

@@ -11,6 +11,7 @@ the branch costs time here instead of saving it. Prequantized checkpoints with t
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ STRENGTH = 0.25
 it left the smallest error in the embedded model's calibration calls."""
 LIMIT = 64.0
 """Divisors lie between 1 / LIMIT and LIMIT, so that float16 holds what they divide and multiply."""
+_SEEN: weakref.WeakKeyDictionary[nn.Module, dict[tuple, dict[str, Tensor]]] = weakref.WeakKeyDictionary()
 
 
 def svdquant(module: nn.Module, bits: str | BitWidth, *, rank: int = RANK,
@@ -77,9 +79,13 @@ def svdquant(module: nn.Module, bits: str | BitWidth, *, rank: int = RANK,
 
 
 def smoothing_inputs(backbone: Backbone, scope: str, keep: tuple[str, ...]) -> dict[str, Tensor]:
-    """Largest input magnitude per channel of every layer that quantize() would pack, over the calibration calls."""
-    names = [group[0] for group in layers_to_pack(backbone.denoiser, scope, keep)[0]]
-    return {name: inputs.largest for name, inputs in observe(backbone, names).inputs.items()}
+    """Largest input magnitude per channel of every layer that quantize() would pack, over the calibration calls; remembered
+    as long as the denoiser."""
+    known = _SEEN.setdefault(backbone.denoiser, {})
+    if (scope, keep) not in known:
+        names = [group[0] for group in layers_to_pack(backbone.denoiser, scope, keep)[0]]
+        known[scope, keep] = {name: inputs.largest for name, inputs in observe(backbone, names).inputs.items()}
+    return known[scope, keep]
 
 
 def rank_for(layer: nn.Module, bits: BitWidth, rank: int = RANK) -> int:

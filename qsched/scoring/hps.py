@@ -4,13 +4,12 @@ There the paper takes AQ-Map + 2 * HPSv2 (arXiv 2509.01624). AQ-Map is not avail
 log(CLIPScore) + k * HPSv2 is an approximation, and its definition says so wherever the number is shown.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from qsched.scoring import ImageScores
 from qsched.scoring.clip import ClipModel
-from qsched.scoring.lpips import Lpips
 from qsched.scoring.photo import Perceptual
 
 
@@ -22,16 +21,14 @@ class HpsScorer:
     Args:
         clip: gives CLIPScore. hps: ViT-H-14 with HPSv2's weights.
         name, definition: see `Scorer`.
-        lpips: loads LPIPS when it is first asked for.
+        lpips: gives LPIPS.
     """
 
     quality_name = "HPSv2.1"
 
-    def __init__(
-        self, clip: ClipModel, hps: ClipModel, name: str, definition: str, lpips: Callable[[], Lpips] | None = None
-    ):
+    def __init__(self, clip: ClipModel, hps: ClipModel, name: str, definition: str, lpips: Perceptual | None = None):
         self.clip, self.hps, self.name, self.definition = clip, hps, name, definition
-        self.lpips = Perceptual(lpips)
+        self.lpips = lpips or Perceptual()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
         """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of pictures (batch, 3, H, W) in [0, 1]."""

@@ -13,8 +13,8 @@ from qsched.scoring import Scorer
 from qsched.scoring.clip import ClipModel
 from qsched.scoring.clip_iqa import PAIRS, ClipIqa
 from qsched.scoring.hps import HpsScorer
-from qsched.scoring.lpips import LINEAR, load_lpips
-from qsched.scoring.photo import PhotoScorer
+from qsched.scoring.lpips import LINEAR, load_lpips, lpips_is_here
+from qsched.scoring.photo import Perceptual, PhotoScorer
 from qsched.scoring.weights import ScorerError, Weights, fetch, fingerprint
 
 RETRY_S, QUICK_S = 60.0, 0.5
@@ -126,7 +126,7 @@ def _load(
     dtype: torch.dtype,
 ) -> Scorer:
     places = [fetch(weights, folder, offline) for weights in spec.weights]
-    lpips = lambda: load_lpips(device, folder=folder, offline=offline)
+    lpips = Perceptual(lambda: load_lpips(device, folder=folder, offline=offline), lambda: lpips_is_here(folder))
     try:
         clip = ClipModel.from_folder(places[0], device, dtype)
         if name == "hps":

@@ -12,24 +12,33 @@ from qsched.scoring.weights import ScorerError
 
 
 class Perceptual:
-    """LPIPS, loaded when it is first asked for; None for good where its weights cannot be had.
+    """LPIPS, loaded when it is first asked for; None where its weights cannot be had, until they are there.
 
     Args:
-        load: makes it, or raises ScorerError.
+        load: makes it, or raises ScorerError; None for a scorer without LPIPS.
+        is_here: whether its weights are on this machine; what failed is tried again when they have come.
     """
 
-    def __init__(self, load: Callable[[], Lpips] | None):
-        self._load, self._lpips = load, None
+    def __init__(self, load: Callable[[], Lpips] | None = None, is_here: Callable[[], bool] = lambda: False):
+        self._load, self._is_here, self._lpips, self._tried, self._seen = load, is_here, None, False, False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it gives distances now."""
+        if self._lpips is None and self._load is not None:
+            here = self._is_here()
+            if not self._tried or (here and not self._seen):
+                self._tried = True
+                try:
+                    self._lpips = self._load()
+                except ScorerError:
+                    self._lpips = None
+            self._seen = here
+        return self._lpips is not None
 
     def __call__(self, images: Tensor, reference: Tensor) -> Tensor | None:
         """LPIPS of every picture to its reference, (batch,) on the CPU, or None."""
-        if self._load is not None:
-            try:
-                self._lpips = self._load()
-            except ScorerError:
-                self._lpips = None
-            self._load = None
-        return None if self._lpips is None else self._lpips(images, reference).cpu()
+        return self._lpips(images, reference).cpu() if self.ready else None
 
 
 class PhotoScorer:
@@ -40,16 +49,14 @@ class PhotoScorer:
     Args:
         clip: gives CLIPScore. iqa: gives CLIP-IQA.
         name, definition: see `Scorer`.
-        lpips: loads LPIPS when it is first asked for.
+        lpips: gives LPIPS.
     """
 
     quality_name = "CLIP-IQA"
 
-    def __init__(
-        self, clip: ClipModel, iqa: ClipIqa, name: str, definition: str, lpips: Callable[[], Lpips] | None = None
-    ):
+    def __init__(self, clip: ClipModel, iqa: ClipIqa, name: str, definition: str, lpips: Perceptual | None = None):
         self.clip, self.iqa, self.name, self.definition = clip, iqa, name, definition
-        self.lpips = Perceptual(lpips)
+        self.lpips = lpips or Perceptual()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
         """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of pictures (batch, 3, H, W) in [0, 1]."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from qsched.coefficients import Coefficients
-from qsched.comparison import Settings, record
+from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
 from qsched.ui import values
 from qsched.ui.engine import Engine, named
@@ -67,6 +67,6 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
             comparison = engine.compare(visit, backbone, settings, coefficients)
         finally:
             engine.forget(visit)
-        return record(engine.backbone(backbone), comparison, k)
+        return engine.record(backbone, comparison, k)
 
     return compare

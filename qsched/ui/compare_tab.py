@@ -1,5 +1,6 @@
 """The Compare tab: its widgets and handlers, which only translate between widgets and the engine."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -11,12 +12,31 @@ from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
 from qsched.ui import arrival_view, fragments, links, surface_view, values
 from qsched.ui.controls import Controls, build_controls, slider_updates
-from qsched.ui.engine import SOURCE, Engine, Session, describe, named
+from qsched.ui.engine import SOURCE, Engine, Session, named
 from qsched.ui.errors import explained, spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
 from qsched.ui.values import DECODERS, NO_SOURCES, SOURCES
 
 UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
+
+
+PATIENCE_S = 3.0
+"""What takes longer than this is announced."""
+
+
+def patience() -> Callable[[int, int], None]:
+    """For Engine.compare: says once on the page that a method of quantizing calibrates, and how long that will take."""
+    began, told = time.monotonic(), []
+
+    def tell(done: int, total: int) -> None:
+        left = (time.monotonic() - began) * (total - done) / done if done else 0.0
+        if left > PATIENCE_S and not told:
+            told.append(done)
+            gr.Info(
+                f"This method calibrates first, once: about {left:.0f} s. The sliders work meanwhile.", duration=left
+            )
+
+    return tell
 
 
 class CompareTab:
@@ -70,7 +90,7 @@ class CompareTab:
             | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
                 c.decoder: gr.update(visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]),
-                c.device: fragments.device_note(*describe(backbone, settings.quantization)),
+                c.device: fragments.device_note(*self.engine.describe(held.backbone, settings.quantization)),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
             }
@@ -178,7 +198,7 @@ class CompareTab:
             shape = coefficients.shape
         else:
             coefficients = self.coefficients(shape, sliders, steps)
-        comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
+        comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients, patience())
         updates = self.everything(Session(backbone, comparison, self.k(request)), dark, left, right, shape)
         if held and held.backbone != backbone:
             updates |= self.settings_shown(backbone, settings)

@@ -4,7 +4,7 @@ import json
 import zipfile
 from io import BytesIO
 
-from qsched.comparison import Comparison, record
+from qsched.comparison import Comparison
 from qsched.ui.engine import Engine, Session
 from qsched.ui.fragments import KEYS
 from qsched.ui.pictures import stored
@@ -30,7 +30,7 @@ def images_file(engine: Engine, held: Session) -> str:
 
 
 def _record(engine: Engine, held: Session) -> str:
-    return json.dumps(record(engine.backbone(held.backbone), held.comparison, held.k), indent=2, ensure_ascii=False)
+    return json.dumps(engine.record(held.backbone, held.comparison, held.k), indent=2, ensure_ascii=False)
 
 
 def _slug(comparison: Comparison) -> str:

@@ -18,7 +18,7 @@ from qsched.backbones import SPECS, Backbone, BackboneError, BackboneSpec, Quant
 from qsched.backbones.memory import out_of_memory
 from qsched.backbones.parts import has_tiny_decoder
 from qsched.coefficients import Coefficients
-from qsched.comparison import Comparison, Settings, compare, rescale
+from qsched.comparison import Comparison, Settings, compare, lacks_lpips, record, rescale
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.scoring import K_DEFAULT, Scorer
 from qsched.ui.device_thread import DeviceThread
@@ -72,6 +72,7 @@ class Engine:
         self.default, self.source, self.device = backbone, source, device
         self._load, self._presets = load or load_downloaded, presets
         self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
+        self._divides = self._compare == self._compare_here  # what another process prepares is lost with it
         self.device_thread = DeviceThread()
         """Whatever computes runs here; a long job that hands it its batches one by one lets the others in between."""
         self._sessions_lock = threading.Lock()
@@ -117,6 +118,16 @@ class Engine:
     def scorer(self, backbone: str) -> Scorer:
         """The backbone's scorer; does not wait for the device if the backbone is loaded."""
         return (self._backbones.get(backbone) or self.backbone(backbone)).scorer()
+
+    @_on_device
+    def record(self, backbone: str, comparison: Comparison, k: float) -> dict[str, Any]:
+        """Everything that reproduces a comparison, ready for JSON."""
+        return record(self.backbone(backbone), comparison, k)
+
+    @_on_device
+    def describe(self, backbone: str, quantization: Quantization) -> tuple[str, str]:
+        """What the device is, and how a quantized denoiser runs on it."""
+        return describe(self.backbone(backbone), quantization)
 
     def is_loaded(self, backbone: str) -> bool:
         """Whether a backbone is in memory."""
@@ -164,12 +175,42 @@ class Engine:
         self.compare("", self.default, *self.opening())
         self.forget("")
 
+    def compare(
+        self,
+        session: str,
+        backbone: str,
+        settings: Settings,
+        coefficients: Coefficients,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Comparison:
+        """All three columns for a session, reusing what it already has; the opening pictures are made once for everyone.
+
+        on_progress: called with (done, all) while a method of quantizing sees the model at work; between two calls other
+            sessions have the device.
+        """
+        if self._divides and (backbone, settings, coefficients) not in self._opening:
+            pieces: list[Iterator[tuple[int, int]]] = []
+            while (piece := self._prepare(backbone, settings, pieces)) is not None:
+                on_progress(*piece)
+        return self._compare_all(session, backbone, settings, coefficients)
+
     @_on_device
-    def compare(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
-        """All three columns for a session, reusing what it already has; the opening pictures are made once for everyone."""
+    def _prepare(self, backbone: str, settings: Settings, pieces: list[Iterator]) -> tuple[int, int] | None:
+        """The next piece of what has to be seen of the model before it is quantized, None after the last; pieces: empty at
+        the first call, holds what goes on."""
+        with self._memory(backbone):
+            loaded = self.backbone(backbone)
+            settings.check(loaded)
+            loaded.use(settings.steps)
+            pieces += [] if pieces else [loaded.preparing(settings.quantization)]
+            return next(pieces[0], None)
+
+    @_on_device
+    def _compare_all(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
         key = (backbone, settings, coefficients)
         opening = self._opening.get(key)
-        if opening is not None:
+        loaded = self._backbones.get(backbone)
+        if opening is not None and not (loaded and lacks_lpips(opening, loaded.scorer())):
             comparison = replace(opening, seen=dict(opening.seen))
         else:
             held = self._sessions.get(session)

@@ -1,0 +1,183 @@
+"""How much the prediction suffers when the weights of one layer alone are rounded, for every layer, many in one batch.
+
+Every image of a batch is a trial: one layer with so many bits, in one of the calibration calls. A layer computes the batch
+with its own weights and, once more, the few images that try it with rounded ones; all else in the model is computed for
+the whole batch at once. Trials go in the order in which the layers run, and the blocks that end before the first layer of
+a batch return what they returned without any rounding. So a denoiser of N layers costs N / 4 calls of 16 images, on
+average of half its depth, instead of 4 N calls of one; the numbers are the same up to float rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from qsched.packing import BitWidth
+from qsched.quantization import QuantConv2d, QuantLinear
+from qsched.rivals.calibration import Call, relative_errors
+
+if TYPE_CHECKING:
+    from qsched.backbones import Backbone
+
+CHOICES = (2, 4, 8)
+"""Bits per weight that a layer can be given."""
+TRIED = (2, 4)
+"""Those that are tried; at 8 bits the error is that at 4 bits times the ratio of the weights' own rounding errors, since what
+is left drowns in the carrier's rounding."""
+AT_ONCE = 16
+"""Trials in one call: enough to keep a device busy, few enough that whoever waits for it waits a moment."""
+HOST = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One layer with so many bits per weight in one of the calls."""
+
+    layer: str
+    bits: int
+    call: int
+
+
+@dataclass
+class Unrounded:
+    """The calls without any rounding. order: the layers as they first run. blocks: what blocks returned, in main memory,
+    per call, and how many of the layers had begun to run when the block ended."""
+
+    predictions: list[Tensor] = field(default_factory=list)
+    order: dict[str, int] = field(default_factory=dict)
+    blocks: dict[nn.Module, tuple[int, list[Any]]] = field(default_factory=dict)
+
+
+def layer_errors(
+    backbone: Backbone, names: Sequence[str], calls: Sequence[Call], group_size: int | None = None
+) -> Iterator[tuple[int, int]]:
+    """Mean error of the calls with one layer's weights rounded to 2, 4 and 8 bits, for every layer; gives (done, all) after
+    each batch and returns {layer: {bits: error}}. Between two of them the denoiser is as it was, and others may use it.
+
+    Args:
+        names: of Linear and Conv2d layers. calls: of one image each.
+    """
+    seen = _without_rounding(backbone, names, calls)
+    trials = [Trial(name, bits, i) for name in seen.order for bits in TRIED for i in range(len(calls))]
+    errors = {name: dict.fromkeys(CHOICES, 0.0) for name in names}  # of a layer that never runs, too
+    rounding: dict[str, dict[int, float]] = {}
+    size = backbone.images_at_once(AT_ONCE)
+    for begin in range(0, len(trials), size):
+        yield begin, len(trials)
+        batch = trials[begin : begin + size]
+        for trial, error in zip(batch, _errors(backbone, batch, calls, seen, rounding, group_size), strict=True):
+            errors[trial.layer][trial.bits] += error / len(calls)
+    for name, noise in rounding.items():
+        errors[name][8] = errors[name][4] * noise[8] / max(noise[4], 1e-30)
+    yield len(trials), len(trials)
+    return errors
+
+
+def _without_rounding(backbone: Backbone, names: Sequence[str], calls: Sequence[Call]) -> Unrounded:
+    seen, denoiser, ended = Unrounded(), backbone.denoiser, {}
+    layers = {denoiser.get_submodule(name): name for name in names}
+
+    def begins(layer: nn.Module, args: tuple) -> None:
+        seen.order.setdefault(layers[layer], len(seen.order))
+
+    def ends(block: nn.Module, args: tuple, output: Any) -> None:
+        kept = tree_map(lambda value: value.to(HOST, copy=True) if isinstance(value, Tensor) else value, output)
+        ended.setdefault(block, []).append((len(seen.order), kept))
+
+    with ExitStack() as stack:
+        for layer in layers:
+            stack.callback(layer.register_forward_pre_hook(begins).remove)
+        for block in _blocks(denoiser, set(layers)):
+            stack.callback(block.register_forward_hook(ends).remove)
+        for call in calls:
+            seen.predictions.append(_predict(backbone, call.latents, call.timestep, call.condition))
+    # a block that runs several times in a call returns several things: it is computed always
+    once = {block: times for block, times in ended.items() if len(times) == len(calls)}
+    seen.blocks = {block: (times[0][0], [kept for _, kept in times]) for block, times in once.items()}
+    return seen
+
+
+def _errors(backbone: Backbone, batch: list[Trial], calls: Sequence[Call], seen: Unrounded,
+            rounding: dict[str, dict[int, float]], group_size: int | None) -> list[float]:  # fmt: skip
+    """The error of every trial of a batch; rounding gets the layers' own squared rounding errors by bits."""
+    known, first = [trial.call for trial in batch], min(seen.order[trial.layer] for trial in batch)
+    latents = torch.cat([calls[i].latents for i in known])
+    timesteps = torch.stack([calls[i].timestep for i in known])
+    with ExitStack() as stack:
+        for block, (begun, outputs) in seen.blocks.items():
+            if begun <= first:
+                stack.enter_context(_returning(block, [outputs[i] for i in known], backbone.device))
+        for name in {trial.layer for trial in batch}:
+            rows = {bits: [i for i, t in enumerate(batch) if (t.layer, t.bits) == (name, bits)] for bits in TRIED}
+            layer = backbone.denoiser.get_submodule(name)
+            stack.callback(layer.register_forward_hook(_tried(name, rows, rounding, group_size)).remove)
+        found = _predict(backbone, latents, timesteps, calls[0].condition.select([0] * len(batch)))
+    wanted = [seen.predictions[i] for i in known]
+    return [float(relative_errors(one[None] - e, e)) for one, e in zip(found, wanted, strict=True)]
+
+
+def _tried(name: str, rows: dict[int, list[int]], rounding: dict[str, dict[int, float]], group_size: int | None) -> Any:
+    """A hook that gives some images what the layer gives with rounded weights."""
+
+    def again(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        output = output.clone()
+        for bits in CHOICES if name not in rounding else [bits for bits in TRIED if rows[bits]]:
+            weight = _rounded(layer, bits, group_size)
+            if name not in rounding or bits not in rounding[name]:
+                change = weight.float() - layer.weight.float()
+                rounding.setdefault(name, {})[bits] = float(change.square().sum())
+            if rows.get(bits):
+                x = args[0][rows[bits]]
+                linear = isinstance(layer, nn.Linear)
+                output[rows[bits]] = (
+                    F.linear(x, weight, layer.bias) if linear else layer._conv_forward(x, weight, layer.bias)
+                )
+        return output
+
+    return again
+
+
+def _predict(backbone: Backbone, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+    calls = backbone.calls
+    prediction = backbone.predict(latents, timestep, condition).float()
+    backbone.calls = calls
+    return prediction
+
+
+def _blocks(denoiser: nn.Module, layers: set[nn.Module]) -> list[nn.Module]:
+    """The elements of lists anywhere in a denoiser (blocks, and the blocks in them) that hold several of the layers."""
+    elements = [part for found in denoiser.modules() if isinstance(found, nn.ModuleList) for part in found]
+    return [part for part in dict.fromkeys(elements) if sum(inner in layers for inner in part.modules()) > 1]
+
+
+@contextmanager
+def _returning(block: nn.Module, outputs: list[Any], device: torch.device) -> Iterator[None]:
+    """Inside, a block computes nothing and returns what it returned in these calls, joined to a batch."""
+
+    def joined(*args: Any, **kwargs: Any) -> Any:
+        join = lambda *values: torch.cat(values).to(device) if isinstance(values[0], Tensor) else values[0]
+        return tree_map(join, outputs[0], *outputs[1:])
+
+    before = vars(block).get("forward")
+    block.forward = joined
+    try:
+        yield
+    finally:
+        del block.forward
+        if before is not None:
+            block.forward = before
+
+
+def _rounded(layer: nn.Module, bits: int, group_size: int | None) -> Tensor:
+    """The layer's weights as they are after packing, in their own dtype."""
+    kind = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
+    packed = kind(layer, BitWidth(bits, 16), group_size, execution="fake")
+    with torch.no_grad():
+        return packed.dequantize().to(layer.weight.dtype)

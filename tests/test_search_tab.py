@@ -124,6 +124,14 @@ def test_a_second_search_is_refused_with_a_sentence(tab):
     assert not thread.is_alive() and tab.runner.running() is None, "closing the tab stops it"
 
 
+def test_a_method_that_looks_at_the_model_first_does_so_in_pieces(tab, monkeypatch):
+    pieces, prepare = [], tab.engine.prepare
+    piece = lambda done, total: pieces.append((done, total))
+    monkeypatch.setattr(tab.engine, "prepare", lambda backbone, settings: prepare(backbone, settings, piece))
+    assert 'data-done="9"' in run(tab, method="mixdq")[tab.results.progress]
+    assert pieces, "others have the device between two pieces"
+
+
 def test_others_get_the_device_between_two_batches(tab):
     engine = tab.engine
     engine.compare("b", "emoji-lcm", *engine.opening())

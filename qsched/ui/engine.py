@@ -188,11 +188,17 @@ class Engine:
         on_progress: called with (done, all) while a method of quantizing sees the model at work; between two calls other
             sessions have the device.
         """
-        if self._divides and (backbone, settings, coefficients) not in self._opening:
-            pieces: list[Iterator[tuple[int, int]]] = []
-            while (piece := self._prepare(backbone, settings, pieces)) is not None:
-                on_progress(*piece)
+        if (backbone, settings, coefficients) not in self._opening:
+            self.prepare(backbone, settings, on_progress)
         return self._compare_all(session, backbone, settings, coefficients)
+
+    def prepare(
+        self, backbone: str, settings: Settings, on_progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> None:
+        """What has to be seen of the model at work before it is quantized, piece by piece, as `compare` does it."""
+        pieces: list[Iterator[tuple[int, int]]] = []
+        while self._divides and (piece := self._prepare(backbone, settings, pieces)) is not None:
+            on_progress(*piece)
 
     @_on_device
     def _prepare(self, backbone: str, settings: Settings, pieces: list[Iterator]) -> tuple[int, int] | None:

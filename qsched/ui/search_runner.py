@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 from torch import Tensor
 
+from qsched.comparison import Settings
 from qsched.plots import WorkingCell
 from qsched.presets import Preset
 from qsched.sampling import images_per_batch
@@ -277,6 +278,7 @@ class Runner:
     def _ready(self, backbone: str, options: SearchOptions):
         """The loaded model with this quantization and its scorer, so that nobody makes them without a turn."""
         loaded = self.engine.backbone(backbone)
+        self.engine.prepare(backbone, Settings("-", 0, options.steps, options.quantization))
 
         def prepare() -> None:
             loaded.use(options.steps)

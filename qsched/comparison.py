@@ -5,10 +5,9 @@ A Comparison is plain CPU data without any model in it, so it can be pickled, ke
 """
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import diffusers
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -17,8 +16,8 @@ from torchvision.transforms.functional import to_pil_image
 from qsched.backbones import Backbone, Condition, Quantization
 from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
-from qsched.sampling import Noise, check_decoder, decode, draw_noise, first_prediction, prepare_scheduler, sample
-from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq, jaq_definition, quality_name, similarity
+from qsched.sampling import Noise, check_decoder, decode, draw_noise, first_prediction, sample
+from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq, quality_name, similarity
 from qsched.scoring.signatures import Badge, failure_badges
 from qsched.scoring.weights import ScorerError
 
@@ -133,7 +132,7 @@ def compare(
     coefficients.expand(settings.steps)
     backbone.use(settings.steps)
     name = f"{backbone.spec.id} {backbone.revision}"
-    judge = _judge(backbone)
+    judge = judge_of(backbone)
     same_picture = (
         previous is not None
         and previous.backbone == name
@@ -217,7 +216,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
         )
         column = _column(
             backbone,
-            _judge(backbone),
+            judge_of(backbone),
             settings,
             QSCHED,
             images,
@@ -231,54 +230,29 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
     return replace(comparison, coefficients=coefficients, qsched=column)
 
 
+def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Image.Image | None:
+    """The Q-Sched picture as the small decoder draws it, without scores, for a hand that is still moving; None where
+    `rescale` costs no more: the small decoder draws anyway, there is none, or the picture is known.
+
+    Raises:
+        ValueError: coefficients that do not fit the step count.
+    """
+    settings = comparison.settings
+    coefficients.expand(settings.steps)
+    known = coefficients.is_identity or coefficients in comparison.seen
+    if known or settings.tiny_decoder or not backbone.has_tiny_decoder:
+        return None
+    backbone.use(settings.steps)
+    module, first = backbone.quantized(settings.quantization).module, comparison.first.to(backbone.device)
+    small = replace(settings, tiny_decoder=True)
+    images, _ = _continue(backbone, comparison.condition, comparison.noise, small, coefficients, module, first)
+    return _drawn(images.nan_to_num(0.0, 0.0, 0.0))
+
+
 def lacks_lpips(comparison: Comparison, judge: Any) -> bool:
     """Whether this scorer gives LPIPS now, and did not when the pictures were made."""
     lpips = getattr(judge, "lpips", None)
     return comparison.full_precision.lpips is None and lpips is not None and getattr(lpips, "ready", True)
-
-
-def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> dict[str, Any]:
-    """Everything needed to reproduce the comparison and its numbers, ready for JSON."""
-    report = backbone.quantized(comparison.settings.quantization).report
-    judge = _judge(backbone)
-    return {
-        "format": "qsched-comparison",
-        "version": 1,
-        "backbone": {
-            "id": backbone.spec.id,
-            "source": backbone.spec.source if backbone.spec.download_bytes else backbone.spec.id,
-            "revision": backbone.revision,
-        },
-        "device": str(backbone.device),
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
-        "settings": asdict(comparison.settings),
-        "timesteps": _timesteps(backbone, comparison.settings.steps),
-        "coefficients": comparison.coefficients.to_dict(),
-        "scorer": {
-            "name": getattr(judge, "name", None),
-            "definition": getattr(judge, "definition", None),
-            "quality": comparison.quality_name,
-            "jaq": jaq_definition(judge),
-            "k": k,
-        },
-        "size": report.to_dict(),
-        "notes": list(comparison.notes),
-        "columns": [_numbers(column, k, comparison.full_precision) for column in comparison.columns],
-    }
-
-
-def _numbers(column: Column, k: float, reference: Column) -> dict[str, Any]:
-    numbers = {name: value for name, value in vars(column).items() if name not in ("image", "badges")}
-    return numbers | {
-        "jaq": column.jaq(k),
-        "jaq_difference": column.jaq_difference(reference, k),
-        "badges": [asdict(badge) for badge in column.badges],
-    }
-
-
-def _timesteps(backbone: Backbone, steps: int) -> list[float]:
-    return prepare_scheduler(backbone, steps, None).timesteps.tolist()
 
 
 def _continue(
@@ -297,7 +271,7 @@ def _continue(
     return images, _elapsed(backbone, begin)
 
 
-def _judge(backbone: Backbone) -> Scorer | ScorerError:
+def judge_of(backbone: Backbone) -> Scorer | ScorerError:
     """The backbone's scorer, or why there is none."""
     try:
         return backbone.scorer()
@@ -320,7 +294,7 @@ def _column(
     likeness = similarity(images, reference, getattr(judge, "lpips", None))
     return Column(
         name=name,
-        image=to_pil_image((images[0] * 255).round().to(torch.uint8)),
+        image=_drawn(images),
         stored_bytes=stored_bytes,
         ratio=backbone.full_precision_bytes / stored_bytes,
         latency_s=latency_s,
@@ -331,6 +305,10 @@ def _column(
         badges=tuple(failure_badges(images[0], None if name == FULL_PRECISION else reference[0])),
         lpips=None if likeness.lpips is None else float(likeness.lpips[0]),
     )
+
+
+def _drawn(images: Tensor) -> Image.Image:
+    return to_pil_image((images[0] * 255).round().to(torch.uint8))
 
 
 def _elapsed(backbone: Backbone, begin: float) -> float:

@@ -129,6 +129,24 @@ def test_a_wrong_source_is_one_sentence_and_the_app_goes_on(visit, here):
     visitor.page.locator("#search-plan b", has_text="points").wait_for()
 
 
+def test_a_drag_is_drafted_by_the_tiny_decoder_and_drawn_in_full_when_the_hand_rests(visit, here, monkeypatch):
+    visitor = visit(query=f"?backbone={LCM}&steps=2&shape=constant&c_x=1&c_eps=1")
+    looks_at(visitor, LCM)
+    page, sketched, sketch = visitor.page, [], visitor.engine.sketch
+    monkeypatch.setattr(visitor.engine, "sketch", lambda *move: sketched.append(sketch(*move)) or sketched[-1])
+    advanced(visitor)
+    assert page.locator("#drafts input").is_checked()
+    visitor.drag("c_x", 0.6, 0.7, 0.8)
+    visitor.until(lambda: any(sketched), "drafts are drawn")
+    page.locator("[data-draft]").wait_for(state="detached")
+    visitor.stands_at(1.3, 1.0)
+    page.locator("#drafts input").uncheck()
+    drawn = len(sketched)
+    visitor.drag("c_x", 0.5, 0.4)
+    visitor.stands_at(0.9, 1.0)
+    assert len(sketched) == drawn, "nothing is drafted where that is not wanted"
+
+
 def test_methods_and_decoders_are_chosen_and_shared_by_link(visit, here):
     visitor = visit(query=f"?backbone={LCM}&steps=1&method=svdquant&decoder=tiny&keep=0")
     looks_at(visitor, LCM, method="svdquant", keep_high_precision=False)

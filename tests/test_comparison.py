@@ -14,7 +14,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
-from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, REMEMBERED, Settings, compare, record, rescale
+from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, REMEMBERED, Settings, compare, rescale
+from qsched.records import record
 from qsched.sampling import draw_noise, sample
 from qsched.scoring import jaq
 

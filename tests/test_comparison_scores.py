@@ -11,8 +11,9 @@ from embedded_model import embedded, make_preset
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.commands.output import to_json
-from qsched.comparison import Settings, compare, record, rescale
+from qsched.comparison import Settings, compare, rescale
 from qsched.presets import save_preset
+from qsched.records import record
 from qsched.scoring import ImageScores, ScorerError
 from qsched.scoring.photo import Perceptual
 from qsched.ui import fragments

@@ -10,8 +10,9 @@ from qsched import cli
 from qsched.backbones import SPECS, Quantization
 from qsched.coefficients import Coefficients
 from qsched.commands import backbones as listing
-from qsched.comparison import Settings, compare, record, rescale
+from qsched.comparison import Settings, compare, rescale
 from qsched.presets import load_preset, save_preset
+from qsched.records import record
 from qsched.sampling import draw_noise, prepare_scheduler, sample
 from qsched.search import search
 from qsched.search_options import SearchOptions

@@ -13,10 +13,11 @@ from torch import nn
 
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
-from qsched.comparison import Settings, compare, record
+from qsched.comparison import Settings, compare
 from qsched.evaluation import evaluate, quantization_of
 from qsched.presets import export_scheduler, find_preset, list_presets, preset_name, save_preset
 from qsched.quantization import stored_bytes
+from qsched.records import record
 from qsched.rivals import METHODS, make_quantized, nunchaku
 from qsched.rivals import mixdq as mixdq_module
 from qsched.rivals.bos import BosLinear
@@ -157,7 +158,8 @@ def test_the_command_line_knows_the_registry():
 
 def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
     from qsched.ui import fragments, values
-    from qsched.ui.engine import Engine, describe
+    from qsched.ui.arithmetic import describe
+    from qsched.ui.engine import Engine
 
     monkeypatch.setattr("qsched.rivals.torchao.importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

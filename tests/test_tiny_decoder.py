@@ -5,14 +5,15 @@ import json
 import gradio as gr
 import pytest
 from browser_app import tiny_backbone
-from embedded_model import embedded
+from embedded_model import counted, embedded
 from tiny_models import fresh, models, tiny
 
 from qsched import cli
 from qsched.backbones import Quantization
 from qsched.backbones.spec import Source
 from qsched.coefficients import Coefficients
-from qsched.comparison import Settings, compare, record, rescale
+from qsched.comparison import Settings, compare, rescale, sketch
+from qsched.records import record
 from qsched.search import SearchOptions, search
 from qsched.ui.compare_tab import CompareTab
 from qsched.ui.engine import Engine
@@ -43,6 +44,21 @@ def test_one_decoder_draws_all_three_columns_and_every_drag(decoders):
     assert used[4:] == ["full"] * 3, "what the other decoder drew is not reused"
     for a, b in zip(moved.columns, whole.columns, strict=True):
         assert a.image.tobytes() != b.image.tobytes()
+
+
+def test_a_sketch_is_what_the_small_decoder_draws_and_leaves_no_trace(decoders):
+    backbone, used = decoders
+    small = compare(backbone, TINY, Coefficients.ramp(0.9, 1.1))
+    whole, moved = compare(backbone, FULL, Coefficients.identity()), Coefficients.ramp(0.9, 1.1)
+    used.clear()
+    with counted(backbone) as count:
+        drawn = sketch(backbone, whole, moved)
+    assert used == ["tiny"] and count.calls == 1 and drawn.tobytes() == small.qsched.image.tobytes()
+    assert rescale(backbone, whole, moved).qsched.image.tobytes() != drawn.tobytes() and used == ["tiny", "full"]
+    for known in (moved, Coefficients.identity()):
+        assert sketch(backbone, whole, known) is None, "the full decoder has drawn this one"
+    assert sketch(backbone, small, Coefficients.ramp(1.2, 1.1)) is None, "the small one draws anyway"
+    assert sketch(embedded(), compare(embedded(), Settings("fox"), Coefficients.identity()), moved) is None
 
 
 def test_a_search_with_it_is_another_search(decoders):

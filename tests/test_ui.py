@@ -18,7 +18,8 @@ from qsched.comparison import Settings
 from qsched.scoring.signatures import Badge
 from qsched.ui import fragments, links, values
 from qsched.ui.about_tab import snippet
-from qsched.ui.engine import Engine, describe
+from qsched.ui.arithmetic import describe
+from qsched.ui.engine import Engine
 from qsched.ui.errors import sentence_for, spoken
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> Result:
     """Compare full precision, naive quantization and Q-Sched. Coefficients: as given, else the best known ones."""
     from qsched.backbones import SPECS
     from qsched.coefficients import Coefficients
-    from qsched.comparison import Settings, compare, record
+    from qsched.comparison import Settings, compare
     from qsched.presets import find_preset, load_preset
+    from qsched.records import record
 
     chosen, how = coefficients(args), quantization(args)
     if chosen is not None and args.preset is not None:

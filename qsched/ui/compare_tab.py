@@ -14,7 +14,7 @@ from qsched.ui import arrival_view, fragments, links, surface_view, values
 from qsched.ui.controls import Controls, build_controls, slider_updates
 from qsched.ui.engine import SOURCE, Engine, Session, named
 from qsched.ui.errors import explained, spoken, toast
-from qsched.ui.results import Results, all_columns, build_results, third_column, wiped
+from qsched.ui.results import Results, all_columns, build_results, drafted, third_column, wiped
 from qsched.ui.values import DECODERS, NO_SOURCES, SOURCES
 
 UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
@@ -59,7 +59,7 @@ class CompareTab:
     def shown(self) -> list:
         """Outputs of `everything`."""
         c, r = self.controls, self.results
-        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, c.decoder,
+        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, c.decoder, c.drafts,
                 *r.map, c.best]  # fmt: skip
 
     @property
@@ -90,6 +90,7 @@ class CompareTab:
             | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
                 c.decoder: gr.update(visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]),
+                c.drafts: gr.update(visible=backbone.has_tiny_decoder and not settings.tiny_decoder),
                 c.device: fragments.device_note(*self.engine.describe(held.backbone, settings.quantization)),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
@@ -206,6 +207,21 @@ class CompareTab:
             for slider in self.controls.sliders:  # they may have moved on meanwhile
                 updates.pop(slider)
         return updates
+
+    def follow(self, request: gr.Request, shape: str, drafts: bool, *sliders):
+        """Move the coefficients under a hand that is moving: a draft by the small decoder where that is chosen, which the
+        page has replaced as soon as the hand rests."""
+        held = self.engine.session(request.session_hash)
+        try:
+            coefficients = (
+                self.coefficients(shape, sliders, held.comparison.settings.steps) if drafts and held else None
+            )
+            picture = coefficients and self.engine.sketch(request.session_hash, coefficients)
+        except Exception as error:
+            return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
+        if picture is None:
+            return self.adjust(request, shape, *sliders)
+        return drafted(self.results, picture) | {self.controls.hint: ""}
 
     def adjust(self, request: gr.Request, shape: str, *sliders):
         """Move the coefficients: only the Q-Sched picture is made again, with steps - 1 denoiser calls.

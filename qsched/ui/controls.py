@@ -44,6 +44,8 @@ class Controls:
     source: gr.Textbox
     use_source: gr.Button
     decoder: gr.Radio
+    drafts: gr.Checkbox
+    refine: gr.Button
     advanced: gr.Accordion
 
     @property
@@ -112,6 +114,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         )
         c_x, c_eps = _sliders(coefficients, settings.steps)
         hint = gr.HTML("", elem_id="hint", elem_classes="plain")
+        refine = gr.Button("Draw in full", elem_id="refine")  # the browser presses it, nobody sees it
         with gr.Row(elem_classes="q-pair"):
             best = gr.Button("Best known", elem_id="best", min_width=80, size="md")
             reset = gr.Button("Reset to 1", elem_id="reset", min_width=80, size="md")
@@ -147,6 +150,13 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             info="Tiny: faster, less detail; in all three pictures.",
             elem_id="decoder",
             elem_classes="segments",
+            visible=False,
+        )
+        drafts = gr.Checkbox(
+            True,
+            label="Tiny decoder while dragging",
+            info="The full one draws the picture as soon as you stop.",
+            elem_id="drafts",
             visible=False,
         )
         with gr.Row(elem_classes="q-pair q-bottom", visible=SOURCES):
@@ -189,6 +199,8 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         source,
         use_source,
         decoder,
+        drafts,
+        refine,
         advanced,
     )
 

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Image
 
 from qsched.backbones import SPECS, Backbone, BackboneError, BackboneSpec, Quantization, load_backbone, pick_device
 from qsched.backbones.memory import out_of_memory
 from qsched.backbones.parts import has_tiny_decoder
 from qsched.coefficients import Coefficients
-from qsched.comparison import Comparison, Settings, compare, lacks_lpips, record, rescale
+from qsched.comparison import Comparison, Settings, compare, lacks_lpips, rescale, sketch
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
+from qsched.records import record
 from qsched.scoring import K_DEFAULT, Scorer
+from qsched.ui.arithmetic import describe
 from qsched.ui.device_thread import DeviceThread
 
 SOURCE = "@"
@@ -237,6 +240,18 @@ class Engine:
         self._keep(session, held.backbone, comparison)
         return comparison
 
+    def sketch(self, session: str, coefficients: Coefficients) -> Image | None:
+        """The session's Q-Sched picture by the small decoder, see `qsched.comparison.sketch`; None too where the session is
+        unknown, or another process computes."""
+        held = self._sessions.get(session)
+        loaded = self._backbones.get(held.backbone) if held and self._divides else None
+        return self._sketch(held, coefficients) if loaded and loaded.has_tiny_decoder else None
+
+    @_on_device
+    def _sketch(self, held: Session, coefficients: Coefficients) -> Image | None:
+        with self._memory(held.backbone):
+            return sketch(self.backbone(held.backbone), held.comparison, coefficients)
+
     def weigh(self, session: str, k: float) -> Session | None:
         """The session with another k: stored scores are weighed anew, nothing is computed on the device. None if the
         session is unknown."""
@@ -311,25 +326,6 @@ def load_downloaded(id: str, device: str = "auto", source: str | None = None) ->
     if id in SPECS:
         require(SPECS[id].at(source) if source else SPECS[id], device)
     return load_backbone(id, device=device, source=source)
-
-
-def describe(backbone: Backbone, quantization: Quantization) -> tuple[str, str]:
-    """What the device is, and whether the quantized layers' arithmetic is real or simulated there, with what the method
-    has to say."""
-    if backbone.device.type == "cuda":
-        device = f"{torch.cuda.get_device_name(backbone.device)}, {str(backbone.dtype).removeprefix('torch.')}"
-    else:
-        threads = torch.get_num_threads()
-        device = f"CPU, {threads} thread{'s' * (threads > 1)}, {str(backbone.dtype).removeprefix('torch.')}"
-    report = backbone.quantized(quantization).report
-    real, simulated = report.execution.get("int8", 0), report.execution.get("fake", 0)
-    if real and simulated:
-        arithmetic = f"{real} quantized layers multiply real integers, {simulated} simulate it in floating point"
-    elif simulated:
-        arithmetic = "packed weights are real, their arithmetic is simulated in floating point"
-    else:
-        arithmetic = f"quantized layers multiply real integers ({', '.join(report.execution)})"
-    return device, ". ".join([arithmetic, *(note[:1].upper() + note[1:] for note in report.notes)])
 
 
 def _fits(preset: Preset, quantization: Quantization) -> bool:

@@ -46,6 +46,9 @@ def caption(column: Column) -> str:
     )
 
 
+DRAFT = '<div class="caption" data-draft><span>Draft by the tiny decoder: stop to see the picture and its scores.</span></div>'
+
+
 def latency(seconds: float) -> str:
     """Seconds as a short text with a unit."""
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"

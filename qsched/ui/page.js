@@ -83,7 +83,14 @@ window.qsched = (() => {
       if (source && sides[index] && sides[index].src !== source) sides[index].src = source;
     });
   };
-  const pictures = new MutationObserver(sync);
+
+  // A draft is drawn by the full decoder when no other has come for a moment.
+  let waiting;
+  const rest = () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => document.querySelector("[data-draft]") && document.querySelector("#refine")?.click(), 300);
+  };
+  const pictures = new MutationObserver(() => (sync(), rest()));
 
   const watch = new ResizeObserver(draw);
   const mark = (shape, c_x, c_eps) => {

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import gradio as gr
+from PIL.Image import Image
 
 from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparison
 from qsched.scoring import K_DEFAULT
@@ -149,6 +150,11 @@ def third_column(results: Results, comparison: Comparison, k: float) -> dict:
         results.captions[2]: fragments.caption(column),
         results.scores: fragments.scores(comparison, k),
     }
+
+
+def drafted(results: Results, picture: Image) -> dict:
+    """Outputs for a Q-Sched picture that the full decoder will draw anew; the scores stay those of the last such one."""
+    return {results.images[2]: shown(picture), results.captions[2]: fragments.DRAFT}
 
 
 def wiped(comparison: Comparison, left: str, right: str) -> tuple[str, str]:

@@ -68,14 +68,15 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
     gr.on(
         moves,
-        tab.adjust,
-        [c.shape, *c.sliders],
+        tab.follow,
+        [c.shape, c.drafts, *c.sliders],
         [*r.qsched, c.hint],
         api_name="adjust",
         queue=bool(os.environ.get("SPACES_ZERO_GPU")),  # there a device is lent through the queue alone
         **QUIET,
         **DEVICE,
     )
+    c.refine.click(tab.adjust, [c.shape, *c.sliders], [*r.qsched, c.hint], api_name="refine", **QUIET, **DEVICE)
     c.hint.change(tab.complain, c.sliders, None, api_name="complain", **QUIET)
     c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE)
     c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE)

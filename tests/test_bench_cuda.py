@@ -145,7 +145,7 @@ def test_without_diffusers_it_says_what_is_missing(tmp_path):
     )
 
 
-@pytest.mark.parametrize("arguments", [(), ("--tiny",), ("--device", "cpu")])
+@pytest.mark.parametrize("arguments", [("--tiny",), ("--device", "cpu")])
 def test_where_it_cannot_run_it_says_so(arguments):
     if torch.cuda.is_available() and "cpu" not in arguments:
         arguments = ("--device", "cpu")

@@ -48,7 +48,7 @@ def open_study(
     name = study_name or name_of(backbone, options)
     if not resume:
         name += f"-{time.time_ns():x}"
-    return Study(storage, name, options.identity(backbone), options.c_range, _about(backbone, options))
+    return Study(storage, name, options.identity(backbone), options.reach, _about(backbone, options))
 
 
 def name_of(backbone: Backbone, options: SearchOptions) -> str:
@@ -127,7 +127,7 @@ def preset_of(
         raise SearchError("The search has no point with finite images: nothing can be recommended.")
     surface = surface_of(options, done)
     settings = asdict(options.quantization)
-    edge = {options.axis[0], options.axis[-1]}
+    edge = {options.axis[0], options.axis[-1]} if best.is_pair else set(options.reach)
     return Preset(
         backbone=about["backbone"],
         revision=about["revision"],

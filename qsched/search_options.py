@@ -17,9 +17,12 @@ STRATEGIES = {
     "exhaustive": "every point of the grid from scratch, as the paper's code does it",
     "shared": "the same grid, with the first prediction and the text shared and many points in one batch",
     "adaptive": "a model of the surface chooses which few points of the grid to compute",
-    "per-step": "one c_x and c_eps per step, starting from the best pair of the adaptive search (or of the whole grid)",
+    "ends": "the first and the last step's c_x and c_eps, straight between, from the adaptive search's best pair on",
+    "per-step": "one c_x and c_eps per step, from the adaptive search's best pair on",
 }
 """Name -> what it does, in one line."""
+DESCENTS = ("ends", "per-step")
+"""Strategies that go on from the best pair, and may leave the grid's range for it."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class SearchOptions:
     (seed + s, p). steps: None is the backbone's default. seeds: noise draws per prompt. c_range, resolution: the grid,
     the same for both coefficients. shape: how a pair becomes coefficients, "ramp" (to 1 at the last step, the paper's)
     or "constant". k: weight of the quality in JAQ. strategy: one of STRATEGIES. tiny_decoder: score the pictures of the
-    small, fast decoder. whole_grid: "per-step" starts from the best of all points of the grid.
+    small, fast decoder. whole_grid: DESCENTS start from the best of all points of the grid.
     """
 
     bits: str | Quantization
@@ -57,6 +60,13 @@ class SearchOptions:
         return grid(*self.c_range, self.resolution)
 
     @property
+    def reach(self) -> tuple[float, float]:
+        """How far a descent may go: half the grid's width beyond it on either side."""
+        low, high = self.c_range
+        beyond = (high - low) / 2
+        return round(max(low / 2, low - beyond), 6), round(high + beyond, 6)
+
+    @property
     def images(self) -> int:
         """Images per candidate."""
         return len(self.prompts) * self.seeds
@@ -79,10 +89,10 @@ class SearchOptions:
             raise ValueError(f"The shape of the coefficients must be {' or '.join(SHAPES)}, not {self.shape!r}.")
         if self.strategy not in STRATEGIES:
             raise ValueError(f"The strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}.")
-        if self.strategy == "per-step" and steps < 2:
+        if self.strategy in DESCENTS and steps < 2:
             raise ValueError("With a single step, one number per step is what the other strategies search already.")
-        if self.whole_grid and self.strategy != "per-step":
-            raise ValueError("The whole grid before the steps is a choice of the per-step strategy alone.")
+        if self.whole_grid and self.strategy not in DESCENTS:
+            raise ValueError(f"The whole grid first is a choice of the strategies {' and '.join(DESCENTS)} alone.")
         check_decoder(backbone, self.tiny_decoder)
         if self.seeds < 1 or self.seed < 0 or self.seed + self.seeds > 2**31:
             raise ValueError(f"The seeds must lie in 0 to {2**31 - 1} and there must be at least one.")
@@ -116,7 +126,8 @@ class SearchOptions:
 
 
 class Candidate(NamedTuple):
-    """One set of coefficients to try: a pair whose shape the search decides, or one number per step each."""
+    """One set of coefficients to try: a pair whose shape the search decides, two ends each, or one
+    number per step each."""
 
     c_x: tuple[float, ...]
     c_eps: tuple[float, ...]

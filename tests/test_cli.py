@@ -124,7 +124,7 @@ def test_presets_are_made_judged_and_taken_up_again(line, tmp_path):
         preset = load_preset(tmp_path / name)
         assert preset.held_out["differences"] == differences and len(preset.held_out["prompts"]) == 5
         assert np.isfinite(preset.surface.jaq()).all() and preset.surface.images == 4
-        assert preset.provenance["strategy"] == ("shared" if preset.steps == 1 else "per-step")
+        assert preset.provenance["strategy"] == ("shared" if preset.steps == 1 else "ends")
     with counted(embedded()) as count:
         status, out, err = line.run(*small)
     assert (status, count.calls) == (0, 0), err

@@ -136,8 +136,18 @@ def test_a_search_per_step_is_at_least_as_good_as_its_best_pair():
     assert jaq(scores.alignment, scores.quality) == pytest.approx(preset.provenance["best"]["jaq"], abs=1e-3)
 
 
-def test_a_search_per_step_may_compute_the_whole_grid_first():
-    preset = search(embedded(), changed(SMALL, resolution=3, strategy="per-step", whole_grid=True))
+def test_two_ends_are_two_numbers_each_and_at_least_as_good_as_the_best_pair():
+    options = changed(SMALL, steps=4, resolution=3, c_range=(0.9, 1.1), strategy="ends")
+    preset = search(embedded(), options)
+    assert preset.coefficients.shape == "ends" and preset.provenance["best"]["jaq"] > preset.surface.best()[2]
+    values = torch.cat(preset.coefficients.expand(4))
+    assert options.reach == pytest.approx((0.8, 1.2)) and 0.8 <= values.min() and values.max() <= 1.2
+    assert preset.provenance["strategy"] == "ends"
+
+
+@pytest.mark.parametrize("strategy", ["ends", "per-step"])
+def test_a_descent_may_compute_the_whole_grid_first(strategy):
+    preset = search(embedded(), changed(SMALL, resolution=3, strategy=strategy, whole_grid=True))
     assert np.isfinite(preset.surface.jaq()).all() and preset.provenance["whole_grid"]
     assert preset.provenance["best"]["jaq"] >= preset.surface.best()[2]
 
@@ -276,9 +286,12 @@ def test_the_announced_calls_are_the_calls_that_are_made(strategy):
     assert count.calls == announced
 
 
-@pytest.mark.parametrize("whole_grid", [False, True])
-def test_a_search_per_step_costs_at_most_what_is_announced(whole_grid):
-    options = changed(SMALL, resolution=4, strategy="per-step", whole_grid=whole_grid)
+@pytest.mark.parametrize(
+    ("strategy", "steps", "whole_grid"),
+    [("per-step", 2, False), ("per-step", 2, True), ("ends", 2, False), ("ends", 4, False)],
+)
+def test_a_descent_costs_at_most_what_is_announced(strategy, steps, whole_grid):
+    options = changed(SMALL, steps=steps, resolution=4, strategy=strategy, whole_grid=whole_grid)
     announced = estimate(embedded(), options).calls
     with counted(embedded()) as count:
         search(embedded(), options)
@@ -294,7 +307,7 @@ def test_a_search_per_step_costs_at_most_what_is_announced(whole_grid):
         (dict(shape="ends"), "shape"),
         (dict(strategy="magic"), "strategy must be one of"),
         (dict(strategy="per-step", steps=1), "single step"),
-        (dict(strategy="adaptive", whole_grid=True), "per-step strategy alone"),
+        (dict(strategy="adaptive", whole_grid=True), "ends and per-step alone"),
         (dict(seeds=0), "seeds"),
         (dict(seed=-1), "seeds"),
         (dict(k=float("nan")), "k must be"),

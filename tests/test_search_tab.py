@@ -176,7 +176,7 @@ def test_the_device_hands_errors_and_context_to_and_fro():
     assert os.read(read, 99) == b"MainThread"
 
 
-@pytest.mark.parametrize("strategy", ["adaptive", "per-step"])
+@pytest.mark.parametrize("strategy", ["adaptive", "ends", "per-step"])
 def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strategy):
     from qsched.ui.search_view import figure, modelled
 

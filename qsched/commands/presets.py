@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """One preset after the other: the whole grid, then one pair per step, then the held-out prompts."""
+    """One preset after the other: the whole grid, then a pair for each end of the path, then the held-out prompts."""
     from qsched.presets import preset_name, save_preset
     from qsched.prompts import choose_prompts
     from qsched.search import SearchOptions
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> Result:
     unseen = choose_prompts(args.held_out, family, "held-out")
     storage, made = args.storage or f"sqlite:///{folder / 'searches.sqlite3'}", {}
     alike = {"seeds": args.seeds, "resolution": args.grid, "k": args.k}
-    one, more = {"strategy": "shared", "shape": "constant"}, {"strategy": "per-step", "whole_grid": True}
+    one, more = {"strategy": "shared", "shape": "constant"}, {"strategy": "ends", "whole_grid": True}
     todo = [
         SearchOptions(how, prompts, steps, **alike, **(one if steps == 1 else more))
         for steps in args.steps or backbone.spec.steps

@@ -57,12 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy",
         default="shared",
-        choices=("exhaustive", "shared", "adaptive", "per-step"),
+        choices=("exhaustive", "shared", "adaptive", "ends", "per-step"),
         help="exhaustive: every point from scratch, the paper's way; shared: the same grid with the work shared; adaptive: "
-        "a model of the surface chooses 15 of its points; per-step: adaptive, then one pair per step (default: %(default)s)",
+        "a model of the surface chooses 15 of its points; ends, per-step: adaptive, then a pair for each end of the path, or one per step (default: %(default)s)",
     )
     parser.add_argument(
-        "--whole-grid", action="store_true", help="per-step: compute the whole grid first, so that the surface is whole"
+        "--whole-grid",
+        action="store_true",
+        help="ends, per-step: compute the whole grid first, so that the surface is whole",
     )
     parser.add_argument("--storage", metavar="URL", help="Optuna storage; processes that share it share the work "
                         "(default: an SQLite file beside the preset)")  # fmt: skip

@@ -11,8 +11,8 @@ import numpy as np
 
 from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies.adaptive import Adaptive
+from qsched.strategies.descent import Descent
 from qsched.strategies.grid import Grid
-from qsched.strategies.per_step import PerStep
 from qsched.studies import Scores
 
 __all__ = ["Strategy", "strategy_of"]
@@ -50,4 +50,5 @@ class Strategy(Protocol):
 
 def strategy_of(options: SearchOptions) -> Strategy:
     """The strategy that checked options ask for."""
-    return {"exhaustive": Grid, "shared": Grid, "adaptive": Adaptive, "per-step": PerStep}[options.strategy](options)
+    kinds = {"exhaustive": Grid, "shared": Grid, "adaptive": Adaptive, "ends": Descent, "per-step": Descent}
+    return kinds[options.strategy](options)

@@ -9,6 +9,7 @@ from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
 from qsched.presets import Preset, preset_name
 from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
 from qsched.scoring.signatures import Badge
+from qsched.search_options import DESCENTS
 
 KEYS = {FULL_PRECISION: "full-precision", NAIVE: "naive", QSCHED: "qsched"}
 TITLES = {FULL_PRECISION: "Full precision", NAIVE: "Naive", QSCHED: "Q-Sched"}
@@ -138,12 +139,13 @@ def stability(found: dict[str, Any], different: str = "") -> str:
 
 
 def beyond(preset: Preset, k: float) -> str:
-    """How the coefficients of a search per step compare with the surface that it started from; "" for other presets."""
-    if preset.provenance.get("strategy") != "per-step" or preset.best(k).shape == preset.shape:
+    """How the coefficients of a search beyond pairs compare with the surface that it started from; "" for other presets."""
+    if preset.provenance.get("strategy") not in DESCENTS or preset.best(k).shape == preset.shape:
         return ""
+    several = "two ends of a line" if preset.best(k).shape == "ends" else "one pair per step"
     own, best = preset.provenance["best"]["jaq"], preset.surface.best(k)[2]
     return (
-        f'<p class="fine"><b>Best known</b> is no point of this map but one pair per step: JAQ {own:.3f} on the same '
+        f'<p class="fine"><b>Best known</b> is no point of this map but {several}: JAQ {own:.3f} on the same '
         f"pictures, {signed(own - best)} to the best cell.</p>"
     )
 

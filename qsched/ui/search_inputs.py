@@ -17,7 +17,13 @@ from qsched.ui.engine import SOURCE, Engine
 
 BUILT_IN, OWN, FILE = "built-in", "own", "file"
 SOURCES = [("Built-in", BUILT_IN), ("Own text", OWN), ("File", FILE)]
-TITLES = {"exhaustive": "Exhaustive", "shared": "Shared", "adaptive": "Adaptive", "per-step": "Per step"}
+TITLES = {
+    "exhaustive": "Exhaustive",
+    "shared": "Shared",
+    "adaptive": "Adaptive",
+    "ends": "Two ends",
+    "per-step": "Per step",
+}
 WIDEST = 51
 """Cells along a side: more are no picture any more, and a matter for the command line."""
 

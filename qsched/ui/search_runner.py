@@ -17,7 +17,7 @@ from qsched.sampling import images_per_batch
 from qsched.saved_searches import name_of
 from qsched.scoring import JAQ_DEFINITION, jaq_definition
 from qsched.search import Plan, Progress, SearchError, SearchOptions, estimate, search
-from qsched.search_options import Candidate
+from qsched.search_options import DESCENTS, Candidate
 from qsched.strategies import strategy_of
 from qsched.surface import Surface
 from qsched.ui.device_thread import DeviceThread
@@ -108,7 +108,7 @@ class Run:
 
     def expect(self, batch: int) -> None:
         """How many batches a point takes, for a bar that moves while a point is computed."""
-        steps = self.options.steps if self.options.strategy == "per-step" else 1
+        steps = self.options.steps if self.options.strategy in DESCENTS else 1
         self._batches_per_point = math.ceil(self.options.images / batch) * steps
 
     def tell(self, progress: Progress) -> None:

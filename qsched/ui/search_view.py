@@ -186,8 +186,6 @@ def draw_picture(backbone: Backbone, options: SearchOptions, coefficients: Coeff
 
 def _point(preset: Preset) -> tuple[float, float] | None:
     """The cell of a preset's coefficients, None if they are none of its surface."""
-    if preset.coefficients.shape == "per-step":
-        return None
     first = lambda value: value[0] if isinstance(value, tuple) else value
     point = first(preset.coefficients.c_x), first(preset.coefficients.c_eps)
     return point if preset.coefficients == preset.at(*point) else None

@@ -4,7 +4,7 @@ Knots are the steps, or the two ends of the path with a straight line between th
 
 From the last knot to the first, the two numbers of a knot move on a 3 x 3 pattern around the best so far, then to the
 maximum of the parabola through the pattern. All points of a pattern agree on the steps before, so they share those: a
-point of the last step costs no denoiser call, one of the step before a single call, and so on. Three times, each with
+point of the last step costs no denoiser call, one of the step before a single call, and so on. Four times, each with
 half the width of the one before.
 """
 
@@ -18,7 +18,7 @@ from qsched.strategies.adaptive import Adaptive
 from qsched.strategies.grid import Grid, value_of
 from qsched.studies import Scores
 
-WIDTHS = (0.08, 0.04, 0.02)
+WIDTHS = (0.16, 0.08, 0.04, 0.02)
 """Half width of the pattern in each round."""
 PATTERN = 9
 """New points per knot: eight around the best so far and the parabola's maximum."""

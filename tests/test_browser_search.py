@@ -2,6 +2,8 @@
 
 import io
 import json
+import math
+import threading
 import time
 import zipfile
 from urllib.request import urlopen
@@ -28,10 +30,13 @@ WATCH = """() => {
 class PacedBackbone(TinyBackbone):
     """Takes its time for every denoiser call, so that there is something to watch and to stop."""
 
-    pace = 0.0
+    pace, free, gate = 0.0, math.inf, threading.Event()
 
     def _forward(self, *arguments):
         time.sleep(PacedBackbone.pace)
+        PacedBackbone.free -= 1
+        if PacedBackbone.free < 0:  # no further before the test says so
+            PacedBackbone.gate.wait(60)
         return super()._forward(*arguments)
 
 
@@ -62,7 +67,8 @@ def visit(visit):
         return visitor
 
     yield open_tab
-    PacedBackbone.pace = 0.0
+    PacedBackbone.pace, PacedBackbone.free = 0.0, math.inf
+    PacedBackbone.gate.set()
 
 
 def small(visitor, **changes):
@@ -106,7 +112,8 @@ def test_a_search_is_watched_stopped_resumed_and_used(visit):
     page = visitor.page
     small(visitor)
     page.evaluate(WATCH)
-    PacedBackbone.pace = 0.6
+    PacedBackbone.pace, PacedBackbone.free = 0.6, 5  # the first prediction in two batches, then two points in each
+    PacedBackbone.gate.clear()
     begin = time.monotonic()
     page.click("#search-start")
     visitor.until(lambda: done(visitor) >= 2, "the first points")
@@ -115,6 +122,8 @@ def test_a_search_is_watched_stopped_resumed_and_used(visit):
     assert (surface(visitor) != first).any(), "the heatmap fills"
     seconds = time.monotonic() - begin
     page.click("#search-stop")
+    visitor.until(lambda: state(visitor) == "stopping", "the search is told to stop")
+    PacedBackbone.gate.set()
     ended(visitor, "stopped")
     stopped = done(visitor)
     assert 4 <= stopped < 9

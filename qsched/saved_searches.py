@@ -16,7 +16,7 @@ from qsched.provenance import device_name, versions
 from qsched.sampling import prepare_scheduler
 from qsched.scoring import jaq_definition
 from qsched.search_job import SearchError
-from qsched.search_options import Candidate, SearchOptions
+from qsched.search_options import GRIDS, Candidate, SearchOptions
 from qsched.strategies import strategy_of
 from qsched.strategies.grid import value_of
 from qsched.studies import Scores, Study, finished, open_storage, storage_errors, without_password
@@ -27,8 +27,8 @@ from qsched.surface import Surface
 class SavedSearch:
     """A search in a storage.
 
-    name: of its study. source: what the backbone was loaded from, None for its own source. done, total: candidates. best: the candidate it would recommend now and its JAQ, None before any
-    is finite. begun: date and time as ISO text.
+    name: of its study. source: what the backbone was loaded from, None for its own source. done, total:
+    candidates. best: the candidate it would recommend now and its JAQ, None before any is finite. begun: date and time as ISO text.
     """
 
     name: str
@@ -143,7 +143,7 @@ def preset_of(
             "strategy": options.strategy,
             "source": about.get("source"),
             "decoder": "tiny" if options.tiny_decoder else "full",
-            "whole_grid": options.whole_grid or options.strategy in ("exhaustive", "shared"),
+            "whole_grid": options.whole_grid or options.strategy in GRIDS,
             "range": list(options.c_range),
             "points": strategy.total,
             "points_done": len(done),

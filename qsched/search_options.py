@@ -21,6 +21,8 @@ STRATEGIES = {
     "per-step": "one c_x and c_eps per step, from the adaptive search's best pair on",
 }
 """Name -> what it does, in one line."""
+GRIDS = ("exhaustive", "shared")
+"""Strategies that compute every point of the grid."""
 DESCENTS = ("ends", "per-step")
 """Strategies that go on from the best pair, and may leave the grid's range for it."""
 
@@ -122,7 +124,7 @@ class SearchOptions:
         if self.whole_grid:
             facts["whole_grid"] = True
         guided = {"c_range": list(self.c_range), "resolution": self.resolution, "k": self.k}
-        return facts if self.strategy in ("exhaustive", "shared") else facts | guided
+        return facts if self.strategy in GRIDS else facts | guided
 
 
 class Candidate(NamedTuple):

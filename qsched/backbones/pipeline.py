@@ -192,10 +192,7 @@ class PipelineBackbone(Backbone):
         if self.residency.budget is None:
             return wanted
         parts = self.parts
-        for weights in (
-            parts.denoiser,
-            parts.largest_block,
-        ):  # whole where that leaves room for one image, else streamed
+        for weights in (parts.denoiser, parts.largest_block):  # whole if that leaves room for one image, else streamed
             room = self.residency.budget - weights - parts.unpack
             if room >= parts.denoise:
                 return min(wanted, room // parts.denoise)

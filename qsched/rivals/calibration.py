@@ -40,12 +40,9 @@ class Call:
 
     def error(self, backbone: "Backbone", denoiser: nn.Module | None = None) -> float:
         """||E_Q - E||^2 / ||E||^2 when `denoiser` (None = full precision) gets the same; infinite if its answer is not finite."""
-        calls = backbone.calls
-        change = (
-            backbone.predict(self.latents, self.timestep, self.condition, denoiser).float() - self.prediction.float()
-        )
-        backbone.calls = calls
-        return float(relative_errors(change, self.prediction.float()).sum())
+        prediction = self.prediction.float()
+        found = uncounted(backbone, self.latents, self.timestep, self.condition, denoiser)
+        return float(relative_errors(found - prediction, prediction).sum())
 
 
 @dataclass
@@ -117,6 +114,16 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
         for hook in hooks:
             hook.remove()
     return seen
+
+
+def uncounted(
+    backbone: "Backbone", latents: Tensor, timestep: Tensor, condition: "Condition", denoiser: nn.Module | None = None
+) -> Tensor:
+    """Backbone.predict as float32, with backbone.calls left as it was."""
+    calls = backbone.calls
+    prediction = backbone.predict(latents, timestep, condition, denoiser).float()
+    backbone.calls = calls
+    return prediction
 
 
 def relative_errors(change: Tensor, prediction: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 
 from qsched.packing import BitWidth
 from qsched.quantization import QuantConv2d, QuantLinear
-from qsched.rivals.calibration import Call, relative_errors
+from qsched.rivals.calibration import Call, relative_errors, uncounted
 
 if TYPE_CHECKING:
     from qsched.backbones import Backbone
@@ -97,7 +97,7 @@ def _without_rounding(backbone: Backbone, names: Sequence[str], calls: Sequence[
         for block in _blocks(denoiser, set(layers)):
             stack.callback(block.register_forward_hook(ends).remove)
         for call in calls:
-            seen.predictions.append(_predict(backbone, call.latents, call.timestep, call.condition))
+            seen.predictions.append(uncounted(backbone, call.latents, call.timestep, call.condition))
     # a block that runs several times in a call returns several things: it is computed always
     once = {block: times for block, times in ended.items() if len(times) == len(calls)}
     seen.blocks = {block: (times[0][0], [kept for _, kept in times]) for block, times in once.items()}
@@ -118,7 +118,7 @@ def _errors(backbone: Backbone, batch: list[Trial], calls: Sequence[Call], seen:
             rows = {bits: [i for i, t in enumerate(batch) if (t.layer, t.bits) == (name, bits)] for bits in TRIED}
             layer = backbone.denoiser.get_submodule(name)
             stack.callback(layer.register_forward_hook(_tried(name, rows, rounding, group_size)).remove)
-        found = _predict(backbone, latents, timesteps, calls[0].condition.select([0] * len(batch)))
+        found = uncounted(backbone, latents, timesteps, calls[0].condition.select([0] * len(batch)))
     wanted = [seen.predictions[i] for i in known]
     return [float(relative_errors(one[None] - e, e)) for one, e in zip(found, wanted, strict=True)]
 
@@ -142,13 +142,6 @@ def _tried(name: str, rows: dict[int, list[int]], rounding: dict[str, dict[int, 
         return output
 
     return again
-
-
-def _predict(backbone: Backbone, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-    calls = backbone.calls
-    prediction = backbone.predict(latents, timestep, condition).float()
-    backbone.calls = calls
-    return prediction
 
 
 def _blocks(denoiser: nn.Module, layers: set[nn.Module]) -> list[nn.Module]:

@@ -11,7 +11,6 @@ half the width of the one before.
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from torch import Tensor
 
 from qsched.search_options import Candidate, SearchOptions
 from qsched.strategies.adaptive import Adaptive
@@ -117,12 +116,10 @@ class Descent:
         place = lambda row, by: (*row[:knot], round(float(np.clip(row[knot] + by, low, high)), 6), *row[knot + 1 :])
         return Candidate(place(centre.c_x, by_c_x), place(centre.c_eps, by_c_eps))
 
-    def _expanded(self, pair: Candidate) -> tuple[Tensor, Tensor]:
-        return pair.coefficients(self._options.shape).expand(self._options.steps)
-
     def _spread(self, pair: Candidate) -> Candidate:
         """A pair written as one number per knot."""
-        rows = [row[:: len(row) - 1] if self._ends else row for row in self._expanded(pair)]
+        rows = pair.coefficients(self._options.shape).expand(self._options.steps)
+        rows = [row[[0, -1]] if self._ends else row for row in rows]
         return Candidate(*(tuple(round(value, 6) for value in row.tolist()) for row in rows))
 
 

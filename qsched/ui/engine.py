@@ -90,15 +90,11 @@ class Engine:
 
     def spec(self, backbone: str) -> BackboneSpec:
         """The facts about a backbone, without loading it; its source is the one that is used."""
-        id, source = self._parted(backbone)
+        id, _, source = backbone.partition(SOURCE)
         if id not in SPECS:
             raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
+        source = source or (self.source if id == self.default else None)
         return SPECS[id].at(source) if source else SPECS[id]
-
-    def _parted(self, backbone: str) -> tuple[str, str | None]:
-        """A backbone's id, and the source that is used in place of its own."""
-        id, _, source = backbone.partition(SOURCE)
-        return id, source or (self.source if id == self.default else None)
 
     def called(self, id: str, source: str | None) -> str:
         """The name of a backbone from this source; None: from its own."""
@@ -107,12 +103,12 @@ class Engine:
     @_on_device
     def backbone(self, backbone: str) -> Backbone:
         """The loaded backbone; the latest two stay in memory."""
-        id, source = self.spec(backbone).id, self._parted(backbone)[1]
+        spec = self.spec(backbone)
         for name, other in self._backbones.items():
             if name != backbone:
                 leave(other)
         if backbone not in self._backbones:
-            self._backbones[backbone] = self._load(id, device=self.device, source=source)
+            self._backbones[backbone] = self._load(spec.id, device=self.device, source=spec.chosen)
             while len(self._backbones) > LOADED_BACKBONES:
                 self._backbones.popitem(last=False)
         self._backbones.move_to_end(backbone)

@@ -93,19 +93,19 @@ def test_the_card_tells_all_that_matters(monkeypatch):
     assert header["license"] == "apache-2.0" and header["library_name"] == "diffusers" and "base_model" not in header
     assert {"qsched", "quantization", "w4a8"} <= set(header["tags"])
     score = lambda row, metric: "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row[metric])
-    column = preset.held_out["columns"]["Q-Sched"]
+    column, found = preset.held_out["columns"]["Q-Sched"], preset.provenance
     for told in (
         "These coefficients fit one denoiser",
-        f"| c_x | {preset.coefficients.c_x:g} |",
+        f"| c_x | {preset.coefficients.to_dict()['c_x']} |",
         "| steps | 4 |",
         "| bit-width | w4a8 (activation_scale token, scope all, keep_high_precision True, method plain) |",
         "| scorer | emoji-clip: CLIPScore",
-        "| calibration | 25 prompts, 5 noise seeds each |",
-        "| search | shared, 121 points |",
+        f"| calibration | {len(preset.prompts)} prompts, {len(found['seeds'])} noise seeds each |",
+        f"| search | {found['strategy']}, {found['points_done']} points |",
         "| JAQ | CLIPScore | CLIP-IQA | SSIM |",
         f"| Q-Sched | {score(column, 'jaq')} | {score(column, 'alignment')}",
         f"| Q-Sched - naive (paired) | {score(preset.held_out['differences']['Q-Sched - naive'], 'jaq')}",
-        "107 prompts x 5 noise seeds that the search never saw",
+        f"107 prompts x {len(preset.held_out['seeds'])} noise seeds that the search never saw",
     ):
         assert told in text, told
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from qsched.backbones.spec import ASSETS
 from qsched.embedded import (
+    clip,
     clip_training,
     dataset,
     degradations,
@@ -244,6 +245,22 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
         assert row["top1"]["mean"] <= row["top5"]["mean"] <= 1 and row["clip_score"]["mean"] >= 0
         assert row["clip_score"]["low"] <= row["clip_score"]["mean"] <= row["clip_score"]["high"]
     assert "| seen (3) | teacher, 2 steps |" in report.markdown(result)
+
+
+def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monkeypatch, capsys):
+    shutil.copy(data, tmp_path / "emoji.npz")
+    first, second = tmp_path / "first", tmp_path / "second"
+    clip_training.train_clip(data, first, tmp_path / "work", steps=1, batch=16, device="cpu")
+    shutil.copytree(first, second)
+    line = ["qsched.embedded", "--work", tmp_path, "--clip", second, "--device", "cpu", "clip", "--start", first]
+    monkeypatch.setattr("sys.argv", [*map(str, line), "--keep-text", "--steps", "2", "--batch", "16"])
+    assert main() == 0 and "retrieval" in json.loads(capsys.readouterr().out)
+    emoji = dataset.load(data)
+    towers = [clip.load_clip(folder, emoji) for folder in (first, second)]
+    with torch.no_grad():
+        texts = [clip.encode_texts(model, tokenizer(["red apple", "two foxes on blue"])) for model, tokenizer in towers]
+        pictures = [model.encode_image(emoji.pictures(torch.arange(4))) for model, _ in towers]
+    assert torch.equal(*texts) and not torch.allclose(*pictures, atol=1e-3)
 
 
 def test_one_command_trains_everything_and_goes_on_from_its_checkpoints(data, tmp_path, monkeypatch):

@@ -7,7 +7,19 @@ from embedded_model import embedded
 from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
-from qsched.embedded import clip, clip_training, damage, dataset, frechet, judging, observer, report, scenes, sheet
+from qsched.embedded import (
+    clip,
+    clip_training,
+    damage,
+    dataset,
+    frechet,
+    judging,
+    observer,
+    report,
+    restyle,
+    scenes,
+    sheet,
+)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +131,37 @@ def test_contrast_is_low_where_pairs_match_and_ignores_what_is_not_allowed():
     assert wrong[0] > 20 > wrong[2]
     allowed[0, 1] = allowed[1, 0] = False
     assert clip_training.contrast(features, swapped, torch.tensor(50.0), allowed)[0] < wrong[0]
+
+
+def test_quality_learns_nothing_from_redrawn_pictures():
+    verdict = torch.zeros(3, 2, requires_grad=True)
+    clip_training.quality(verdict, torch.tensor([1.0, 0.0, 1.0]), torch.tensor([True, True, False])).backward()
+    good, bad, redrawn = verdict.grad.tolist()
+    assert good[0] < 0 < good[1] and bad[1] < 0 < bad[0] and redrawn == [0, 0]
+
+
+def test_a_redrawn_picture_is_another_drawing_of_the_same():
+    torch.manual_seed(0)
+    images = F.interpolate(torch.rand(64, 3, 5, 5), (64, 64), mode="bilinear")
+    drawn = restyle.restyle(images)
+    assert drawn.shape == images.shape and drawn.min() >= 0 and drawn.max() <= 1
+    far = lambda one, other: (one - other).pow(2).mean((1, 2, 3))
+    assert (far(drawn, images) > 1e-5).all(), "each picture is changed"
+    assert (far(drawn, images) < far(drawn, images.roll(7, 0))).float().mean() > 0.9
+
+
+def test_each_way_of_redrawing_changes_what_it_says_and_nothing_else():
+    torch.manual_seed(0)
+    flat = torch.rand(16, 3, 1, 1).expand(16, 3, 64, 64)
+    assert torch.allclose(restyle.bend(flat), flat, atol=1e-5) and torch.equal(restyle.restroke(flat), flat)
+    grey = torch.linspace(0, 1, 64).expand(16, 3, 64, 64)
+    assert torch.allclose(restyle.recolour(grey), grey, atol=1e-6), "greys have no hue to turn"
+    red = torch.tensor([0.8, 0.2, 0.2]).view(1, 3, 1, 1).expand(64, 3, 2, 2)
+    assert (restyle.recolour(red).argmax(1) == 0).all(), "red stays red"
+    stroke = torch.ones(64, 3, 9, 9)
+    stroke[..., 3:6] = 0
+    widths = (restyle.restroke(stroke)[:, 0, 0] == 0).sum(-1)
+    assert set(widths.tolist()) == {1, 5}
 
 
 def test_the_bank_adds_up_a_concepts_styles(judge, emoji):

@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
         if name == "clip":
             command.add_argument("--start", type=Path, help="folder of a trained CLIP to begin with")
+            command.add_argument("--keep-text", action="store_true", help="leave its text tower as it is")
         if name in ("denoiser", "distil"):
             command.add_argument("--learning-rate", type=float, default=1.5e-3 if name == "denoiser" else 3e-4)
             command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
@@ -131,7 +132,8 @@ def run(args: argparse.Namespace) -> None:
         options = {"steps": args.steps, "minutes": args.minutes, "batch": args.batch, "seed": args.seed}
         options["device"] = args.device
         if args.command == "clip":
-            found = clip_training.train_clip(data, args.clip, args.work, start=args.start, **options)
+            options |= {"start": args.start, "keep_text": args.keep_text}
+            found = clip_training.train_clip(data, args.clip, args.work, **options)
         else:
             found = observer.train_observer(data, args.work, **options)
         print(json.dumps(found, indent=1))

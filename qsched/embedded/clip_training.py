@@ -6,6 +6,7 @@
   features are computed now and then and kept, and a concept's styles count together.
 - Quality: the softmax over "good quality picture" / "bad quality picture" must be 1 - strength of the damage. Damage is synthetic (degradations) and real
   (pictures by quantized denoisers, from the damage file, graded by their distance to full precision); pictures of nothing are bad and match no caption.
+- There are few drawings of each thing, so some are redrawn in other colours and shapes (restyle); quality does not learn from those.
 """
 
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qsched.embedded import clip, dataset, degradations, judging, training
+from qsched.embedded import clip, dataset, degradations, judging, restyle, training
 from qsched.embedded.damage import Damage
 from qsched.embedded.damage import load as load_damage
 from qsched.embedded.scenes import Drawn, Feed, Jitter, Scenes
@@ -24,6 +25,7 @@ from qsched.embedded.words import WITH_STYLE
 from qsched.scoring.embedded_clip import ANTONYMS
 
 BANK_EVERY = 15
+RESTYLED_SHARE = 0.3
 WORST_ERROR = 0.25
 """Root-mean-square difference to full precision at which a picture counts as wholly bad; the error of w2a8 and of w3a8 lie about there."""
 
@@ -38,7 +40,7 @@ class Bank:
     @torch.no_grad()
     def refresh(self, model: torch.nn.Module, step: int) -> None:
         """Encode anew when it is time."""
-        if self.features is None or step % BANK_EVERY == 0:
+        if self.features is None or (step % BANK_EVERY == 0 and model.text_projection.requires_grad):
             with torch.autocast(self.tokens.device.type, dtype=torch.bfloat16):
                 parts = [clip.encode_texts(model, t) for t in self.tokens.split(judging.CHUNK)]
             self.features = torch.cat(parts).float()
@@ -65,6 +67,11 @@ def contrast(images: Tensor, texts: Tensor, scale: Tensor, allowed: Tensor) -> T
     return 0.5 * sum(F.cross_entropy(x, target, reduction="none", label_smoothing=0.02) for x in (logits, logits.T))
 
 
+def quality(verdict: Tensor, grade: Tensor, graded: Tensor) -> Tensor:
+    """Cross-entropy between logits of (good, bad), (count, 2), and grades in [0, 1], over the pictures that `graded`, bool (count,), names."""
+    return F.cross_entropy(verdict[graded], torch.stack([grade, 1 - grade], 1)[graded])
+
+
 def draw_damage(damage: Damage, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Pictures of the damage file that training may see, and how good they are: 1 - error / WORST_ERROR, not below 0."""
     rows = (~damage.test).nonzero().flatten().numpy()
@@ -88,6 +95,7 @@ def train_clip(
     seed: int = 0,
     device: str = "auto",
     start: Path | None = None,
+    keep_text: bool = False,
     workers: int = 0,
     save_every: int = 200,
 ) -> dict:
@@ -96,6 +104,7 @@ def train_clip(
     Args:
         steps, minutes: whichever is reached first.
         start: folder of another CLIP to begin with (`clip.warm_start`), unless there is a checkpoint in `work`.
+        keep_text: leave the text tower as `start` has it, because a denoiser is already conditioned by it.
     """
     where = training.pick_device(device)
     emoji = dataset.load(data)
@@ -105,6 +114,8 @@ def train_clip(
     model, tokenizer = clip.new_clip(folder, emoji)
     if start is not None:
         clip.warm_start(model, tokenizer, start)
+    if keep_text:
+        model.lock_text_tower()
     model.to(where, memory_format=torch.channels_last).train()
     scenes = Scenes(emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where="cpu" if workers else where)
     feed = Feed(scenes, workers)
@@ -115,9 +126,11 @@ def train_clip(
         drawn = feed.draw(batch - blank - hurt, step)
         count, rng = len(drawn.captions), np.random.default_rng((seed, step, 1))
         bank.refresh(model, step)
+        scene, restyled = drawn.pictures.to(where), torch.rand(count, device=where) < RESTYLED_SHARE
+        scene[restyled] = restyle.restyle(scene[restyled])
         strength = torch.rand(count, device=where) * (torch.rand(count, device=where) < 0.5)
         kinds = torch.randint(len(degradations.KINDS), (count,), device=where)
-        pictures = [degradations.degrade(drawn.pictures.to(where), strength, kinds)]
+        pictures = [degradations.degrade(scene, strength, kinds)]
         pictures.append(degradations.noise_and_flat(blank, dataset.SIZE, where))
         good = [1 - strength, torch.zeros(blank, device=where)]
         if hurt:
@@ -136,9 +149,9 @@ def train_clip(
         names = bank.loss(image_features[:count], scale, emoji.concept[drawn.first].to(where))
         weight = 1 - 0.7 * strength
         nothing = F.relu(image_features[count : count + blank] @ captions.T).pow(2).mean()
-        verdict, grade = scale.detach() * (image_features @ pair.T), torch.cat(good)
-        quality = F.cross_entropy(verdict, torch.stack([grade, 1 - grade], 1))
-        return (weight * (match + single * names)).mean() + quality + 10 * nothing
+        graded = F.pad(~restyled, (0, len(image_features) - count), value=True)
+        verdict = scale.detach() * (image_features @ pair.T)
+        return (weight * (match + single * names)).mean() + quality(verdict, torch.cat(good), graded) + 10 * nothing
 
     def measured() -> dict:
         clip.save_clip(model.state_dict(), folder)

@@ -1,7 +1,7 @@
 """The observer: a second, independent judge for reports only. Nothing is ever optimised against it, and it conditions nothing.
 
 It differs from the tiny CLIP in what it is (a classifier of concepts with group norms, no text), in its seed and in what it saw: its pictures were disturbed in other
-ways (grey, gamma, turned hues, dots, pixels, patches cut out). Its features are the space of the Frechet distance, its classes say whether a picture is recognised.
+ways (gamma, dots, pixels, patches cut out; only paler and slightly turned colours occur in both). Its features are the space of the Frechet distance, its classes say whether a picture is recognised.
 """
 
 import itertools
@@ -71,7 +71,7 @@ class Observer(nn.Module):
 
 
 def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture left alone or changed in one of six ways, none of which the tiny CLIP is trained on."""
+    """Each picture left alone or changed in one of six ways."""
     count, _, height, width = images.shape
     uniform = lambda *shape: torch.rand(*shape, generator=generator).to(images.device)
     amount = uniform(count, 1, 1, 1)

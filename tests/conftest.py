@@ -58,3 +58,23 @@ def hub(monkeypatch, tmp_path):
     with connected(monkeypatch, tmp_path / "cache") as hub:
         hub.add(REPO, FILES)
         yield hub
+
+
+@pytest.fixture
+def line(capsys, monkeypatch):
+    """Runs commands in this process."""
+    from command_line import CommandLine
+
+    return CommandLine(capsys, monkeypatch)
+
+
+@pytest.fixture
+def preset_file(tmp_path_factory):
+    """A preset of the embedded model, W4A8 in 4 steps."""
+    from embedded_model import make_preset
+
+    from qsched.presets import save_preset
+
+    path = tmp_path_factory.mktemp("preset") / "w4a8.json"
+    save_preset(make_preset(), path)
+    return path

@@ -7,31 +7,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-from command_line import CommandLine
-from embedded_model import counted, embedded, make_preset
+from embedded_model import counted, embedded
 from PIL import Image
 
 from qsched import cli
 from qsched.coefficients import Coefficients
-from qsched.presets import load_preset, save_preset
+from qsched.presets import load_preset
 from qsched.schedulers import QSchedLCMScheduler
 from qsched.studies import Study
 
 REPOSITORY = Path(cli.__file__).resolve().parents[1]
 SMALL = ["--grid", "2", "--prompts", "2", "--steps", "1"]
-
-
-@pytest.fixture
-def line(capsys, monkeypatch):
-    return CommandLine(capsys, monkeypatch)
-
-
-@pytest.fixture
-def preset_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("preset") / "w4a8.json"
-    save_preset(make_preset(), path)
-    return path
 
 
 def test_backbones_lists_what_can_run(line):

@@ -7,25 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from command_line import CommandLine
-from embedded_model import counted, embedded, make_preset
+from embedded_model import counted, embedded
 
 from qsched import cli
 from qsched.commands import output
 from qsched.presets import load_preset, save_preset
-
-
-@pytest.fixture
-def line(capsys, monkeypatch):
-    return CommandLine(capsys, monkeypatch)
-
-
-@pytest.fixture
-def preset_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("preset") / "w4a8.json"
-    save_preset(make_preset(), path)
-    return path
-
 
 GENERATE = ["generate", "--prompt", "fox", "--out", "OUT"]
 SEARCH = ["search", "--out", "OUT/p.json"]

@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 import yaml
-from command_line import CommandLine
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 from embedded_model import make_preset
 from fake_hub import connected, unused_port
@@ -204,11 +203,6 @@ def test_a_hub_that_is_not_there(hub, monkeypatch):
 
 
 # the command
-
-
-@pytest.fixture
-def line(capsys, monkeypatch):
-    return CommandLine(capsys, monkeypatch)
 
 
 @pytest.fixture

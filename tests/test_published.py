@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
-from command_line import CommandLine
 from diffusers import EulerAncestralDiscreteScheduler
 from tiny_models import folder_of, tiny
 
@@ -30,11 +29,6 @@ MARK = f"These coefficients are published ({SOURCE}), not measured here."
 def made():
     """Before any test listens to what is printed: making the models is not silent."""
     return folder_of("sdxl-turbo"), folder_of("lcm-dreamshaper-v7")
-
-
-@pytest.fixture
-def line(capsys, monkeypatch):
-    return CommandLine(capsys, monkeypatch)
 
 
 def test_the_published_set_is_shipped_with_its_mark():

@@ -2,18 +2,12 @@
 
 import numpy as np
 import pytest
-from command_line import CommandLine
 from embedded_model import counted, embedded, make_preset
 from PIL import Image
 
 from qsched.coefficients import Coefficients
 from qsched.presets import load_preset, save_preset
 from qsched.surface import Surface
-
-
-@pytest.fixture
-def line(capsys, monkeypatch):
-    return CommandLine(capsys, monkeypatch)
 
 
 @pytest.fixture

@@ -109,6 +109,18 @@ def test_the_denoiser_starts_as_a_copy_of_its_input():
     assert (predicted - noise).std() < 0.05
 
 
+def test_what_makes_training_fast_changes_no_prediction():
+    torch.manual_seed(0)
+    unet = denoiser.new_unet().eval()
+    given = torch.randn(2, denoiser.CHANNELS, 16, 16), torch.tensor([999, 259]), torch.randn(2, 16, 256)
+    predict = lambda: unet(*given, class_labels=torch.ones(2, 256)).sample
+    with torch.no_grad():
+        before = predict()
+        assert denoiser.to_train(unet, torch.device("cpu")) is unet
+        assert torch.allclose(predict(), before, atol=1e-4)
+    assert next(unet.parameters()).is_contiguous(memory_format=torch.channels_last)
+
+
 def test_latents_and_pictures_are_inverse():
     images = torch.rand(2, 3, 64, 64)
     assert torch.allclose(denoiser.to_images(denoiser.to_latents(images)), images, atol=1e-6)

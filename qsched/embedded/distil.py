@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qsched.embedded import denoiser, parallel, training
 from qsched.embedded.batches import STYLES, Batches
-from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber
+from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_train
 from qsched.embedded.scenes import Mix
 
 SKIP = denoiser.SCHEDULE["num_train_timesteps"] // 50
@@ -58,7 +58,7 @@ def distil(
     unets = [new_unet() for _ in range(3)]
     for unet in unets:
         unet.load_state_dict(weights)
-        unet.to(where, memory_format=torch.channels_last)
+        to_train(unet, where)
     student, slow, teacher = unets
     forward, slow_forward, teacher_forward = (torch.compile(unet) if compiled else unet for unet in unets)
     for unet in (slow, teacher):

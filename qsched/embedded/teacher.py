@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qsched.embedded import parallel, training
 from qsched.embedded.batches import STYLES, Batches
-from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber
+from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_train
 from qsched.embedded.scenes import Mix
 
 PURE_SHARE = 0.2
@@ -59,7 +59,7 @@ def train_denoiser(
     unet = new_unet()
     if start is not None:
         start_from(start, unet)
-    unet.to(where, memory_format=torch.channels_last)
+    to_train(unet, where)
     forward = torch.compile(unet) if compiled else unet
 
     def loss_of(step: int) -> Tensor:

@@ -1,6 +1,7 @@
 """What the embedded model learns from: opacity, splits, captions in natural words, composed scenes, batches of the denoiser."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -132,6 +133,20 @@ def test_jitter_moves_pictures_but_stays_in_range(emoji):
     moved = scenes_of(emoji, mix=scenes.PLAIN, seed=1, jitter=scenes.Jitter()).draw(16, 0)
     assert torch.equal(plain.first, moved.first) and not torch.allclose(plain.pictures, moved.pictures, atol=0.05)
     assert moved.pictures.min() >= 0 and moved.pictures.max() <= 1
+
+
+def test_what_has_a_side_is_never_mirrored(emoji):
+    sided = ["magnifying glass tilted left", "last quarter moon", "chart increasing"]
+    names = [*sided, "arrow", "bright sun", "quarterback", *emoji.concepts[6:]]
+    images = torch.full_like(emoji.images, 255)
+    images[:, 16:48, 10:30] = 40
+    still = scenes.Jitter(place=0, zoom=0, turn=0, gain=0)
+    feed = scenes_of(replace(emoji, concepts=names, images=images, alpha=None), mix=scenes.PLAIN, jitter=still)
+    drawn = feed.draw(400, 0)
+    mirrored = drawn.pictures[:, 0, 32, :32].mean(-1) > drawn.pictures[:, 0, 32, 32:].mean(-1)
+    share = {name: mirrored[emoji.concept[drawn.first] == i].float().mean() for i, name in enumerate(names)}
+    assert all(share[name] == 0 for name in sided), share
+    assert all(0.2 < share[name] < 0.8 for name in names if name not in sided), share
 
 
 def test_a_batch_is_latents_texts_and_noise_levels(emoji_data, emoji, tmp_path):

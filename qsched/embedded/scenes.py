@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from qsched.embedded.dataset import Emoji
-from qsched.embedded.words import Words
+from qsched.embedded.words import ONE_SIDED, Words
 
 GROUNDS = {
     "white": (255, 255, 255),
@@ -58,13 +58,15 @@ PLAIN = Mix(0, 0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Jitter:
-    """Changes that leave a picture what it is, for judges that shall not learn it by heart: place and zoom in canvas halves, turn in degrees, gain of colours."""
+    """Changes that leave a picture what it is, for judges that shall not learn it by heart: place and zoom in canvas halves, turn in degrees, gain of colours.
+
+    Half the pictures are mirrored too, but none whose name tells a side (`words.ONE_SIDED`).
+    """
 
     place: float = 0.1
     zoom: float = 0.25
     turn: float = 12.0
     gain: float = 0.12
-    flip: bool = True
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Scenes:
         self.mix, self.jitter, self.seed, self.where = mix, jitter, seed, torch.device(where)
         self.words = Words(emoji.concepts, emoji.tags, emoji.styles)
         self.concept, self.style = emoji.concept.numpy(), emoji.style.numpy()
+        self.one_sided = torch.tensor([bool(ONE_SIDED.search(c)) for c in emoji.concepts])[emoji.concept]
         self.usable = usable.numpy()
         self.by_style = {s: self.usable[self.style[self.usable] == s] for s in range(len(emoji.styles))}
         self.cutouts = emoji.cutouts().to(self.where)
@@ -166,7 +169,7 @@ class Scenes:
             exact = (placed == torch.tensor([0.0, 0.0, 1.0])).all(1)
         layers = torch.empty(len(slots), 4, size, size, device=self.where)
         layers[exact] = self.cutouts[indices[exact]].float() / 255
-        theta = self._theta(placed, rng).to(self.where)
+        theta = self._theta(placed, indices.cpu(), rng).to(self.where)
         small = placed[:, 2] < 0.75
         for chosen, source in ((~exact & ~small, self.cutouts), (~exact & small, self.halves)):
             if chosen.any():
@@ -191,8 +194,8 @@ class Scenes:
         half = torch.where(beside, late.view(1, 1, 1, -1), late.view(1, 1, -1, 1))
         return torch.where(half, second[..., None, None], first[..., None, None])
 
-    def _theta(self, placed: Tensor, rng: np.random.Generator) -> Tensor:
-        """Maps from canvas to picture, (slots, 2, 3), for places and scales (slots, 3)."""
+    def _theta(self, placed: Tensor, indices: Tensor, rng: np.random.Generator) -> Tensor:
+        """Maps from canvas to picture, (slots, 2, 3), for places and scales (slots, 3) of pictures (slots,)."""
         x, y, scale = placed.unbind(1)
         turn, flip = torch.zeros(len(placed)), torch.ones(len(placed))
         if self.jitter is not None:
@@ -200,8 +203,8 @@ class Scenes:
             x, y = x + self.jitter.place * noise[:, 0] * scale, y + self.jitter.place * noise[:, 1] * scale
             scale = scale * torch.exp(self.jitter.zoom * (noise[:, 2] - 0.4))
             turn = torch.deg2rad(self.jitter.turn * noise[:, 3])
-            if self.jitter.flip:
-                flip = torch.from_numpy(rng.choice([-1.0, 1.0], len(placed))).float()
+            flip = torch.from_numpy(rng.choice([-1.0, 1.0], len(placed))).float()
+            flip[self.one_sided[indices]] = 1
         cos, sin = turn.cos() / scale, turn.sin() / scale
         rows = torch.stack([flip * cos, flip * sin, -sin, cos], 1).view(-1, 2, 2)
         return torch.cat([rows, -rows @ torch.stack([x, y], 1).unsqueeze(-1)], 2)

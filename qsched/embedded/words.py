@@ -45,6 +45,8 @@ GROUNDS = (
 )
 BESIDE = ("{one} and {other}", "{one} next to {other}", "{one} beside {other}", "{one} with {other}")
 ABOVE = ("{one} above {other}", "{one} on top of {other}", "{one} over {other}", "{other} below {one}")
+ONE_SIDED = re.compile(r"\b(left|right|increasing|decreasing|waxing|waning|quarter|arrival|departure)\b")
+"""Names of things whose mirror image has another name."""
 IRREGULAR = {
     "mouse": "mice", "wolf": "wolves", "leaf": "leaves", "knife": "knives", "fish": "fish", "sheep": "sheep",
     "ox": "oxen", "deer": "deer", "goose": "geese", "bison": "bison", "tooth": "teeth", "foot": "feet",

@@ -1,6 +1,11 @@
-"""Fixtures that several test files use."""
+"""Fixtures that several test files use; and with `pytest -n`, one core for each process."""
+
+import os
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch starts its threads: processes that use all cores each slow one another down
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="module")

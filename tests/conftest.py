@@ -4,7 +4,9 @@ import os
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # before torch starts its threads: processes that use all cores each slow one another down
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # before torch starts its threads: processes that use all cores each slow one another down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 

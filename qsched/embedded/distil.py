@@ -99,6 +99,7 @@ def distil(
         steps=steps,
         minutes=minutes,
         learning_rate=learning_rate,
+        muon=True,
         decay=0.995,
         save_every=save_every,
         report=lambda: batches.held_out_loss(student),

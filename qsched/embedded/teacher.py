@@ -77,6 +77,7 @@ def train_denoiser(
         steps=steps,
         minutes=minutes,
         learning_rate=learning_rate,
+        muon=True,
         decay=0.999,
         save_every=save_every,
         report=lambda: batches.held_out_loss(unet),

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim import AdamW
 from tqdm import tqdm
 
 from qsched.embedded import parallel
+from qsched.embedded.optimiser import MuonAdamW
 
 SUSPENDED = 5.0
 """A step counts for at most so many usual ones towards a time budget: in one that takes longer, the process was asleep or starved."""
@@ -71,10 +73,11 @@ def train(
     minutes: float | None = None,
     weight_decay: float = 0.01,
     decay: float = 0.999,
+    muon: bool = False,
     save_every: int = 200,
     report: Callable[[], dict[str, float]] | None = None,
 ) -> Average:
-    """AdamW with a cosine learning rate, resumed from `checkpoint` when it exists; returns the averaged weights. Processes of
+    """AdamW, or `MuonAdamW`, with a cosine learning rate, resumed from `checkpoint` when it exists; returns the averaged weights. Processes of
     `parallel` take their steps together.
 
     Beside the checkpoint, NAME.curve.jsonl gets one line per save: step, minutes, mean loss and what report() returns of the
@@ -85,10 +88,9 @@ def train(
         steps: at most this many optimiser steps.
         minutes: at most this much time, earlier runs included; the learning rate then follows the clock where that is ahead of the steps.
     """
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
-    )
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    parameters, options = [p for _, p in named], {"lr": learning_rate, "weight_decay": weight_decay}
+    optimiser = MuonAdamW(named, **options) if muon else AdamW(parameters, betas=(0.9, 0.98), fused=True, **options)
     average, first, mean, curve, spent = Average(module, decay), 0, None, [], 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -108,7 +110,7 @@ def train(
         spent += took / 60
         done = 0.0 if minutes is None else min(1.0, spent / minutes)
         loss = loss_of(step)
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
         done = parallel.agree(parameters, done)
         for group in optimiser.param_groups:

@@ -66,6 +66,12 @@ def test_gradients_are_forgotten_and_the_rate_reaches_both():
     assert all(value.grad is None for value in model.parameters())
 
 
+def test_an_older_torch_is_told_what_it_lacks(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match=r"needs torch 2\.9"):
+        MuonAdamW([], **OPTIONS)
+
+
 def test_training_with_it_resumes_where_it_was_killed(tmp_path):
     def run(name, stop=None):
         model = network(torch.channels_last)

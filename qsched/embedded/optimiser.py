@@ -26,9 +26,13 @@ class MuonAdamW:
 
     Args:
         parameters: of a module, with their names; they must stay where they are in memory.
+    Raises:
+        ValueError: if PyTorch is older than its Muon.
     """
 
     def __init__(self, parameters: Iterable[tuple[str, nn.Parameter]], lr: float, weight_decay: float):
+        if not hasattr(torch.optim, "Muon"):
+            raise ValueError(f"Training a denoiser needs torch 2.9 or newer; this is {torch.__version__}.")
         given = list(parameters)
         inner = [p for name, p in given if p.dim() in (2, 4) and not any(part in name for part in OUTER)]
         self._matrices = [(p, nn.Parameter(as_matrix(p.data))) for p in inner]

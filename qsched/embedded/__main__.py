@@ -1,4 +1,4 @@
-"""python -m qsched.embedded dataset|damage|clip|observer|denoiser|distil|whole|export|sheet|evaluate: make the embedded model from nothing."""
+"""python -m qsched.embedded dataset|damage|clip|text|observer|denoiser|distil|whole|export|sheet|evaluate: make the embedded model from nothing."""
 
 import argparse
 import json
@@ -23,6 +23,7 @@ from qsched.embedded import (  # noqa: E402
     report,
     sheet,
     teacher,
+    text_training,
     training,
     whole,
 )
@@ -72,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
     for name, words, steps, batch in (
         ("clip", "train the tiny CLIP", 100_000, 256),
+        ("text", "teach the text tower of --start to read any phrasing", 100_000, 64),
         ("observer", "train the independent judge of the reports", 100_000, 256),
         ("denoiser", "train the noise-predicting teacher", 100_000, 64),
         ("distil", "distil the few-step student from it", 20_000, 64),
@@ -81,8 +83,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--minutes", type=float, help="stop after this much time, earlier runs included")
         command.add_argument("--batch", type=int, default=batch, help="pictures per step (default: %(default)s)")
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
+        if name in ("clip", "text"):
+            command.add_argument(
+                "--start", type=Path, required=name == "text", help="folder of a trained CLIP to begin with"
+            )
         if name == "clip":
-            command.add_argument("--start", type=Path, help="folder of a trained CLIP to begin with")
             command.add_argument("--keep-text", action="store_true", help="leave its text tower as it is")
         if name in ("denoiser", "distil"):
             command.add_argument("--learning-rate", type=float, default=1.5e-3 if name == "denoiser" else 3e-4)
@@ -128,12 +133,14 @@ def run(args: argparse.Namespace) -> None:
         made = damage.make(_backbone(args.model, args.device), prompts)
         damage.save(made, args.work / "damage.npz")
         print(f"{args.work / 'damage.npz'}: {len(prompts)} prompts x {len(damage.KINDS)} kinds")
-    elif args.command in ("clip", "observer"):
+    elif args.command in ("clip", "text", "observer"):
         options = {"steps": args.steps, "minutes": args.minutes, "batch": args.batch, "seed": args.seed}
         options["device"] = args.device
         if args.command == "clip":
             options |= {"start": args.start, "keep_text": args.keep_text}
             found = clip_training.train_clip(data, args.clip, args.work, **options)
+        elif args.command == "text":
+            found = text_training.train_text(data, args.clip, args.work, start=args.start, **options)
         else:
             found = observer.train_observer(data, args.work, **options)
         print(json.dumps(found, indent=1))

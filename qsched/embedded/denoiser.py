@@ -111,9 +111,13 @@ def to_images(latents: Tensor) -> Tensor:
 
 
 def text_condition(model: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Token states (batch, tokens, width) after the text tower's last norm, and the pooled feature scaled to unit variance (batch, width)."""
-    states = model.token_embedding(tokens) + model.positional_embedding
-    states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask))
+    """Token states (batch, tokens, width) after the text tower's last norm, and the pooled feature scaled to unit variance (batch, width).
+
+    tokens: (batch, tokens), up to the text tower's context length; padding that is cut off changes neither the pooled feature nor the states before it.
+    """
+    length = tokens.shape[1]
+    states = model.token_embedding(tokens) + model.positional_embedding[:length]
+    states = model.ln_final(model.transformer(states, attn_mask=model.attn_mask[:length, :length]))
     pooled = states[torch.arange(len(tokens)), tokens.argmax(-1)] @ model.text_projection
     return states, F.normalize(pooled, dim=-1) * math.sqrt(pooled.shape[-1])
 

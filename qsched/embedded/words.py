@@ -1,4 +1,4 @@
-"""Captions in natural words: names and their synonyms, articles, plurals, phrases for style, size, place and ground.
+"""Captions in natural words: names and their synonyms, articles, plurals, phrases for style, size, place and ground, at times among other words.
 
 A synonym is a search tag of emojibase that belongs to one concept alone, so that it can stand in its name's place.
 """
@@ -9,7 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-PLAIN_SHARE = 0.5
+from qsched.embedded.phrases import around, loose, pick
+
+PLAIN_SHARE, LOOSE_SHARE = 0.5, 0.15
+DISTURBED_SHARE = 0.1
 SYNONYM_SHARE = 0.15
 COUNTS = {2: ("two",), 3: ("three",)}
 SIZES = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
@@ -82,6 +85,11 @@ def plural(name: str) -> str:
     return " ".join([*words[:-1], last]) + joint + rest
 
 
+def forms(name: str) -> tuple[str, ...]:
+    """How a thing can be called, the bare name twice as often."""
+    return name, name, with_article(name), f"the {name}"
+
+
 def synonyms(concepts: Sequence[str], tags: Sequence[Sequence[str]]) -> list[list[str]]:
     """Per concept, the tags that no other concept has and that are no other concept's name."""
     owners = Counter(tag for own in tags for tag in set(own))
@@ -102,10 +110,13 @@ class Words:
         return pick(other, rng) if other and rng.random() < SYNONYM_SHARE else self.concepts[concept]
 
     def single(self, concept: int, style: int, rng: np.random.Generator) -> str:
-        """A caption of one emoji on white; half of them in the plain form "red apple, glossy style"."""
-        if rng.random() < PLAIN_SHARE:
+        """A caption of one emoji on white; half of them in the plain form "red apple, glossy style", some in any words (`phrases.loose`)."""
+        lot = rng.random()
+        if lot < PLAIN_SHARE:
             return WITH_STYLE[0].format(name=self.concepts[concept], style=self.styles[style])
         name = self.name(concept, rng)
+        if lot < PLAIN_SHARE + LOOSE_SHARE:
+            return loose(forms(name), self.styles[style] if rng.random() < 0.6 else None, rng)
         phrase = pick(WITH_STYLE if rng.random() < 0.6 else WITHOUT_STYLE, rng)
         return phrase.format(name=name, a_name=with_article(name), style=self.styles[style])
 
@@ -142,11 +153,7 @@ class Words:
             if grounds
             else ""
         )
+        caption = scene + ground
         if rng.random() < 0.5:
-            return scene + ground
-        return pick(STYLED, rng).format(scene=scene + ground, style=self.styles[style])
-
-
-def pick(options: Sequence[str], rng: np.random.Generator) -> str:
-    """One of the options."""
-    return options[rng.integers(len(options))]
+            caption = pick(STYLED, rng).format(scene=caption, style=self.styles[style])
+        return around(caption, rng) if rng.random() < DISTURBED_SHARE else caption

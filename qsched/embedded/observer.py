@@ -134,6 +134,7 @@ def train_observer(
         learning_rate=learning_rate,
         weight_decay=0.05,
         decay=0.998,
+        muon=True,
         save_every=save_every,
         report=lambda: held_out(model, emoji, where),
     )

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-OUTER = ("embedding", "conv_in", "conv_out")
-"""First and last layers, by a part of their name: their rows stand for pixels and times, and are no matrices to make orthogonal."""
+OUTER = ("embedding", "conv_in", "conv_out", "stem", "classes")
+"""First and last layers, by a part of their name: their rows stand for pixels, times and names, and are no matrices to make orthogonal."""
 
 
 def as_matrix(weight: Tensor) -> Tensor:

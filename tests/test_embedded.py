@@ -13,6 +13,7 @@ import pytest
 import torch
 from emoji_art import CONCEPTS, write_packages
 from torch import nn
+from torch.distributed.run import get_args_parser
 
 from qsched.backbones.spec import ASSETS
 from qsched.embedded import (
@@ -30,7 +31,7 @@ from qsched.embedded import (
     training,
     whole,
 )
-from qsched.embedded.__main__ import main
+from qsched.embedded.__main__ import main, parser
 from qsched.embedded.tokenizer import train_tokenizer
 
 
@@ -180,6 +181,15 @@ def test_only_the_denoisers_are_trained_by_several_processes(monkeypatch, tmp_pa
     assert main() == 2 and "run clip without it" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["denoiser", "distil"])
+def test_torchrun_takes_none_of_our_options_for_its_own(command):
+    """Its parser refuses a word that two of its own options begin with, even behind the script's name."""
+    subcommands = next(a for a in parser()._actions if a.dest == "command").choices
+    for option in (*parser()._option_string_actions, *subcommands[command]._option_string_actions):
+        line = ["--nproc-per-node", "2", "-m", "qsched.embedded", command, option, "1"]
+        assert get_args_parser().parse_args(line).training_script_args == line[4:], option
+
+
 def test_a_time_budget_ends_training_and_counts_earlier_runs(tmp_path):
     model = nn.Linear(2, 1)
     loss_of = lambda step: model(torch.ones(1, 2)).pow(2).mean()
@@ -264,7 +274,7 @@ def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monke
     first, second = tmp_path / "first", tmp_path / "second"
     clip_training.train_clip(data, first, tmp_path / "work", steps=1, batch=16, device="cpu")
     shutil.copytree(first, second)
-    line = ["qsched.embedded", "--work", tmp_path, "--clip", second, "--device", "cpu", "clip", "--start", first]
+    line = ["qsched.embedded", "--work", tmp_path, "--clip", second, "--device", "cpu", "clip", "--start-from", first]
     monkeypatch.setattr("sys.argv", [*map(str, line), "--keep-text", "--steps", "2", "--batch", "16"])
     assert main() == 0 and "retrieval" in json.loads(capsys.readouterr().out)
     emoji = dataset.load(data)

@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
     for name, words, steps, batch in (
         ("clip", "train the tiny CLIP", 100_000, 256),
-        ("text", "teach the text tower of --start to read any phrasing", 100_000, 64),
+        ("text", "teach a text tower to read any phrasing", 100_000, 64),
         ("observer", "train the independent judge of the reports", 100_000, 256),
         ("denoiser", "train the noise-predicting teacher", 100_000, 64),
         ("distil", "distil the few-step student from it", 20_000, 64),
@@ -85,7 +85,11 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
         if name in ("clip", "text"):
             command.add_argument(
-                "--start", type=Path, required=name == "text", help="folder of a trained CLIP to begin with"
+                "--start-from",
+                dest="start",
+                type=Path,
+                required=name == "text",
+                help="folder of a trained CLIP to begin with",
             )
         if name == "clip":
             command.add_argument("--keep-text", action="store_true", help="leave its text tower as it is")
@@ -94,7 +98,9 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
             command.add_argument("--no-compile", action="store_true", help="run eagerly: slower, but starts at once")
         if name == "denoiser":
-            command.add_argument("--start", type=Path, help="checkpoint of another denoiser to begin with")
+            command.add_argument(
+                "--start-from", dest="start", type=Path, help="checkpoint of another denoiser to begin with"
+            )
 
     everything = commands.add_parser("whole", help="damage, clip, observer, denoiser and distil within a time budget")
     everything.add_argument("--minutes", type=float, required=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qsched.embedded import clip, dataset, phrases, text_training, words
+from qsched.embedded import clip, clip_training, dataset, phrases, text_training, words
 
 
 def test_a_loose_caption_names_the_thing_and_its_style_among_other_words():
@@ -45,11 +45,16 @@ def taught(emoji_data, emoji, tmp_path_factory):
     before, after = (tmp_path_factory.mktemp(name) for name in ("before", "after"))
     model, _ = clip.new_clip(before, emoji)
     clip.save_clip(model.state_dict(), before)
-    for file in ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json"):
-        (after / file).write_bytes((before / file).read_bytes())
     options = {"steps": 60, "batch": 12, "device": "cpu", "learning_rate": 3e-3}
     text_training.train_text(emoji_data, after, after, start=before, **options)
     return clip.load_clip(before, emoji), clip.load_clip(after, emoji)
+
+
+def test_what_is_kept_is_not_overwritten(emoji_data, tmp_path):
+    with pytest.raises(ValueError, match="another folder"):
+        text_training.train_text(emoji_data, tmp_path, tmp_path, start=tmp_path, device="cpu")
+    with pytest.raises(ValueError, match="--start-from"):
+        clip_training.train_clip(emoji_data, tmp_path, tmp_path, keep_text=True, device="cpu")
 
 
 def test_teaching_phrases_brings_loose_captions_to_their_plain_ones(taught, emoji):

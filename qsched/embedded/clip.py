@@ -6,6 +6,7 @@ a transformer whose 16 px patches leave it 16 tokens.
 """
 
 import json
+import shutil
 from pathlib import Path
 
 import open_clip
@@ -62,6 +63,19 @@ def load_clip(folder: Path, emoji: dataset.Emoji) -> tuple[CLIP, open_clip.token
     """A trained model, as it is in a folder, in evaluation mode, and its tokenizer."""
     model, tokenizer = new_clip(folder, emoji)
     return load_weights(model, folder).eval(), tokenizer
+
+
+def read_alike(folder: Path, other: Path) -> None:
+    """Give a folder the config and the tokenizer of another CLIP, for one that keeps the other's text tower.
+
+    Raises:
+        ValueError: if they are one folder: what is kept would be overwritten.
+    """
+    if folder.resolve() == other.resolve():
+        raise ValueError(f"{folder} cannot be both what is begun with and what is written: name another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(other / name, folder / name)
 
 
 @torch.no_grad()

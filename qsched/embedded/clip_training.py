@@ -105,12 +105,18 @@ def train_clip(
         steps, minutes: whichever is reached first.
         start: folder of another CLIP to begin with (`clip.warm_start`), unless there is a checkpoint in `work`.
         keep_text: leave the text tower as `start` has it, because a denoiser is already conditioned by it.
+    Raises:
+        ValueError: if the text tower is to be kept and there is no `start`, or it is `folder`.
     """
     where = training.pick_device(device)
     emoji = dataset.load(data)
     damage_file = data.with_name("damage.npz")
     damage = load_damage(damage_file) if damage_file.exists() else None
     torch.manual_seed(seed)
+    if keep_text:
+        if start is None:
+            raise ValueError("A text tower can be kept only of a CLIP to begin with: --start-from FOLDER.")
+        clip.read_alike(folder, start)
     model, tokenizer = clip.new_clip(folder, emoji)
     if start is not None:
         clip.warm_start(model, tokenizer, start)

@@ -33,6 +33,11 @@ def filler(rng: np.random.Generator) -> str:
     return pick(FILLERS, rng)
 
 
+def perhaps(chance: float, rng: np.random.Generator) -> list[str]:
+    """One filler, or none."""
+    return [filler(rng)] if rng.random() < chance else []
+
+
 def loose(names: Sequence[str], style: str | None, rng: np.random.Generator) -> str:
     """A caption of one thing, by one of its names, in any order and with any words around it: "show me fox, in flat style now"."""
     parts = [pick(names, rng)]
@@ -40,10 +45,10 @@ def loose(names: Sequence[str], style: str | None, rng: np.random.Generator) -> 
         parts.append(pick(STYLES, rng).format(style=style))
         if rng.random() < 0.5:
             parts.reverse()
-    pieces = [filler(rng)] if rng.random() < 0.6 else []
+    pieces = perhaps(0.6, rng)
     for part in parts:
-        pieces += [filler(rng)] * int(rng.random() < 0.4) + [part]
-    pieces += [filler(rng)] * int(rng.random() < 0.4 or len(pieces) == len(parts))
+        pieces += [*perhaps(0.4, rng), part]
+    pieces += perhaps(1.0 if len(pieces) == len(parts) else 0.4, rng)
     text = pieces[0]
     for piece in pieces[1:]:
         text += pick(JOINTS, rng) + piece

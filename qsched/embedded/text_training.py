@@ -49,12 +49,13 @@ def train_text(
     """Train, write the CLIP with the averaged weights to `folder` and return `judging.measure`; checkpoints in work/text.pt.
 
     Args:
-        start: folder of the CLIP to begin with.
+        start: folder of the CLIP to begin with; another one than `folder`.
         batch: scenes, and as many loosely phrased captions, per step.
     """
     where = training.pick_device(device)
     emoji = dataset.load(data)
     torch.manual_seed(seed)
+    clip.read_alike(folder, start)
     model, tokenizer = clip.new_clip(folder, emoji)
     clip.warm_start(model, tokenizer, start)
     teacher, _ = clip.load_clip(start, emoji)

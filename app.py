@@ -4,8 +4,11 @@ Also the entry of a Hugging Face Space, which runs this file without arguments.
 """
 
 import argparse
+import atexit
 import os
+import shutil
 import sys
+import tempfile
 import time
 
 from qsched.quiet import quiet
@@ -18,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     quiet(options.offline)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # with it no other host is even looked up
+    keep_pictures_apart()
     if os.environ.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401 - it has to see torch before anyone touches CUDA
     from qsched.backbones import BackboneError
@@ -43,6 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     demo.block_thread()
     return 0
+
+
+def keep_pictures_apart() -> None:
+    """Give this process a folder of pictures of its own, unless one is set: gradio names them by their content and removes
+    its own when it ends, so that of two apps with one folder the first to end would take the other's away."""
+    if "GRADIO_TEMP_DIR" not in os.environ:
+        folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="qsched-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -220,12 +220,12 @@ def server(tmp_path):
             if "status=" in self.path:
                 return self.send_error(int(self.path[-3:]))
             begin = int(self.headers.get("Range", "bytes=0-")[6:-1])
+            asked.append(begin)
             self.send_response(206 if begin else 200)
             self.send_header("Content-Length", str(len(content) - begin))
             self.end_headers()
             broken = "broken" in self.path and not begin
             self.wfile.write(content[begin : 3000 if broken else None])
-            asked.append(begin)
             return None
 
         def log_message(self, *args): ...

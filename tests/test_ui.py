@@ -268,6 +268,20 @@ def test_app_py_serves_the_embedded_model_in_silence():
 )
 def test_app_py_answers_bad_input_with_one_line_and_exit_2(arguments, says, capsys, monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     assert runpy.run_path(str(ROOT / "app.py"))["main"](arguments) == 2
     out, errors = capsys.readouterr()
     assert out == "" and says in errors and len(errors.strip().splitlines()) == 1
+
+
+def test_two_apps_keep_their_pictures_apart(monkeypatch):
+    keep_apart = runpy.run_path(str(ROOT / "app.py"))["keep_pictures_apart"]
+    folders = set()
+    for _ in range(2):
+        monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)
+        keep_apart()
+        folders.add(os.environ["GRADIO_TEMP_DIR"])
+    assert len(folders) == 2 and all(Path(folder).is_dir() for folder in folders)
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "/mine")
+    keep_apart()
+    assert os.environ["GRADIO_TEMP_DIR"] == "/mine"

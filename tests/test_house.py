@@ -37,7 +37,7 @@ def test_links_in_the_readme_lead_somewhere():
 
 def test_assets_stay_small():
     files = [f for folder in ("assets", "presets") for f in (ROOT / folder).rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) <= 40 * 2**20
+    assert sum(f.stat().st_size for f in files) <= 40e6
     assert max(f.stat().st_size for f in files) < 50e6
 
 

@@ -122,6 +122,14 @@ def test_what_makes_training_fast_changes_no_prediction():
     assert next(unet.parameters()).is_contiguous(memory_format=torch.channels_last)
 
 
+def test_high_timesteps_are_drawn_more_often_and_none_is_outside_the_schedule():
+    torch.manual_seed(0)
+    drawn = teacher.draw_timesteps(20_000, "cpu")
+    assert drawn.min() >= 1 and drawn.max() == denoiser.LAST
+    shares = torch.stack([(drawn.float() <= denoiser.LAST * part).float().mean() for part in (0.25, 0.5, 0.75)])
+    assert torch.allclose(shares, torch.tensor([0.25, 0.5, 0.75]) ** 2, atol=0.01)
+
+
 def test_latents_and_pictures_are_inverse():
     images = torch.rand(2, 3, 64, 64)
     assert torch.allclose(denoiser.to_images(denoiser.to_latents(images)), images, atol=1e-6)

@@ -11,7 +11,12 @@ from qsched.embedded.batches import STYLES, Batches
 from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_train
 from qsched.embedded.scenes import Mix
 
-PURE_SHARE = 0.2
+PURE_SHARE = 1 / 3
+
+
+def draw_timesteps(count: int, where: torch.device | str) -> Tensor:
+    """Timesteps from 1 to LAST, (count,), as likely as they are high: below the middle x_t shows the picture, and seen and held-out ones cost the same."""
+    return (LAST * torch.rand(count, device=where).sqrt()).ceil().long().clamp(min=1)
 
 
 def start_from(checkpoint: Path, unet: torch.nn.Module) -> int:
@@ -64,7 +69,7 @@ def train_denoiser(
 
     def loss_of(step: int) -> Tensor:
         clean, states, pooled = batches.draw(batch, step)
-        noise, timesteps = torch.randn_like(clean), torch.randint(1, LAST + 1, (batch,), device=where)
+        noise, timesteps = torch.randn_like(clean), draw_timesteps(batch, where)
         noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps, pure_share)
         with torch.autocast(where.type, dtype=torch.bfloat16):
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]

@@ -13,7 +13,6 @@ from torch import Tensor
 from qsched.embedded import denoiser, parallel, training
 from qsched.embedded.batches import STYLES, Batches
 from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_train
-from qsched.embedded.scenes import Mix
 
 SKIP = denoiser.SCHEDULE["num_train_timesteps"] // 50
 ANCHOR = 0.3
@@ -34,7 +33,6 @@ def distil(
     device: str = "auto",
     compiled: bool = True,
     styles: tuple[str, ...] = STYLES,
-    mix: Mix = Mix(),  # noqa: B008 - frozen
     anchor: float = ANCHOR,
     workers: int = 0,
     save_every: int = 100,
@@ -53,7 +51,7 @@ def distil(
     where = training.pick_device(device)
     seed = parallel.own_seed(seed)
     torch.manual_seed(seed)
-    batches = Batches(data, clip_folder, where, seed + 1, styles, mix, workers)
+    batches = Batches(data, clip_folder, where, seed + 1, styles, workers)
     weights = torch.load(teacher_file, map_location="cpu", weights_only=True)["average"]
     unets = [new_unet() for _ in range(3)]
     for unet in unets:

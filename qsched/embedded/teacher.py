@@ -9,7 +9,6 @@ from torch import Tensor
 from qsched.embedded import parallel, training
 from qsched.embedded.batches import STYLES, Batches
 from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_train
-from qsched.embedded.scenes import Mix
 
 PURE_SHARE = 1 / 3
 
@@ -45,7 +44,6 @@ def train_denoiser(
     compiled: bool = True,
     start: Path | None = None,
     styles: tuple[str, ...] = STYLES,
-    mix: Mix = Mix(),  # noqa: B008 - frozen
     pure_share: float = PURE_SHARE,
     workers: int = 0,
     save_every: int = 250,
@@ -60,7 +58,7 @@ def train_denoiser(
     where = training.pick_device(device)
     seed = parallel.own_seed(seed)
     torch.manual_seed(seed)
-    batches = Batches(data, clip_folder, where, seed, styles, mix, workers)
+    batches = Batches(data, clip_folder, where, seed, styles, workers)
     unet = new_unet()
     if start is not None:
         start_from(start, unet)

@@ -1,15 +1,15 @@
 """Fixtures that several test files use; and with `pytest -n`, a core and a folder of pictures for each process."""
 
 import os
-import tempfile
 
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # before torch starts its threads: processes that use all cores each slow one another down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # a page that ends removes its pictures, which are named by their content: the same names as another's
-    os.environ.setdefault("GRADIO_TEMP_DIR", tempfile.mkdtemp(prefix="qsched-tests-"))
+    from app import keep_pictures_apart
+
+    keep_pictures_apart()
 
 
 @pytest.fixture(scope="module")

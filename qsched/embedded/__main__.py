@@ -83,13 +83,13 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--minutes", type=float, help="stop after this much time, earlier runs included")
         command.add_argument("--batch", type=int, default=batch, help="pictures per step (default: %(default)s)")
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
-        if name in ("clip", "text"):
+        if name in ("clip", "text", "denoiser"):
             command.add_argument(
                 "--start-from",
                 dest="start",
                 type=Path,
                 required=name == "text",
-                help="folder of a trained CLIP to begin with",
+                help="folder of a trained one to begin with; of a denoiser, also its checkpoint",
             )
         if name == "clip":
             command.add_argument("--keep-text", action="store_true", help="leave its text tower as it is")
@@ -97,10 +97,6 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--learning-rate", type=float, default=1.5e-3 if name == "denoiser" else 3e-4)
             command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
             command.add_argument("--no-compile", action="store_true", help="run eagerly: slower, but starts at once")
-        if name == "denoiser":
-            command.add_argument(
-                "--start-from", dest="start", type=Path, help="checkpoint of another denoiser to begin with"
-            )
 
     everything = commands.add_parser("whole", help="damage, clip, observer, denoiser and distil within a time budget")
     everything.add_argument("--minutes", type=float, required=True)

@@ -16,6 +16,8 @@ parameters hold 3.1 MB; the 2,461 pictures of these sets are 1.8 MB as WebP of q
 from all sets."""
 MIX = Mix(two=0.2, three=0.08)
 """Small things in many places take the longest to learn, so scenes of several are more frequent here than for the judges."""
+PURE_SHARE = 1 / 3
+"""Of each batch, at the last timestep, where sampling starts."""
 CHECKED = (999, 759, 499, 259)
 CHECK_COUNT = 48
 
@@ -64,7 +66,7 @@ class Batches:
         return self.alphas[timesteps].view(-1, 1, 1, 1), self.sigmas[timesteps].view(-1, 1, 1, 1)
 
     def noised(
-        self, clean: Tensor, noise: Tensor, timesteps: Tensor, pure_share: float
+        self, clean: Tensor, noise: Tensor, timesteps: Tensor, pure_share: float = PURE_SHARE
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x_t, timesteps, alpha_t and sigma_t; the first `pure_share` becomes pure noise at the last timestep, where sampling starts."""
         pure = torch.arange(len(clean), device=clean.device) < round(pure_share * len(clean))

@@ -16,7 +16,6 @@ from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_t
 
 SKIP = denoiser.SCHEDULE["num_train_timesteps"] // 50
 ANCHOR = 0.3
-PURE_SHARE = 1 / 3
 TARGET_DECAY = 0.95
 
 
@@ -76,7 +75,7 @@ def distil(
         clean, states, pooled = batches.draw(batch, step)
         noise = torch.randn_like(clean)
         timesteps = SKIP * torch.randint(2, LAST // SKIP + 2, (batch,), device=where) - 1
-        noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps, PURE_SHARE)
+        noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps)
         earlier = timesteps - SKIP
         with torch.autocast(where.type, dtype=torch.bfloat16):
             with torch.no_grad():

@@ -10,8 +10,6 @@ from qsched.embedded import parallel, training
 from qsched.embedded.batches import STYLES, Batches
 from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_train
 
-PURE_SHARE = 1 / 3
-
 
 def draw_timesteps(count: int, where: torch.device | str) -> Tensor:
     """Timesteps from 1 to LAST, (count,), as likely as they are high: below the middle x_t shows the picture, and seen and held-out ones cost the same."""
@@ -44,7 +42,6 @@ def train_denoiser(
     compiled: bool = True,
     start: Path | None = None,
     styles: tuple[str, ...] = STYLES,
-    pure_share: float = PURE_SHARE,
     workers: int = 0,
     save_every: int = 250,
 ) -> training.Average:
@@ -53,7 +50,6 @@ def train_denoiser(
     Args:
         steps, minutes: whichever is reached first. workers: processes that draw the scenes.
         start: checkpoint or diffusers folder of another denoiser to begin with, unless there is one in `work`.
-        pure_share: share of each batch at the last timestep, where sampling starts.
     """
     where = training.pick_device(device)
     seed = parallel.own_seed(seed)
@@ -68,7 +64,7 @@ def train_denoiser(
     def loss_of(step: int) -> Tensor:
         clean, states, pooled = batches.draw(batch, step)
         noise, timesteps = torch.randn_like(clean), draw_timesteps(batch, where)
-        noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps, pure_share)
+        noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps)
         with torch.autocast(where.type, dtype=torch.bfloat16):
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
         return pseudo_huber(picture(noisy, predicted.float(), alpha, sigma) - clean).mean()

@@ -46,5 +46,5 @@ def train_tokenizer(
         model_max_length=context_length,
     )
     fast.save_pretrained(folder)
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # half the bytes
+    fast.backend_tokenizer.save(str(folder / "tokenizer.json"), pretty=False)  # half the bytes
     return fast

@@ -15,7 +15,7 @@ from qsched.embedded.batches import STYLES, Batches
 from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_train
 
 SKIP = denoiser.SCHEDULE["num_train_timesteps"] // 50
-ANCHOR = 0.3
+ANCHOR = 0.3  # weight of the distance to the true picture beside the distance to the target
 TARGET_DECAY = 0.95
 
 
@@ -32,7 +32,6 @@ def distil(
     device: str = "auto",
     compiled: bool = True,
     styles: tuple[str, ...] = STYLES,
-    anchor: float = ANCHOR,
     workers: int = 0,
     save_every: int = 100,
 ) -> training.Average:
@@ -40,7 +39,6 @@ def distil(
 
     Args:
         steps, minutes: whichever is reached first. workers: processes that draw the scenes.
-        anchor: weight of the distance to the true picture beside the distance to the target.
     Raises:
         FileNotFoundError: if there is no teacher yet.
     """
@@ -87,7 +85,7 @@ def distil(
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
         drawn = picture(noisy, predicted.float(), alpha, sigma)
         follow(1 - TARGET_DECAY)
-        return (pseudo_huber(drawn - target) + anchor * pseudo_huber(drawn - clean)).mean()
+        return (pseudo_huber(drawn - target) + ANCHOR * pseudo_huber(drawn - clean)).mean()
 
     return training.train(
         student,

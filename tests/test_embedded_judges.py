@@ -241,6 +241,22 @@ def test_the_observers_disturbances_differ_by_picture_and_repeat_with_the_seed()
     assert 1 <= same.sum() < 32, "some are left alone, most are not"
 
 
+@pytest.mark.parametrize("steps", [4, 50])
+def test_the_teacher_takes_pure_noise_for_what_it_is(steps):
+    """Of a picture that the predictions know, every x_t on the path holds as much as the schedule says, on one and the same noise."""
+    scheduler = report.as_teacher(embedded()).scheduler
+    scheduler.set_timesteps(steps)
+    torch.manual_seed(0)
+    picture, noise = torch.rand(2, 1, 3, 4, 4)
+    x = noise
+    for number, timestep in enumerate(scheduler.timesteps):
+        alpha = scheduler.alphas_cumprod[timestep].sqrt()
+        sigma = (1 - alpha**2).sqrt()
+        assert number == 0 or torch.allclose(x, alpha * picture + sigma * noise, atol=1e-5)
+        x = scheduler.step((x - alpha * picture) / sigma, timestep, x, return_dict=False)[0]
+    assert torch.allclose(x, picture, atol=1e-5)
+
+
 def test_the_teacher_starts_at_the_last_timestep_and_needs_no_new_noise():
     backbone = report.as_teacher(embedded())
     backbone.set_timesteps(backbone.scheduler, report.TEACHER_STEPS)

@@ -127,6 +127,13 @@ def picture(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Ten
     return (latents - sigma * noise) / alpha
 
 
+def noise_in(latents: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
+    """The noise of x_t (batch, C, H, W): as predicted, but at the last timestep x_t itself. Sampling starts at pure noise there, in which the schedule would
+    still find a fifth of a picture; a DDIM step that takes this share away leaves x_s with almost no picture, which no training ever showed (Lin et al. 2024,
+    arXiv 2305.08891, on schedules that do not end at zero)."""
+    return torch.where((timesteps == LAST).view(-1, 1, 1, 1), latents, epsilon)
+
+
 def pseudo_huber(error: Tensor, width: float = 0.1) -> Tensor:
     """sqrt(e^2 + w^2) - w, averaged per image: less pull from the few pixels that cannot be known (batch,)."""
     return ((error**2 + width**2).sqrt() - width).flatten(1).mean(1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qsched.embedded import denoiser, parallel, training
 from qsched.embedded.batches import STYLES, Batches
-from qsched.embedded.denoiser import LAST, new_unet, picture, pseudo_huber, to_train
+from qsched.embedded.denoiser import LAST, new_unet, noise_in, picture, pseudo_huber, to_train
 
 SKIP = denoiser.SCHEDULE["num_train_timesteps"] // 50
 ANCHOR = 0.3  # weight of the distance to the true picture beside the distance to the target
@@ -72,14 +72,17 @@ def distil(
             resumed = False
         clean, states, pooled = batches.draw(batch, step)
         noise = torch.randn_like(clean)
-        timesteps = SKIP * torch.randint(2, LAST // SKIP + 2, (batch,), device=where) - 1
+        timesteps = (
+            SKIP * torch.randint(2, LAST // SKIP + 1, (batch,), device=where) - 1
+        )  # the last one comes from noised()
         noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps)
         earlier = timesteps - SKIP
         with torch.autocast(where.type, dtype=torch.bfloat16):
             with torch.no_grad():
                 epsilon = teacher_forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0].float()
                 alpha_s, sigma_s = batches.levels(earlier)
-                moved = alpha_s * picture(noisy, epsilon, alpha, sigma) + sigma_s * epsilon
+                drawn = picture(noisy, epsilon, alpha, sigma)
+                moved = alpha_s * drawn + sigma_s * noise_in(noisy, epsilon, timesteps)
                 at_target = slow_forward(moved, earlier, states, class_labels=pooled, return_dict=False)[0].float()
                 target = picture(moved, at_target, alpha_s, sigma_s)
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qsched.backbones import Backbone
 from qsched.coefficients import Coefficients
 from qsched.embedded import clip, dataset, frechet
+from qsched.embedded.denoiser import noise_in
 from qsched.embedded.observer import Observer, load_observer, observe
 from qsched.intervals import bootstrap
 from qsched.sampling import draw_noise, sample
@@ -48,10 +49,22 @@ def draw(
     return torch.cat(parts)
 
 
+class TeacherScheduler(DDIMScheduler):
+    """DDIM (Song et al. 2021) from pure noise at the last timestep on, without new noise: see `denoiser.noise_in`."""
+
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> tuple[Tensor, ...]:
+        """Diffusers' step, with the noise of the first one as it was drawn."""
+        moved, *rest = super().step(model_output, timestep, sample, **options | {"return_dict": False})
+        missing = noise_in(sample, model_output, timestep) - model_output
+        earlier = int(timestep) - self.config.num_train_timesteps // self.num_inference_steps
+        alpha = self.alphas_cumprod[earlier] if earlier >= 0 else self.final_alpha_cumprod
+        return moved + (1 - alpha).sqrt() * missing, *rest
+
+
 def as_teacher(backbone: Backbone) -> Backbone:
-    """The same model sampled as a teacher is: DDIM (Song et al. 2021), from the last timestep on, without new noise."""
+    """The same model sampled as a teacher is."""
     other = copy.copy(backbone)
-    other.scheduler = DDIMScheduler.from_config(
+    other.scheduler = TeacherScheduler.from_config(
         backbone.scheduler.config, timestep_spacing="trailing", clip_sample=False
     )
     return other

@@ -72,17 +72,15 @@ def distil(
             resumed = False
         clean, states, pooled = batches.draw(batch, step)
         noise = torch.randn_like(clean)
-        timesteps = (
-            SKIP * torch.randint(2, LAST // SKIP + 1, (batch,), device=where) - 1
-        )  # the last one comes from noised()
+        timesteps = SKIP * torch.randint(2, LAST // SKIP + 1, (batch,), device=where) - 1  # noised() adds the last one
         noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps)
         earlier = timesteps - SKIP
         with torch.autocast(where.type, dtype=torch.bfloat16):
             with torch.no_grad():
                 epsilon = teacher_forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0].float()
                 alpha_s, sigma_s = batches.levels(earlier)
-                drawn = picture(noisy, epsilon, alpha, sigma)
-                moved = alpha_s * drawn + sigma_s * noise_in(noisy, epsilon, timesteps)
+                implied = picture(noisy, epsilon, alpha, sigma)
+                moved = alpha_s * implied + sigma_s * noise_in(noisy, epsilon, timesteps)
                 at_target = slow_forward(moved, earlier, states, class_labels=pooled, return_dict=False)[0].float()
                 target = picture(moved, at_target, alpha_s, sigma_s)
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]

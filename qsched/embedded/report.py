@@ -52,17 +52,15 @@ def draw(
 class TeacherScheduler(DDIMScheduler):
     """DDIM (Song et al. 2021) from pure noise at the last timestep on, without new noise: see `denoiser.noise_in`."""
 
-    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any) -> tuple[Tensor, ...]:
-        """Diffusers' step, with the noise of the first one as it was drawn."""
-        moved, *rest = super().step(model_output, timestep, sample, **options | {"return_dict": False})
-        missing = noise_in(sample, model_output, timestep) - model_output
-        earlier = int(timestep) - self.config.num_train_timesteps // self.num_inference_steps
-        alpha = self.alphas_cumprod[earlier] if earlier >= 0 else self.final_alpha_cumprod
-        return moved + (1 - alpha).sqrt() * missing, *rest
+    def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any):
+        """Diffusers' step, of the same picture and, at the last timestep, of the noise that was drawn."""
+        noise = noise_in(sample, model_output, timestep)
+        sigma = (1 - self.alphas_cumprod[timestep]).sqrt()
+        return super().step(noise, timestep, sample + sigma * (noise - model_output), **options)
 
 
 def as_teacher(backbone: Backbone) -> Backbone:
-    """The same model sampled as a teacher is."""
+    """The same model sampled by `TeacherScheduler`."""
     other = copy.copy(backbone)
     other.scheduler = TeacherScheduler.from_config(
         backbone.scheduler.config, timestep_spacing="trailing", clip_sample=False

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from browser_app import AXIS, BEST, NEEDS_BROWSER, serving, write_preset
 
+from qsched.backbones.spec import EMOJI_LCM
 from qsched.coefficients import Coefficients
 
 pytestmark = NEEDS_BROWSER
@@ -185,7 +186,7 @@ def test_examples_dice_and_keyboard(visit):
     visitor.until(lambda: visitor.comparison.settings.seed != seed)
     visitor.until(lambda: visitor.page.locator("body.busy").count() == 0, "the page still says that it is busy")
     visitor.page.locator("#examples button").nth(1).click()
-    visitor.until(lambda: visitor.comparison.settings.prompt == "fox, flat style")
+    visitor.until(lambda: visitor.comparison.settings.prompt == EMOJI_LCM.examples[1])
     prompt = visitor.page.locator("#prompt textarea")
     prompt.fill("penguin, classic style")
     prompt.press("Enter")

@@ -57,11 +57,11 @@ def test_generate_writes_three_pictures_and_their_numbers(line, tmp_path):
 
 
 def test_generate_in_words(line, tmp_path):
-    status, out, err = line.run("generate", "--prompt", "fox", "--out", tmp_path, "--steps", "1")
+    status, out, err = line.run("generate", "--prompt", "fox", "--out", tmp_path, "--steps", "3")
     assert (status, err) == (0, "") and all(
         word in out for word in ("full precision", "naive", "Q-Sched", "CLIPScore", str(tmp_path))
     )
-    assert "Q-Sched equals naive" in out  # no coefficients given, and no preset for one step
+    assert "Q-Sched equals naive" in out  # no coefficients given, and no preset for three steps
 
 
 def test_generate_takes_the_coefficients_of_a_preset(line, tmp_path, preset_file):

@@ -12,6 +12,7 @@ from embedded_model import counted, embedded
 from qsched import cli
 from qsched.commands import output
 from qsched.presets import load_preset, save_preset
+from qsched.prompts import builtin_prompts
 
 GENERATE = ["generate", "--prompt", "fox", "--out", "OUT"]
 SEARCH = ["search", "--out", "OUT/p.json"]
@@ -108,7 +109,12 @@ def test_a_preset_of_another_revision_is_one_line_unless_it_is_wanted(line, pres
 
 @pytest.mark.parametrize(
     ("prompts", "message"),
-    [("a.yaml", "aliases"), ("b.json", "not JSON"), ("nowhere.yaml", "no prompt file at"), ("0", "1 to 107")],
+    [
+        ("a.yaml", "aliases"),
+        ("b.json", "not JSON"),
+        ("nowhere.yaml", "no prompt file at"),
+        ("0", f"1 to {len(builtin_prompts('emoji', 'held-out'))}"),
+    ],
 )
 def test_bad_prompts_for_an_evaluation_are_one_line(line, preset_file, tmp_path, monkeypatch, prompts, message):
     monkeypatch.chdir(tmp_path)

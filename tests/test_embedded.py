@@ -274,7 +274,7 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     for row in rows:
         assert row["top1"]["mean"] <= row["top5"]["mean"] <= 1 and row["clip_score"]["mean"] >= 0
         assert row["clip_score"]["low"] <= row["clip_score"]["mean"] <= row["clip_score"]["high"]
-    assert "| seen (3) | teacher, 2 steps |" in report.markdown(result)
+    assert "| seen (3) | DDIM, 2 steps |" in report.markdown(result)
 
 
 def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monkeypatch, capsys):

@@ -273,7 +273,7 @@ def test_the_sheet_shows_held_out_pairs_first_and_every_way_to_draw(emoji, tmp_p
     monkeypatch.setattr(sheet, "TEACHER_STEPS", 2)
     monkeypatch.setattr(sheet, "STEPS", 4)
     table = sheet.columns(embedded(), emoji, indices[:2])
-    assert list(table)[:3] == ["real art", "teacher 50", "student 4"] and len(table) == 3 + 2 * len(damage.BITS)
+    assert list(table)[:3] == ["real art", "DDIM 2", "LCM 4"] and len(table) == 3 + 2 * len(damage.BITS)
     assert all(t is not None and t.shape == (2, 3, 64, 64) for t in table.values()), "presets belong to these weights"
     sheet.paint(table | {"empty": None}, labels[:2], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 5000

@@ -27,12 +27,13 @@ def subjects(prompt: str) -> set[str]:
 
 
 def test_emoji_prompts_are_many_and_share_no_concept():
-    calibration, held_out = builtin_prompts("emoji", "calibration"), builtin_prompts("emoji", "held-out")
-    concepts = lambda prompts: {prompt.split(",")[0] for prompt in prompts}
-    assert len(calibration) >= 25 and len(held_out) >= 100
-    assert len(concepts(calibration)) == len(calibration) and not concepts(calibration) & concepts(held_out)
-    assert all(p.endswith(("classic style", "flat style", "glossy style")) for p in calibration + held_out)
-    assert list(categories("emoji", "held-out")) == ["animals", "plants", "food", "drink"]
+    calibration, held_out = categories("emoji", "calibration"), builtin_prompts("emoji", "held-out")
+    assert set(categories("emoji", "held-out")) - set(calibration) == {"drink", "unseen"}
+    assert len(builtin_prompts("emoji", "calibration")) >= 25 and len(set(held_out)) == len(held_out) >= 100
+    single = [prompt for kind in calibration if kind != "composition" for prompt in calibration[kind]]
+    concepts = {re.fullmatch(r"(.+), (classic|flat|glossy) style", prompt)[1] for prompt in single}
+    assert len(concepts) == len(single)
+    assert not [(one, prompt) for one in concepts for prompt in held_out if re.search(rf"\b{one}s?\b", prompt)]
 
 
 def test_photo_prompts_cover_every_category_evenly():

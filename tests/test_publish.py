@@ -93,6 +93,7 @@ def test_the_card_tells_all_that_matters(monkeypatch):
     assert {"qsched", "quantization", "w4a8"} <= set(header["tags"])
     score = lambda row, metric: "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row[metric])
     column, found = preset.held_out["columns"]["Q-Sched"], preset.provenance
+    prompts, seeds = (len(preset.held_out[of]) for of in ("prompts", "seeds"))
     for told in (
         "These coefficients fit one denoiser",
         f"| c_x | {preset.coefficients.to_dict()['c_x']} |",
@@ -104,7 +105,7 @@ def test_the_card_tells_all_that_matters(monkeypatch):
         "| JAQ | CLIPScore | CLIP-IQA | SSIM |",
         f"| Q-Sched | {score(column, 'jaq')} | {score(column, 'alignment')}",
         f"| Q-Sched - naive (paired) | {score(preset.held_out['differences']['Q-Sched - naive'], 'jaq')}",
-        f"107 prompts x {len(preset.held_out['seeds'])} noise seeds that the search never saw",
+        f"{prompts} prompts x {seeds} noise seeds that the search never saw",
     ):
         assert told in text, told
 

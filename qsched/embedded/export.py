@@ -59,6 +59,8 @@ def sample_sheet(
         x, y = index % columns * (side + 4), index // columns * (side + caption + 4)
         tile = Image.fromarray((image.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))
         sheet.paste(tile.resize((side, side), Image.Resampling.BICUBIC), (x + 2, y + 2))
+        while font.getlength(prompt) > side:
+            prompt = prompt[:-2].rstrip(" ,") + "…"
         pen.text((x + 4, y + side + 3), prompt, fill="black", font=font)
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, optimize=True, quality=95)

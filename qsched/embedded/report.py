@@ -1,4 +1,4 @@
-"""How good the embedded model is: real art, the teacher in 50 steps, the student in 1, 2, 4 and 8, on seen and on held-out pairs.
+"""How good the embedded model is: real art, 50 steps of DDIM, 1, 2, 4 and 8 of its own scheduler (LCM), on seen and on held-out pairs.
 
 Two judges: the tiny CLIP (CLIPScore, CLIP-IQA, recognition), which conditions the model, and the observer (recognition, Frechet distance), which training never used.
 """
@@ -118,8 +118,8 @@ def report(
     out |= {"teacher": teacher.revision, "seeds": list(range(seeds)), "rows": []}
     for kind, indices in pairs(emoji, styles or emoji.styles).items():
         prompts, real = [emoji.caption(int(i)) for i in indices], emoji.pictures(indices)
-        ways: list[tuple[str, Backbone, int]] = [("real art", student, 0), ("teacher", teacher, TEACHER_STEPS)]
-        ways += [("student", student, steps) for steps in STUDENT_STEPS]
+        ways: list[tuple[str, Backbone, int]] = [("real art", student, 0), ("DDIM", teacher, TEACHER_STEPS)]
+        ways += [("LCM", student, steps) for steps in STUDENT_STEPS]
         for name, backbone, steps in ways:
             runs = seeds if steps else 1
             pictures = [draw(backbone, prompts, steps, seed) if steps else real for seed in range(runs)]

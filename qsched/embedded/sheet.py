@@ -1,4 +1,4 @@
-"""The sheet to look at: held-out prompts down, ways to draw them across: real art, teacher, student, each bit-width without and with Q-Sched. Nothing is chosen."""
+"""The sheet to look at: held-out prompts down, ways to draw them across: real art, DDIM, LCM, each bit-width without and with Q-Sched. Nothing is chosen."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,8 +42,8 @@ def columns(
     """Title -> pictures (prompts, 3, H, W), or None where no preset belongs to these weights."""
     prompts = [emoji.caption(int(i)) for i in indices]
     out: dict[str, Tensor | None] = {"real art": emoji.pictures(indices)}
-    out["teacher 50"] = draw(as_teacher(teacher or student), prompts, TEACHER_STEPS, seed)
-    out[f"student {STEPS}"] = draw(student, prompts, STEPS, seed)
+    out[f"DDIM {TEACHER_STEPS}"] = draw(as_teacher(teacher or student), prompts, TEACHER_STEPS, seed)
+    out[f"LCM {STEPS}"] = draw(student, prompts, STEPS, seed)
     for bits in BITS:
         out[bits] = draw(student, prompts, STEPS, seed, student.quantized(Quantization(bits)).module)
         preset = find_preset(student.spec.id, bits, STEPS)

@@ -6,6 +6,7 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.utils import to_2tuple
 from torch import Tensor
 
 REMEMBERED_PROMPTS = 4096
@@ -30,7 +31,7 @@ class ClipModel:
     ):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self.device, self.dtype = torch.device(device), dtype
-        self.size: tuple[int, int] = tuple(model.visual.image_size)
+        self.size: tuple[int, int] = to_2tuple(model.visual.image_size)  # residual networks have one number
         settings = model.visual.preprocess_cfg
         self.squash = settings.get("resize_mode") == "squash"
         self.mean, self.std = (

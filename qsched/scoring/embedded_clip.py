@@ -6,6 +6,7 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.utils import to_2tuple
 from torch import Tensor
 
 from qsched.scoring import ImageScores
@@ -53,11 +54,12 @@ class EmbeddedScorer:
 
     def _images(self, images: Tensor) -> Tensor:
         """Features of unit length (batch, width). Non-finite pictures score as black ones: badly, but finitely."""
-        size = self.model.visual.image_size  # one number in open_clip's residual networks, two in its transformers
-        size = size if isinstance(size, int) else size[0]
+        size = to_2tuple(
+            self.model.visual.image_size
+        )  # one number in open_clip's residual networks, two in its transformers
         images = images.to(self.device, torch.float32).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
-        if images.shape[-1] != size or images.shape[-2] != size:
-            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
         return self.model.encode_image(images * 2 - 1, normalize=True)
 
     def _texts(self, texts: Sequence[str]) -> Tensor:

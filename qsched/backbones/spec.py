@@ -146,8 +146,8 @@ EMOJI_LCM = BackboneSpec(
     memory_bytes=200 << 20,
     scheduler="LCMScheduler",
     examples=(
-        "a unicorn on a pink background",
         "birthday cake on a purple background",
+        "a unicorn on a pink background",
         "fox, flat style",
         "a butterfly on a yellow background, glossy style",
         "penguin, classic style",

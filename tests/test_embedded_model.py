@@ -9,12 +9,10 @@ from embedded_model import embedded
 from qsched.backbones import Quantization
 from qsched.embedded.degradations import KINDS, degrade, noise_and_flat
 from qsched.embedded.judging import auc
+from qsched.embedded.report import draw
 from qsched.prompts import builtin_prompts
-from qsched.quantization import BitWidth
-from qsched.sampling import draw_noise, sample
 
 
-@functools.cache
 def judge():
     return embedded().scorer()
 
@@ -29,9 +27,8 @@ def prompts():
 def drawn(bits=None, steps=4):
     """Pictures of the prompts (count, 3, 64, 64)."""
     backbone = embedded()
-    denoiser = bits and backbone.quantized(Quantization(BitWidth.parse(bits))).module
-    noise = draw_noise(backbone.latent_shape, 0, range(len(prompts())))
-    return backbone.decode(sample(backbone, backbone.encode(prompts()), noise, steps, denoiser=denoiser))
+    denoiser = bits and backbone.quantized(Quantization(bits)).module
+    return draw(backbone, prompts(), steps, 0, denoiser)
 
 
 @functools.cache

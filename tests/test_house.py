@@ -26,7 +26,7 @@ def test_readme_commands_do_their_own_setup_and_name_existing_files():
     commands = re.findall(r"^python3 -m venv .*$", README, re.M)
     assert len(commands) == 2
     assert "-r requirements.txt" in commands[0] and commands[0].endswith("app.py")
-    assert "-r requirements-dev.txt" in commands[1] and "-m pytest" in commands[1]
+    assert "-r requirements-dev.txt" in commands[1] and commands[1].endswith("-m pytest -n 2 --dist loadfile")
     for name in re.findall(r"requirements\S*\.txt|app\.py", " ".join(commands)):
         assert (ROOT / name).is_file()
 

@@ -8,6 +8,7 @@ import pytest
 from qsched.backbones import SPECS
 from qsched.prompts import SETS, builtin_prompts, categories, categorised, choose_prompts
 
+EMOJI = ["animals", "plants", "food", "drink", "travel", "activities", "objects", "composition", "unseen"]
 PHOTO = ["abstract", "fine detail", "text rendering", "people", "composition"]
 
 
@@ -27,12 +28,15 @@ def subjects(prompt: str) -> set[str]:
 
 
 def test_emoji_prompts_are_many_and_share_no_concept():
-    calibration, held_out = categories("emoji", "calibration"), builtin_prompts("emoji", "held-out")
-    assert set(categories("emoji", "held-out")) - set(calibration) == {"drink", "unseen"}
+    calibration, reported = categories("emoji", "calibration"), categories("emoji", "held-out")
+    held_out = builtin_prompts("emoji", "held-out")
+    assert list(reported) == EMOJI and list(calibration) == [kind for kind in EMOJI if kind not in ("drink", "unseen")]
     assert len(builtin_prompts("emoji", "calibration")) >= 25 and len(set(held_out)) == len(held_out) >= 100
-    single = [prompt for kind in calibration if kind != "composition" for prompt in calibration[kind]]
-    concepts = {re.fullmatch(r"(.+), (classic|flat|glossy) style", prompt)[1] for prompt in single}
-    assert len(concepts) == len(single)
+    single = lambda sets: [prompt for kind in sets if kind != "composition" for prompt in sets[kind]]
+    styled = re.compile(r"(.+), (classic|flat|glossy) style")
+    assert all(map(styled.fullmatch, single(reported)))
+    concepts = {styled.fullmatch(prompt)[1] for prompt in single(calibration)}
+    assert len(concepts) == len(single(calibration))
     assert not [(one, prompt) for one in concepts for prompt in held_out if re.search(rf"\b{one}s?\b", prompt)]
 
 

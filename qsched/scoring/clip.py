@@ -14,6 +14,11 @@ BATCH = 64
 PRECISION = {torch.float32: "fp32", torch.float16: "fp16"}
 
 
+def picture_size(model: torch.nn.Module) -> tuple[int, int]:
+    """Height and width that an open_clip model's image tower takes: its residual networks keep one number for both."""
+    return tuple(to_2tuple(model.visual.image_size))
+
+
 class ClipModel:
     """An open_clip model with its tokenizer and its own picture preprocessing.
 
@@ -31,7 +36,7 @@ class ClipModel:
     ):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self.device, self.dtype = torch.device(device), dtype
-        self.size: tuple[int, int] = to_2tuple(model.visual.image_size)  # residual networks have one number
+        self.size = picture_size(model)
         settings = model.visual.preprocess_cfg
         self.squash = settings.get("resize_mode") == "squash"
         self.mean, self.std = (

@@ -6,10 +6,10 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.utils import to_2tuple
 from torch import Tensor
 
 from qsched.scoring import ImageScores
+from qsched.scoring.clip import picture_size
 
 ANTONYMS = ("good quality picture", "bad quality picture")
 
@@ -33,6 +33,7 @@ class EmbeddedScorer:
         self.device = torch.device(device)
         self.model = open_clip.create_model(f"local-dir:{folder}", device=self.device).eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        self.size = picture_size(self.model)
         self._pair = self._texts(ANTONYMS)
         self._known: dict[str, Tensor] = {}
 
@@ -54,12 +55,9 @@ class EmbeddedScorer:
 
     def _images(self, images: Tensor) -> Tensor:
         """Features of unit length (batch, width). Non-finite pictures score as black ones: badly, but finitely."""
-        size = to_2tuple(
-            self.model.visual.image_size
-        )  # one number in open_clip's residual networks, two in its transformers
         images = images.to(self.device, torch.float32).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+        if images.shape[-2:] != self.size:
+            images = F.interpolate(images, self.size, mode="bicubic", antialias=True).clamp(0, 1)
         return self.model.encode_image(images * 2 - 1, normalize=True)
 
     def _texts(self, texts: Sequence[str]) -> Tensor:

@@ -241,6 +241,21 @@ def test_the_observers_disturbances_differ_by_picture_and_repeat_with_the_seed()
     assert 1 <= same.sum() < 32, "some are left alone, most are not"
 
 
+def test_recognition_ranks_the_right_name_first_in_the_asked_style(emoji):
+    names, styles = ["strawberry", "fox", "rocket", "cactus"], ["flat", "classic"]
+    watch = report.Recognition(embedded(), dataset.Emoji(**{**vars(emoji), "concepts": names, "styles": styles}))
+    shown, style = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 0])
+    images = report.draw(
+        embedded(), [f"{names[c]}, {styles[s]} style" for c, s in zip(shown, style, strict=True)], 4, 0
+    )
+    assert watch.ranks(images, shown, style).tolist() == [0, 0, 0]
+    assert (watch.ranks(images, shown.roll(1), style) > 0).all()
+    likeness = watch.judge.images(images[1:2]) @ watch.texts[1].T
+    assert watch.ranks(images[1:2].expand(4, -1, -1, -1), torch.arange(4), torch.ones(4).long()).tolist() == (
+        likeness.argsort(descending=True).argsort().flatten().tolist()
+    ), "ranks of all four names are those of their own style's captions"
+
+
 @pytest.mark.parametrize("steps", [4, 50])
 def test_the_teacher_takes_pure_noise_for_what_it_is(steps):
     """Of a picture that the predictions know, every x_t on the path holds as much as the schedule says, on one and the same noise."""

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from qsched.backbones import Backbone
 from qsched.coefficients import Coefficients
-from qsched.embedded import clip, dataset, frechet
+from qsched.embedded import dataset, frechet
 from qsched.embedded.denoiser import noise_in
+from qsched.embedded.judging import Judge
 from qsched.embedded.observer import Observer, load_observer, observe
 from qsched.intervals import bootstrap
 from qsched.sampling import draw_noise, sample
@@ -68,17 +69,19 @@ def as_teacher(backbone: Backbone) -> Backbone:
     return other
 
 
-@torch.inference_mode()
-def recognised(backbone: Backbone, emoji: dataset.Emoji, images: Tensor, concepts: Tensor, styles: Tensor) -> Tensor:
-    """Rank (0 = best) of the asked concept among all names in the asked style, int (pictures,)."""
-    judge = backbone.scorer()
-    features = judge.model.encode_image(clip.normalise(images.to(judge.device)), normalize=True)
-    ranks = []
-    for style in range(len(emoji.styles)):
-        names = [f"{name}, {emoji.styles[style]} style" for name in emoji.concepts]
-        texts = judge.model.encode_text(judge.tokenizer(names).to(judge.device), normalize=True)
-        ranks.append((features @ texts.T).argsort(-1, descending=True).argsort(-1).cpu())
-    return torch.stack(ranks)[styles, torch.arange(len(images)), concepts]
+class Recognition:
+    """The tiny CLIP asked which of all names, in the asked style, a picture shows."""
+
+    def __init__(self, backbone: Backbone, emoji: dataset.Emoji):
+        scorer = backbone.scorer()
+        self.judge = Judge(scorer.model, scorer.tokenizer, scorer.device)
+        names = [f"{name}, {style} style" for style in emoji.styles for name in emoji.concepts]
+        self.texts = self.judge.texts(names).unflatten(0, (len(emoji.styles), -1))
+
+    def ranks(self, images: Tensor, concepts: Tensor, styles: Tensor) -> Tensor:
+        """Rank (0 = best) of the right concept, int (pictures,); concepts, styles: what was asked for (pictures,)."""
+        likeness = (self.judge.images(images) @ self.texts.mT).cpu()[styles, torch.arange(len(images))]
+        return (likeness > likeness.gather(1, concepts.unsqueeze(1))).sum(1)
 
 
 def pairs(emoji: dataset.Emoji, styles: Sequence[str]) -> dict[str, Tensor]:
@@ -116,6 +119,7 @@ def report(
         emoji.unseen = None
     teacher, out = as_teacher(teacher or student), {"backbone": student.spec.id, "revision": student.revision}
     out |= {"teacher": teacher.revision, "seeds": list(range(seeds)), "rows": []}
+    recognition = Recognition(student, emoji)
     for kind, indices in pairs(emoji, styles or emoji.styles).items():
         prompts, real = [emoji.caption(int(i)) for i in indices], emoji.pictures(indices)
         ways: list[tuple[str, Backbone, int]] = [("real art", student, 0), ("DDIM", teacher, TEACHER_STEPS)]
@@ -125,13 +129,14 @@ def report(
             pictures = [draw(backbone, prompts, steps, seed) if steps else real for seed in range(runs)]
             label = name if not steps else f"{name}, {steps} step{'s' * (steps > 1)}"
             row = {"pairs": KINDS[kind], "count": len(prompts), "pictures": label}
-            out["rows"].append(row | judged(student, emoji, observer, pictures, real, prompts, indices))
+            out["rows"].append(row | judged(student, emoji, recognition, observer, pictures, real, prompts, indices))
     return out
 
 
 def judged(
     backbone: Backbone,
     emoji: dataset.Emoji,
+    recognition: Recognition,
     observer: Observer | None,
     pictures: list[Tensor],
     real: Tensor,
@@ -144,7 +149,7 @@ def judged(
     features = []
     for images in pictures:
         scores = backbone.scorer().score(images, prompts)
-        rank = recognised(backbone, emoji, images, concepts, styles)
+        rank = recognition.ranks(images, concepts, styles)
         values["clip_score"].append(scores.alignment)
         values["clip_iqa"].append(scores.quality)
         columns = [("", rank)]

@@ -209,15 +209,26 @@ def test_frechet_distance_of_known_sets():
         frechet.frechet(one[:1], other)
 
 
-def test_frechet_interval_holds_the_distance_and_shrinks():
+def test_frechet_estimate_lies_in_its_interval_which_shrinks():
     rng = np.random.default_rng(1)
     draw = lambda n: (rng.normal(size=(n, 3)), rng.normal(size=(n, 3)) + 1)
     widths = []
     for count in (60, 960):
-        low, high = frechet.interval(*draw(count), np.arange(count))
-        assert low < 3 < high
-        widths.append(high - low)
+        found = frechet.estimate(*draw(count), np.arange(count))
+        assert found.low < 3 < found.high and found.low < found.mean < found.high
+        widths.append(found.high - found.low)
     assert widths[1] < widths[0] / 2
+
+
+def test_frechet_estimate_corrects_the_bias_of_small_sets():
+    rng = np.random.default_rng(2)
+    raw, corrected = [], []
+    for _ in range(5):
+        real = rng.normal(size=(60, 24))
+        drawn = 0.8 * real + 0.6 * rng.normal(size=(60, 24)) + 0.5  # as many, as wide, each moved by 0.5: 24 * 0.25 = 6
+        raw.append(frechet.frechet(drawn, real))
+        corrected.append(frechet.estimate(drawn, real, np.arange(60)).mean)
+    assert abs(np.mean(corrected) - 6) < 0.5 * abs(np.mean(raw) - 6)
 
 
 def test_the_observer_learns_and_is_kept_with_its_names(emoji_data, emoji, tmp_path):

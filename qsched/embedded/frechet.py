@@ -1,6 +1,8 @@
-"""The Frechet distance between two sets of features (Heusel et al. 2017, arXiv 1706.08500, eq. 6), with an interval."""
+"""The Frechet distance between two sets of features (Heusel et al. 2017, arXiv 1706.08500, eq. 6), corrected for the bias of small sets, with an interval."""
 
 import numpy as np
+
+from qsched.intervals import Estimate
 
 RESAMPLES = 200
 
@@ -24,11 +26,11 @@ def frechet(one: np.ndarray, other: np.ndarray) -> float:
     return float(shift @ shift + np.trace(np.atleast_2d(first)) + np.trace(np.atleast_2d(second)) - 2 * cross)
 
 
-def interval(one: np.ndarray, other: np.ndarray, groups: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of the distance over resampled groups (prompts): a group's members, in either set, come or stay away together.
+def estimate(one: np.ndarray, other: np.ndarray, groups: np.ndarray, seed: int = 0) -> Estimate:
+    """The distance corrected for the bias of small sets, with its 95 % interval over resampled groups (prompts): a group's members, in either set, come or stay away together.
 
-    The distance has a positive bias that grows as sets get smaller and as resamples repeat members; the basic bootstrap interval (twice the estimate minus the
-    resamples' quantiles) takes that bias off once. Like the estimate it is meant for comparisons between sets of one size.
+    `frechet` of finite sets is too large, the more the smaller they are, and resamples, which repeat members, are too large by as much again; so the bootstrap's
+    correction (Efron 1979: twice the distance minus the resamples' mean) and its basic interval (twice the distance minus their quantiles) take that off. No end is below 0.
 
     Args:
         one, other: (n, width); row i of both belongs to group groups[i].
@@ -39,6 +41,6 @@ def interval(one: np.ndarray, other: np.ndarray, groups: np.ndarray, seed: int =
     for _ in range(RESAMPLES):
         rows = np.concatenate([members[i] for i in rng.integers(len(members), size=len(members))])
         values.append(frechet(one[rows], other[rows]))
-    low, high = np.quantile(values, [0.025, 0.975])
-    centre = frechet(one, other)
-    return max(0.0, 2 * centre - float(high)), max(0.0, 2 * centre - float(low))
+    high, low = np.quantile(values, [0.025, 0.975])
+    distance = frechet(one, other)
+    return Estimate(*(max(0.0, 2 * distance - float(value)) for value in (np.mean(values), low, high)))

@@ -165,9 +165,7 @@ def judged(
     if observer is not None:
         truth = observe(observer, real)[0].repeat(len(pictures), 1).numpy()
         groups = np.tile(np.arange(len(prompts)), len(pictures))
-        drawn = torch.cat(features).numpy()
-        low, high = frechet.interval(drawn, truth, groups)
-        out["frechet"] = {"mean": frechet.frechet(drawn, truth), "low": low, "high": high}
+        out["frechet"] = frechet.estimate(torch.cat(features).numpy(), truth, groups).to_dict()
     return out
 
 

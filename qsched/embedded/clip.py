@@ -1,8 +1,8 @@
 """The tiny CLIP: a text tower that conditions the denoiser, and with the image tower the judge (CLIPScore and CLIP-IQA).
 
-It is an ordinary open_clip model (`open_clip.create_model("local-dir:assets/emoji-clip")`); qsched.embedded.clip_training says how it learns. Its image tower is
-the residual network of CLIP's RN50 made narrow (Radford et al. 2021, section 2.4): at 64 px and with some thousand pictures, convolutions learn more than
-a transformer whose 16 px patches leave it 16 tokens.
+It is an ordinary open_clip model (`open_clip.create_model("local-dir:assets/emoji-clip")`); qsched.embedded.clip_training says how it learns. A new one's
+image tower is timm's EfficientNet-Lite0 at 112 px, which can begin with what photographs taught it (`imagenet`): a few thousand pictures do not teach a network
+what a zebra looks like in a drawing of another hand. An older one keeps its own.
 """
 
 import json
@@ -16,17 +16,24 @@ from open_clip.model import CLIP
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from qsched.embedded import dataset
+from qsched.embedded import dataset, imagenet
 from qsched.embedded.scenes import GROUNDS
 from qsched.embedded.tokenizer import train_tokenizer
 from qsched.embedded.words import plural
+from qsched.scoring.clip import picture_size, resized
 
+CONFIG_FILE = "open_clip_config.json"
 CONTEXT_LENGTH = 24
 VOCABULARY = 3072
 CONFIG = {
     "model_cfg": {
         "embed_dim": 256,
-        "vision_cfg": {"image_size": dataset.SIZE, "layers": [1, 2, 3, 1], "width": 24, "head_width": 96},
+        "vision_cfg": {
+            "image_size": 112,
+            "timm_model_name": imagenet.ARCHITECTURE,
+            "timm_pool": "avg",
+            "timm_proj": "linear",
+        },
         "text_cfg": {
             "context_length": CONTEXT_LENGTH,
             "vocab_size": VOCABULARY,
@@ -43,7 +50,7 @@ CONFIG = {
 def new_clip(folder: Path, emoji: dataset.Emoji) -> tuple[CLIP, open_clip.tokenizer.HFTokenizer]:
     """A fresh model and its tokenizer; the folder gets config and vocabulary, unless it has them already."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = folder / "open_clip_config.json"
+    config = folder / CONFIG_FILE
     if not config.exists():
         config.write_text(json.dumps(CONFIG, indent=1) + "\n")
     settings = json.loads(config.read_text())["model_cfg"]
@@ -65,17 +72,23 @@ def load_clip(folder: Path, emoji: dataset.Emoji) -> tuple[CLIP, open_clip.token
     return load_weights(model, folder).eval(), tokenizer
 
 
-def read_alike(folder: Path, other: Path) -> None:
+def read_alike(folder: Path, other: Path, new_tower: bool = False) -> None:
     """Give a folder the config and the tokenizer of another CLIP, for one that keeps the other's text tower.
 
+    Args:
+        new_tower: the image tower is that of CONFIG, whatever the other's is.
     Raises:
         ValueError: if they are one folder: what is kept would be overwritten.
     """
     if folder.resolve() == other.resolve():
         raise ValueError(f"{folder} cannot be both what is begun with and what is written: name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("open_clip_config.json", "tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(other / name, folder / name)
+    config = json.loads((other / CONFIG_FILE).read_text())
+    if new_tower:
+        config["model_cfg"]["vision_cfg"] = CONFIG["model_cfg"]["vision_cfg"]
+    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
 
 
 @torch.no_grad()
@@ -122,9 +135,9 @@ def load_weights(model: CLIP, folder: Path) -> CLIP:
     return model
 
 
-def normalise(images: Tensor) -> Tensor:
-    """[0, 1] -> [-1, 1], the preprocessing named in the config."""
-    return images * 2 - 1
+def prepared(model: CLIP, images: Tensor) -> Tensor:
+    """Pictures (batch, 3, H, W) in [0, 1] as the image tower takes them: of its size, in [-1, 1] as the config says."""
+    return resized(images, picture_size(model)) * 2 - 1
 
 
 def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:

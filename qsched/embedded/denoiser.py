@@ -1,4 +1,4 @@
-"""The denoiser: a small diffusers UNet2DConditionModel that predicts noise on the pixel-unshuffled picture (64 px as 48 x 16 x 16).
+"""The denoiser: a small diffusers UNet2DConditionModel that predicts noise on the pixel-pixels picture (64 px as 48 x 16 x 16).
 
 Two choices make a noise-predicting U-Net trainable in hours instead of days:
 
@@ -105,9 +105,14 @@ def to_latents(images: Tensor) -> Tensor:
     return F.pixel_unshuffle(images * 2 - 1, PATCH)
 
 
+def pixels(latents: Tensor) -> Tensor:
+    """Latents (batch, 48, 16, 16) -> pictures (batch, 3, 64, 64), [-1, 1] where the latents are of a picture."""
+    return F.pixel_shuffle(latents, PATCH)
+
+
 def to_images(latents: Tensor) -> Tensor:
     """Latents (batch, 48, 16, 16) -> pictures (batch, 3, 64, 64) in [0, 1]."""
-    return (F.pixel_shuffle(latents, PATCH) / 2 + 0.5).clamp(0, 1)
+    return (pixels(latents) / 2 + 0.5).clamp(0, 1)
 
 
 def text_condition(model: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:

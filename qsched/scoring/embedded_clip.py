@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qsched.scoring import ImageScores
-from qsched.scoring.clip import picture_size, resized
+from qsched.scoring.clip import finite, picture_size, resized
 
 ANTONYMS = ("good quality picture", "bad quality picture")
 
@@ -16,6 +16,11 @@ ANTONYMS = ("good quality picture", "bad quality picture")
 def quality_probability(model: open_clip.CLIP, image_features: Tensor, antonym_features: Tensor) -> Tensor:
     """CLIP-IQA (Wang et al. 2023): softmax over the antonym pair, probability of the good one, shape (batch,)."""
     return (model.logit_scale.exp() * image_features @ antonym_features.T).softmax(-1)[:, 0]
+
+
+def prepared(model: open_clip.CLIP, images: Tensor) -> Tensor:
+    """Pictures (batch, 3, H, W) in [0, 1] as the image tower takes them: of its size, in [-1, 1] as the config says."""
+    return resized(images, picture_size(model)) * 2 - 1
 
 
 class EmbeddedScorer:
@@ -32,7 +37,6 @@ class EmbeddedScorer:
         self.device = torch.device(device)
         self.model = open_clip.create_model(f"local-dir:{folder}", device=self.device).eval().requires_grad_(False)
         self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-        self.size = picture_size(self.model)
         self._pair = self._texts(ANTONYMS)
         self._known: dict[str, Tensor] = {}
 
@@ -54,8 +58,7 @@ class EmbeddedScorer:
 
     def _images(self, images: Tensor) -> Tensor:
         """Features of unit length (batch, width). Non-finite pictures score as black ones: badly, but finitely."""
-        images = images.to(self.device, torch.float32).nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)
-        return self.model.encode_image(resized(images, self.size) * 2 - 1, normalize=True)
+        return self.model.encode_image(prepared(self.model, finite(images.to(self.device))), normalize=True)
 
     def _texts(self, texts: Sequence[str]) -> Tensor:
         with torch.inference_mode():

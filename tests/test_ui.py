@@ -153,7 +153,7 @@ def test_sessions_are_apart_share_the_opening_and_are_forgotten(engine):
     assert engine.backbone("emoji-lcm").calls == calls, "the opening pictures are made once"
     engine.rescale("a", Coefficients.constant(1.2, 1.2))
     assert engine.session("b").comparison.coefficients == Coefficients.ramp(*BEST)
-    assert engine.session("b").comparison.seen is not engine.session("a").comparison.seen
+    assert engine.session("b").history is not engine.session("a").history
     engine.forget("a")
     assert engine.session("a") is None and engine.rescale("a", Coefficients.identity()) is None
 

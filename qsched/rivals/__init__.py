@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from qsched.quantization import DEFAULT_KEEP, SizeReport, quantize, sharing_copy
-from qsched.rivals import mixdq, nunchaku, svdquant, torchao
-from qsched.rivals.nunchaku import nunchaku_available
+from qsched.rivals import mixdq, svdquant, torchao
 from qsched.rivals.torchao import torchao_available
 
 if TYPE_CHECKING:
     from qsched.backbones import Backbone, Quantization
 
-__all__ = ["METHODS", "Method", "calibrating", "make_quantized", "nunchaku_available", "torchao_available"]
+__all__ = ["METHODS", "Method", "calibrating", "make_quantized", "torchao_available"]
 
 
 @dataclass(frozen=True)
@@ -87,37 +86,16 @@ def _measured(quantization: "Quantization") -> dict:
 
 
 def _svdquant(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
-    folder = nunchaku.prequantized_folder(backbone) if quantization.bits == "w4a4" else None
-    reason = nunchaku_available() if folder else None
-    if folder and reason is None:
-        return nunchaku.load_prequantized(backbone, folder)
     options = _options(quantization)
     largest = svdquant.smoothing_inputs(backbone, quantization.scope, options["keep"])
     module = sharing_copy(backbone.denoiser)
-    report = svdquant.svdquant(module, quantization.bits, largest=largest, **options)
-    if reason:
-        report.notes.append(f"the Nunchaku checkpoint {folder.name} is not used: {reason.rstrip('.')}")
-    return module, report
+    return module, svdquant.svdquant(module, quantization.bits, largest=largest, **options)
 
 
 def _smoothing(backbone: "Backbone", quantization: "Quantization") -> Iterator[tuple[int, int]]:
-    if quantization.bits == "w4a4" and nunchaku.prequantized_folder(backbone) and nunchaku_available() is None:
-        return
     options = _options(quantization)
     yield 0, 1
     svdquant.smoothing_inputs(backbone, options["scope"], options["keep"])
-
-
-def _nunchaku(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
-    folder = nunchaku.prequantized_folder(backbone)
-    if folder is None:
-        raise ValueError(
-            f"There is no Nunchaku checkpoint in {backbone.spec.source}: put one there as unet-nunchaku-lite or "
-            "transformer-nunchaku-lite."
-        )
-    if quantization.bits != "w4a4":
-        raise ValueError(f"Nunchaku checkpoints are quantized to W4A4, not to {quantization.bits.upper()}.")
-    return nunchaku.load_prequantized(backbone, folder)
 
 
 def _torchao(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
@@ -137,5 +115,4 @@ METHODS: dict[str, Method] = {
     "mixdq": Method("MixDQ: bits by sensitivity, first token apart", _mixdq, calibrating=_measuring),
     "svdquant": Method("SVDQuant: low-rank branch", _svdquant, calibrating=_smoothing),
     "torchao": Method("torchao: paper-style, Linear only", _torchao, torchao_available),
-    "nunchaku": Method("Nunchaku: prequantized SVDQuant", _nunchaku, nunchaku_available),
 }

@@ -46,7 +46,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
             c_eps: likewise.
             backbone: id of the model.
             k: weight of CLIP-IQA in JAQ, 0 to 5.
-            method: of quantizing: plain, mixdq, svdquant, torchao or nunchaku.
+            method: of quantizing: plain, mixdq, svdquant or torchao.
             source: a folder of the server or a Hub id of the same family in place of the backbone's own, which only
                 somebody at the server may give; empty for its own.
             decoder: full or tiny.

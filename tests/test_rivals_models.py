@@ -40,8 +40,8 @@ def test_svdquant_of_the_embedded_model(bits):
 
 
 def test_mixdq_of_the_embedded_model(monkeypatch):
-    backbone, asked, measured = embedded(), [], mixdq_module.layer_errors
-    monkeypatch.setattr(mixdq_module, "layer_errors", lambda *a: (asked.append(len(a[1])), measured(*a))[1])
+    backbone, asked, measured = embedded(), [], mixdq_module.LayerErrors
+    monkeypatch.setattr(mixdq_module, "LayerErrors", lambda *a: (asked.append(len(a[1])), measured(*a))[1])
     made, plain = (backbone.quantized(Quantization("w4a8", method=method)) for method in ("mixdq", "plain"))
     rows = [layer.row for layer in made.module.modules() if isinstance(layer, BosLinear)]
     assert len(rows) == 8, "to_k and to_v of four cross-attentions"

@@ -125,9 +125,14 @@ def test_a_second_search_is_refused_with_a_sentence(tab):
 
 
 def test_a_method_that_looks_at_the_model_first_does_so_in_pieces(tab, monkeypatch):
-    pieces, prepare = [], tab.engine.prepare
-    piece = lambda done, total: pieces.append((done, total))
-    monkeypatch.setattr(tab.engine, "prepare", lambda backbone, settings: prepare(backbone, settings, piece))
+    pieces, calibrating = [], tab.engine.calibrating
+
+    def watched(*arguments):
+        for piece in calibrating(*arguments):
+            pieces.append(piece)
+            yield piece
+
+    monkeypatch.setattr(tab.engine, "calibrating", watched)
     assert 'data-done="9"' in run(tab, method="mixdq")[tab.results.progress]
     assert pieces, "others have the device between two pieces"
 

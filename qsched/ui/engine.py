@@ -22,6 +22,7 @@ from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, lacks_lpips, rescale, sketch
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.records import record
+from qsched.rivals import METHODS, calibrate
 from qsched.scoring import K_DEFAULT, Scorer
 from qsched.ui.arithmetic import describe
 from qsched.ui.device_thread import DeviceThread
@@ -206,28 +207,27 @@ class Engine:
         on_progress: called with (done, all) while a method of quantizing sees the model at work; between two calls other
             sessions have the device.
         """
-        if (backbone, settings, coefficients) not in self._opening:
-            self.prepare(backbone, settings, on_progress)
+        for piece in self.calibrating(backbone, settings):
+            on_progress(*piece)
         return self._compare_all(session, backbone, settings, coefficients)
 
-    def prepare(
-        self, backbone: str, settings: Settings, on_progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> None:
-        """What has to be seen of the model at work before it is quantized, piece by piece, as `compare` does it."""
-        pieces: list[Iterator[tuple[int, int]]] = []
-        while self._divides and (piece := self._prepare(backbone, settings, pieces)) is not None:
-            on_progress(*piece)
+    def calibrating(self, backbone: str, settings: Settings) -> Iterator[tuple[int, int]]:
+        """Let a method see the model at work, a piece at a time, with (done, all) after each; in between others have the
+        device. Needed by nobody, since quantizing does what is left; ends early where others change the model meanwhile."""
+        method, before = METHODS.get(settings.quantization.method), -1
+        if not self._divides or method is None or method.calibrate is None:
+            return
+        while (piece := self._calibrate(backbone, settings)) is not None and piece[0] > before:
+            yield piece
+            before = piece[0]
 
     @_on_device
-    def _prepare(self, backbone: str, settings: Settings, pieces: list[Iterator]) -> tuple[int, int] | None:
-        """The next piece of what has to be seen of the model before it is quantized, None after the last; pieces: empty at
-        the first call, holds what goes on."""
+    def _calibrate(self, backbone: str, settings: Settings) -> tuple[int, int] | None:
         with self._memory(backbone):
             loaded = self.backbone(backbone)
             settings.check(loaded)
             loaded.use(settings.steps)
-            pieces += [] if pieces else [loaded.preparing(settings.quantization)]
-            return next(pieces[0], None)
+            return calibrate(loaded, settings.quantization)
 
     @_on_device
     def _compare_all(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:

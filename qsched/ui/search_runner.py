@@ -286,7 +286,8 @@ class Runner:
     def _ready(self, backbone: str, options: SearchOptions):
         """The loaded model with this quantization and its scorer, so that nobody makes them without a turn."""
         loaded = self.engine.backbone(backbone)
-        self.engine.prepare(backbone, Settings("-", 0, options.steps, options.quantization))
+        for _ in self.engine.calibrating(backbone, Settings("-", 0, options.steps, options.quantization)):
+            pass
 
         def prepare() -> None:
             loaded.use(options.steps)

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,16 @@ from qsched.records import record
 from qsched.scoring import K_DEFAULT, Scorer
 from qsched.ui.arithmetic import describe
 from qsched.ui.device_thread import DeviceThread
+from qsched.ui.history import History
 
 SOURCE = "@"
 """Between a backbone's id and another source of its family, in the name that sessions know it by."""
 LOADED_BACKBONES = 2
 SESSIONS = 256
+SESSION_BYTES = 48 * 10**6
+"""What one session holds at most: its comparison (up to 32 MB, for images of 1024 pixels) and older Q-Sched images."""
+ALL_SESSIONS_BYTES = 3 * 10**9
+"""What all sessions hold at most; beyond it, as beyond SESSIONS, those that have rested longest are forgotten."""
 
 
 def _on_device(method: Callable) -> Callable:
@@ -44,11 +49,25 @@ def _on_device(method: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class Session:
-    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of `named`."""
+    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of `named`.
+
+    history: Q-Sched columns of this comparison at coefficients that it had before.
+    """
 
     backbone: str
     comparison: Comparison
     k: float = K_DEFAULT
+    history: History = field(default_factory=History, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything it holds."""
+        return self.comparison.nbytes + self.history.nbytes
+
+    def at(self, coefficients: Coefficients) -> Comparison | None:
+        """The comparison with other coefficients, if their image is still here."""
+        column = self.history.get(coefficients)
+        return replace(self.comparison, coefficients=coefficients, qsched=column) if column else None
 
 
 class Engine:
@@ -216,7 +235,7 @@ class Engine:
         opening = self._opening.get(key)
         loaded = self._backbones.get(backbone)
         if opening is not None and not (loaded and lacks_lpips(opening, loaded.scorer())):
-            comparison = replace(opening, seen=dict(opening.seen))
+            comparison = opening
         else:
             held = self._sessions.get(session)
             previous = held.comparison if held and held.backbone == backbone else None
@@ -232,7 +251,7 @@ class Engine:
         held = self._sessions.get(session)
         if held is None:
             return None
-        comparison = self._rescale(held.backbone, held.comparison, coefficients)
+        comparison = held.at(coefficients) or self._rescale(held.backbone, held.comparison, coefficients)
         self._keep(session, held.backbone, comparison)
         return comparison
 
@@ -241,7 +260,9 @@ class Engine:
         unknown, or another process computes."""
         held = self._sessions.get(session)
         loaded = self._backbones.get(held.backbone) if held and self._divides else None
-        return self._sketch(held, coefficients) if loaded and loaded.has_tiny_decoder else None
+        if loaded is None or not loaded.has_tiny_decoder or held.at(coefficients):
+            return None
+        return self._sketch(held, coefficients)
 
     @_on_device
     def _sketch(self, held: Session, coefficients: Coefficients) -> Image | None:
@@ -292,10 +313,15 @@ class Engine:
     def _keep(self, session: str, backbone: str, comparison: Comparison) -> None:
         with self._sessions_lock:
             held = self._sessions.get(session)  # its k may have changed while the device was busy
-            self._sessions[session] = Session(backbone, comparison, held.k if held else K_DEFAULT)
+            same = held and (held.backbone, held.comparison.naive) == (backbone, comparison.naive)
+            history = held.history if same else History()
+            history.add(comparison.coefficients, comparison.qsched, SESSION_BYTES - comparison.nbytes)
+            self._sessions[session] = Session(backbone, comparison, held.k if held else K_DEFAULT, history)
             self._sessions.move_to_end(session)
-            while len(self._sessions) > SESSIONS:
-                self._sessions.popitem(last=False)
+            total = sum(one.nbytes for one in self._sessions.values())
+            while len(self._sessions) > SESSIONS or (total > ALL_SESSIONS_BYTES and len(self._sessions) > 1):
+                _, oldest = self._sessions.popitem(last=False)
+                total -= oldest.nbytes
 
 
 def leave(backbone: Backbone) -> None:

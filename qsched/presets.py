@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import shutil
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -300,7 +299,6 @@ def export_scheduler(preset: Preset, scheduler: Any, folder: str | Path, source:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         twin.save_pretrained(folder)
-        shutil.copyfile(schedulers.__file__, folder / "schedulers.py")
         (folder / "README.md").write_text(text, "utf-8")
     except OSError as error:
         raise PresetError(f"The scheduler cannot be written to {folder}: {error.strerror}.") from None

@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
-LONGEST_TEXT, LONGEST_DATA = 1 << 20, 16 << 20
+from qsched.sizes import size
+
+LONGEST_TEXT, LONGEST_DATA = 1_000_000, 16_000_000
 """Bytes. sDCI's 5,000 prompts and MJHQ's 30,000 fit the second."""
 DEEPEST = 6
 MOST_NODES = 1_000_000
@@ -63,7 +65,7 @@ def read_text(path: str | Path, longest: int = LONGEST_TEXT) -> str:
         with open(path, "rb") as file:
             content = file.read(longest + 1)
         if len(content) > longest:
-            raise ValueError(f"{path} is too long for a prompt file: more than {longest >> 20} MiB.")
+            raise ValueError(f"{path} is too long for a prompt file: more than {size(longest)}.")
         return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise ValueError(f"There is no prompt file at {path}.") from None

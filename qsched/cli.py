@@ -19,6 +19,7 @@ COMMANDS = {
     "backbones": "what can run here",
     "pull": "download a backbone",
     "generate": "one prompt, three pictures, their scores",
+    "diagnose": "which layers carry the quantization error, and what coefficients can explain of it",
     "search": "find coefficients for a bit-width",
     "evaluate": "try a preset on prompts its search never saw",
     "presets": "search and judge the presets of many bit-widths and step counts",

@@ -9,13 +9,19 @@ are saved, loaded and pushed with it:
 
 This file needs only torch and diffusers: copy it into any project.
 
-Which coefficient belongs to which step: entry i goes with `timesteps[i]`, that is, with a noise level, just as
-diffusers indexes its own sigmas. An image-to-image run, which enters the schedule at `begin_index`, therefore uses the
-same coefficient at the same timestep as text-to-image does, and skips the earlier entries.
+Which coefficient belongs to which step: entry i goes with entry i of the timesteps that `set_timesteps` makes, that is,
+with a noise level, just as diffusers indexes its own sigmas. A run that begins later (`begin_index`, image-to-image with
+a `strength`, timesteps that were cut or set by hand) takes for each of its timesteps the coefficient of that place; a
+timestep between two places gets what lies between theirs.
+
+A scheduler is saved with a copy of this file, so that a pipeline that was saved with it loads anywhere, without this
+project, by `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
 """
 
 import functools
 import inspect
+import os
+import shutil
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -114,6 +120,12 @@ def _counted(steps: int) -> str:
     return "1 step" if steps == 1 else f"{steps} steps"
 
 
+def between(values: Tensor, place: float) -> Tensor:
+    """The entry at a place, a straight line between two entries: (steps, ...) -> (...)."""
+    first = int(place)
+    return values[first] if first == place else torch.lerp(values[first], values[first + 1], place - first)
+
+
 def scale(tensor: Tensor, coefficient: Tensor, name: str = "c_x") -> Tensor:
     """Multiply a batch by one coefficient, or by one per sample.
 
@@ -134,6 +146,10 @@ def scale(tensor: Tensor, coefficient: Tensor, name: str = "c_x") -> Tensor:
         raise ValueError(f"{name} has {len(coefficient)} columns, but the batch has {len(tensor)} samples.")
     coefficient = coefficient.to(tensor.device).reshape(-1, *[1] * (tensor.ndim - 1))
     return (tensor * coefficient).to(tensor.dtype)
+
+
+MODULE = "schedulers"
+"""Under this name a saved pipeline finds the copy of this file beside the scheduler's config."""
 
 
 class QSchedMixin:
@@ -162,6 +178,8 @@ class QSchedMixin:
         self, *args: Any, c_x: float | Sequence[float] = 1.0, c_eps: float | Sequence[float] = 1.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
+        self.__module__ = MODULE  # on the object: what a pipeline notes in its model_index.json
+        self._path: Tensor | None = None
         # diffusers leaves out, when it loads a config, what a decorated __init__ noted as "not passed"; the
         # coefficients are registered here, so they count as chosen even where they were left at 1.
         self.register_to_config(c_x=1.0, c_eps=1.0)
@@ -187,9 +205,24 @@ class QSchedMixin:
         Raises:
             ValueError: if a per-step coefficient has another length.
         """
-        super().set_timesteps(*args, **kwargs)
+        stock = super().set_timesteps
+        stock(*args, **kwargs)
+        self._path = self.timesteps
+        given = inspect.signature(stock).bind(*args, **kwargs)
+        if given.arguments.get("strength", 1.0) != 1.0:  # LCM and TCD: the same number of steps, from a later start
+            given.arguments["strength"] = 1.0
+            stock(*given.args, **given.kwargs)
+            self._path = self.timesteps
+            stock(*args, **kwargs)
         for name in ("c_x", "c_eps"):
             self._expanded(name)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """The stock `save_pretrained`, with a copy of this file beside the config."""
+        if not os.path.isfile(save_directory):  # the stock method knows best what to say
+            os.makedirs(save_directory, exist_ok=True)
+            shutil.copyfile(__file__, os.path.join(save_directory, f"{MODULE}.py"))
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """One Q-Sched step: scale prediction and sample, then the stock step (arXiv 2509.01624).
@@ -206,14 +239,28 @@ class QSchedMixin:
                 self._init_step_index(timestep)
             except IndexError:  # not a timestep of this schedule; the stock step knows best what to say
                 return super().step(model_output, timestep, sample, *args, **kwargs)
-        index = self.step_index
-        model_output = scale(model_output, self._expanded("c_eps")[index], "c_eps")
-        sample = scale(sample, self._expanded("c_x")[index], "c_x")
+        place = self._place()
+        model_output = scale(model_output, between(self._expanded("c_eps"), place), "c_eps")
+        sample = scale(sample, between(self._expanded("c_x"), place), "c_x")
         return super().step(model_output, timestep, sample, *args, **kwargs)
 
     def _expanded(self, name: str) -> Tensor:
         # Never stored: a ramp that is drawn anew cannot outlive a change of the step count.
-        return expand(self._run_time.get(name, self.config[name]), len(self.timesteps), name)
+        path = self.timesteps if self._path is None else self._path
+        return expand(self._run_time.get(name, self.config[name]), len(path), name)
+
+    def _place(self) -> float:
+        """Where the present timestep lies on the path, as an index; the last one for a step after the end."""
+        index = min(self.step_index, len(self.timesteps) - 1)
+        if self._path is None or self._path is self.timesteps:
+            return index
+        path, timestep = self._path.tolist(), self.timesteps[index].item()
+        later = sum(entry > timestep for entry in path)  # paths descend
+        if later == len(path):
+            return later - 1
+        if later == 0 or path[later] == timestep:
+            return later
+        return later - 1 + (path[later - 1] - timestep) / (path[later - 1] - path[later])
 
 
 def _dressed_as(stock: Any, forward: Any) -> Any:
@@ -270,7 +317,9 @@ def with_coefficients(
         TypeError: if there is no twin; the message lists the supported schedulers.
         ValueError: if a coefficient is not valid.
     """
-    twin = type(scheduler) if isinstance(scheduler, QSchedMixin) else TWINS.get(type(scheduler))
+    kind = type(scheduler)
+    again = {twin.__name__: twin for twin in TWINS.values()}  # a saved pipeline brings classes of its own copy
+    twin = kind if isinstance(scheduler, QSchedMixin) else TWINS.get(kind) or again.get(kind.__name__)
     if twin is None:
         supported = ", ".join(stock.__name__ for stock in TWINS)
         raise TypeError(f"{type(scheduler).__name__} has no Q-Sched twin; supported are {supported}.")

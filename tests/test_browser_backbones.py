@@ -34,7 +34,7 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     with pytest.MonkeyPatch.context() as patch, connected(patch, folder / "cache") as hub:
         patch.setitem(SPECS, LCM, replace(SPECS[LCM], size=64))
-        patch.setattr("qsched.backbones.memory.free_bytes", lambda device: 12 << 30)
+        patch.setattr("qsched.backbones.memory.free_bytes", lambda device: 12_000_000_000)
         hub.add(SPECS[LCM].source, files_of(folder_of(LCM)))
         hub.add(TUNED, files_of(folder_of(LCM)))
         hub.add(SPECS[LCM].tiny_vae.repo, files_of(Path(tiny_vae_of("sd").repo)))
@@ -97,7 +97,7 @@ def test_a_backbone_is_downloaded_with_its_progress_and_then_drawn(visit, hub, w
     assert missing(visitor.engine.spec(name)), "nothing comes unasked"
     assert page.locator("#download").inner_text() == ("Download (6.6 GB)" if width > 400 else "Download (about 4.3 GB)")
     note = page.locator("#download-note").inner_text()
-    assert "is not downloaded" in note and "GiB of main memory, of which 12.0 GiB are free." in note
+    assert "is not downloaded" in note and "GB of main memory, of which 12.0 GB are free." in note
     assert (visitor.picture() == before).all() and (width < 400 or page.locator(".toast-body").count() == 0)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     page.evaluate(NOTES)

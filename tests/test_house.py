@@ -31,9 +31,32 @@ def test_readme_commands_do_their_own_setup_and_name_existing_files():
         assert (ROOT / name).is_file()
 
 
-def test_links_in_the_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_the_readme_stays_short_and_names_every_page_and_command():
+    from qsched.cli import COMMANDS
+
+    assert len(README.splitlines()) <= 150
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in README, page.name
+    for command in COMMANDS:
+        assert f"python -m qsched {command} " in README, command
+
+
+def test_the_readme_states_the_numbers_of_the_presets():
+    from qsched.presets import load_preset
+
+    for bits in ("w8a8", "w4a8", "w3a8", "w4a4", "w2a8"):
+        held_out = load_preset(ROOT / "presets" / "emoji-lcm" / f"{bits}-4steps.json").held_out
+        row = next(line for line in README.splitlines() if line.startswith(f"| {bits.upper()} |"))
+        cells = [cell.strip() for cell in row.split("|")]
+        assert cells[3:5] == [f"{held_out['columns'][name]['jaq']['mean']:.3f}" for name in ("naive", "Q-Sched")]
+        gain = held_out["differences"]["Q-Sched - naive"]["jaq"]
+        assert cells[5] == f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
 
 
 def test_assets_stay_small():

@@ -127,7 +127,7 @@ def test_a_full_disk_is_noticed_before_and_during(hub, monkeypatch):
     usage = shutil.disk_usage
     with monkeypatch.context() as full:
         full.setattr(shutil, "disk_usage", lambda path: usage(path)._replace(free=1000))
-        assert "too full for 0.00 GB of org/model: 0.00 GB are free" in fails()
+        assert "too full for 0.7 MB of org/model: 0.0 MB are free" in fails()
         assert not hub.served
 
     class Full:

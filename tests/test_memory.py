@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_said_with_what_would():
     assert memory.would_fit(6 * GIB, CUDA) in ("sdxl-turbo", "pcm-sdxl") and memory.would_fit(GIB, CUDA) is None
     assert memory.would_fit(48 * GIB, CUDA) == "flux1-schnell"
     sentence = memory.too_large(SPECS["flux1-schnell"], 10 * GIB, 2 * GIB, CUDA)
-    assert sentence.startswith("FLUX.1-schnell needs 10.0 GiB of memory and 2.0 GiB are free: ")
+    assert sentence.startswith("FLUX.1-schnell needs 10.7 GB of memory and 2.1 GB are free: ")
     assert "would fit" in sentence and sentence.count(".") == 4
 
 

@@ -104,8 +104,8 @@ def test_backbones_shows_the_plan(capsys):
         assert (entry["host_bytes"] == 0) == (kind == "resident")
     assert all(found["flux1-schnell"]["cards"]["6"][bits]["kind"] == "none" for bits in BITS)
     lines = {line.split()[0]: line.split() for line in shown(capsys).split("on a GPU of")[1].splitlines()[1:6]}
-    assert lines["flux1-schnell"][-6:] == ["streamed", "9.6", "GiB", "resident", "39.0", "GiB"]
-    assert lines["sdxl-turbo"][4:7] == ["offloaded", "5.6", "GiB"] and lines["flux1-schnell"][1] == "-"
+    assert lines["flux1-schnell"][-6:] == ["streamed", "10.3", "GB", "resident", "41.9", "GB"]
+    assert lines["sdxl-turbo"][4:7] == ["offloaded", "6.0", "GB"] and lines["flux1-schnell"][1] == "-"
 
 
 def test_a_card_leaves_less_than_its_size():

@@ -120,7 +120,11 @@ def test_a_search_a_preset_and_an_evaluation_keep_to_the_method(tmp_path):
     plain = evaluate(embedded(), replace(found, settings=found.settings | {"method": "plain"}), PROMPTS[1:2], seeds=1)
     assert result.estimate("naive", "ssim").mean > 3 * plain.estimate("naive", "ssim").mean
     snippet = export_scheduler(found, embedded().scheduler, tmp_path / "scheduler")
-    assert "load_backbone('emoji-lcm').quantized(Quantization('w4a4'" in snippet and "method='svdquant'" in snippet
+    assert (
+        "load_backbone('emoji-lcm')" in snippet
+        and ".quantized(Quantization('w4a4'" in snippet
+        and "method='svdquant'" in snippet
+    )
 
 
 def test_presets_without_a_method_are_plain_ones():

@@ -1,6 +1,9 @@
 """The Q-Sched schedulers inside stock diffusers pipelines, by assigning pipe.scheduler (tiny random models)."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -147,8 +150,28 @@ def test_a_whole_pipeline_is_saved_and_loaded_with_its_coefficients(pipeline_and
     expected = images(pipe, call)
     pipe.save_pretrained(tmp_path)
     absent = {name: None for name, part in pipe.components.items() if part is None}
-    loaded = DiffusionPipeline.from_pretrained(tmp_path, **absent)
+    loaded = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True, **absent)
     loaded.set_progress_bar_config(disable=True)
-    assert type(loaded.scheduler) is type(pipe.scheduler)
+    assert type(loaded.scheduler).__name__ == type(pipe.scheduler).__name__
+    assert type(with_coefficients(loaded.scheduler, 1.1)) is type(pipe.scheduler)
     assert (loaded.scheduler.config.c_x, loaded.scheduler.config.c_eps) == (C_X, C_EPS)
     torch.testing.assert_close(images(loaded, call), expected)
+
+
+def test_a_saved_pipeline_loads_in_a_fresh_process_without_this_package(tmp_path):
+    pipe, _ = build("tcd")
+    pipe.scheduler = with_coefficients(pipe.scheduler, C_X, C_EPS)
+    pipe.save_pretrained(tmp_path / "pipe")
+    code = (
+        "import sys; sys.modules['qsched'] = None; from diffusers import DiffusionPipeline;"
+        "absent = dict.fromkeys(sys.argv[2:]);"
+        "pipe = DiffusionPipeline.from_pretrained(sys.argv[1], trust_remote_code=True, **absent);"
+        "pipe.scheduler.set_timesteps(4); pipe.save_pretrained(sys.argv[1] + '-again');"
+        "print(type(pipe.scheduler).__name__, pipe.scheduler.config.c_x, pipe.scheduler.config.c_eps)"
+    )
+    absent = [name for name, part in pipe.components.items() if part is None]
+    for folder in (tmp_path / "pipe", tmp_path / "pipe-again"):  # what was loaded so is saved so
+        command = [sys.executable, "-W", "ignore", "-c", code, str(folder), *absent]
+        environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+        assert done.stdout.strip() == f"QSchedTCDScheduler {C_X} {C_EPS}", done.stderr

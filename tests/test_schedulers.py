@@ -2,9 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
-from stock_schedulers import FAMILIES, SHAPE, assert_same, make, rows, trajectory, twin_class
+from stock_schedulers import FAMILIES, SHAPE, assert_same, make, model, rows, trajectory, twin_class
 
 from qsched import schedulers
 from qsched.coefficients import Coefficients, stack
@@ -187,6 +188,65 @@ def test_image_to_image_uses_the_coefficient_of_the_timestep_it_enters_at(stock,
     assert_same(trajectory(scheduler, 4, first=2, begin=begin), expected)
     # and the next text-to-image run starts at the first coefficient again
     assert_same(trajectory(scheduler, 4), trajectory(stock, 4, rows=rows(c_x, c_eps, 4)))
+
+
+@pytest.mark.parametrize("values", [([0.9, 1.2], [1.1, 1.0]), ([0.9, 0.8, 1.1, 1.2], [1.1, 1.0, 0.9, 0.8])])
+def test_timesteps_cut_by_hand_keep_their_coefficients(stock, values):
+    scheduler = with_coefficients(stock, *values)
+    scheduler.set_timesteps(4)
+    scheduler.timesteps = scheduler.timesteps[2:]
+    expected = [pair[2:] for pair in zip(*rows(*values, 4), strict=True)]
+    for index, t in enumerate(scheduler.timesteps):
+        factors = applied(scheduler, t)
+        assert factors == pytest.approx([row[index] for row in expected], abs=1e-6)
+
+
+def applied(scheduler, timestep):
+    """The factors (c_x, c_eps) that one step multiplies by."""
+    seen, original = [], schedulers.scale
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedulers, "scale", lambda x, c, name: (seen.append(float(c)), original(x, c, name))[1])
+        scheduler.step(torch.ones(SHAPE), timestep, torch.ones(SHAPE))
+    return seen[::-1]
+
+
+@pytest.mark.parametrize("family", ["lcm", "tcd"])
+def test_a_strength_takes_the_coefficients_of_its_noise_levels(family):
+    per_step = [0.9, 0.8, 1.1, 1.2]
+    scheduler = with_coefficients(make(family), per_step, [1.1, 0.8])
+    scheduler.set_timesteps(4)
+    path = scheduler.timesteps.tolist()
+    scheduler.set_timesteps(4, strength=0.5)
+    assert len(scheduler.timesteps) == 4 and scheduler.timesteps[0] < path[0]
+    for t in scheduler.timesteps:
+        place = np.interp(float(t), path[::-1], [3, 2, 1, 0])
+        expected = [np.interp(place, range(4), row) for row in (per_step, np.linspace(1.1, 0.8, 4))]
+        assert applied(scheduler, t) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_custom_schedules_are_paths_of_their_own(family):
+    scheduler = with_coefficients(make(family), [0.9, 1.2], [1.1, 0.9, 0.7])
+    if family == "flow-match":
+        scheduler.set_timesteps(sigmas=[1.0, 0.6, 0.2])
+    elif family == "euler-ancestral":
+        scheduler.set_timesteps(3)  # it takes no custom timesteps
+    else:
+        scheduler.set_timesteps(timesteps=[999, 639, 199])
+    for t, expected in zip(scheduler.timesteps, rows([0.9, 1.2], [1.1, 0.9, 0.7], 3), strict=True):
+        assert applied(scheduler, t) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", ["lcm", "tcd"])
+def test_a_step_after_the_last_is_the_stock_schedulers(family):
+    stock, results = make(family), []
+    for scheduler in (stock, with_coefficients(stock, [1.0, 1.0], 1.0)):
+        x, generator = torch.ones(SHAPE), torch.Generator().manual_seed(1)
+        scheduler.set_timesteps(2)
+        for t in (*scheduler.timesteps, scheduler.timesteps[-1]):
+            x = scheduler.step(model(x, t), t, x, generator=generator).prev_sample
+        results.append(x)
+    assert torch.equal(*results)
 
 
 def test_step_index_begin_index_and_return_values_are_those_of_the_stock_scheduler(stock):

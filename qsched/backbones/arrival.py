@@ -10,6 +10,7 @@ from qsched.backbones import hub, memory, pick_device
 from qsched.backbones.parts import Part, parts
 from qsched.backbones.spec import SPECS, BackboneError, BackboneSpec, Source
 from qsched.hub_session import is_offline
+from qsched.sizes import size
 
 PULSE = 0.3
 """Seconds between two looks at a download."""
@@ -30,10 +31,9 @@ def to_fetch(spec: BackboneSpec) -> list[Part]:
 def download_size(spec: BackboneSpec) -> str:
     """What `arriving` fetches at most, for people; of another repository than the family's own it is an estimate."""
     wanted = to_fetch(spec)
-    count = sum(part.bytes for part in wanted)
-    size = f"{count / 1e9:.1f} GB" if count > 95e6 else f"{count / 1e6:.0f} MB"
+    text = size(sum(part.bytes for part in wanted))
     return (
-        size if spec.source == SPECS[spec.id].source or spec.source not in {p.name for p in wanted} else f"about {size}"
+        text if spec.source == SPECS[spec.id].source or spec.source not in {p.name for p in wanted} else f"about {text}"
     )
 
 
@@ -90,11 +90,11 @@ def memory_needed(spec: BackboneSpec, device: torch.device) -> str:
     """What the published model needs of the device's memory, how it runs there, and whether that much is free."""
     free = memory.free_bytes(device)
     found = memory.foreseen(spec, device, free)
-    where, need = "main" if device.type == "cpu" else "GPU", memory.gibibytes(found.peak)
+    where, need = "main" if device.type == "cpu" else "GPU", size(found.peak)
     if not found.fits:
-        how = f"which does not fit here ({memory.gibibytes(free)} are free)"
+        how = f"which does not fit here ({size(free)} are free)"
     else:
-        how = f"of which {memory.gibibytes(free)} are free" if device.type == "cpu" else found.sentence
+        how = f"of which {size(free)} are free" if device.type == "cpu" else found.sentence
     return f"it needs {need} of {where} memory, {how}"
 
 

@@ -41,6 +41,7 @@ from qsched.backbones.hub_cache import (
 from qsched.backbones.spec import SPECS, BackboneError, Source
 from qsched.backbones.transfer import Damaged, RemoteFile, download
 from qsched.hub_session import SOCKET_SHARE, HubSilent, Watch, cache_folder, endpoint, explain, is_offline, supervise
+from qsched.sizes import size
 
 __all__ = ["fetch", "is_ready", "revision_of"]
 
@@ -160,7 +161,7 @@ def _download(source: Source, on_progress: Progress, timeout: float) -> Path:
         missing = [group for group in groups.values() if not all(has(snapshot / f.path, f.size) for f in group)]
         rest = sum(group[0].size - arrived(storage, group[0]) for group in missing)
         if rest > shutil.disk_usage(storage).free:
-            raise BackboneError(_disk_full(source, f"{rest / 1e9:.2f} GB"))
+            raise BackboneError(_disk_full(source, size(rest)))
         todo = queue.SimpleQueue()
         for group in missing:
             todo.put(group)
@@ -227,5 +228,5 @@ def _alone(source: Source, timeout: float, tick: Callable[[int], None]) -> Itera
 
 
 def _disk_full(source: Source, need: str) -> str:
-    free = shutil.disk_usage(cache_folder()).free / 1e9
-    return f"The disk is too full for {need} of {source.repo}: {free:.2f} GB are free in {cache_folder()} (HF_HOME chooses another folder)."
+    free = shutil.disk_usage(cache_folder()).free
+    return f"The disk is too full for {need} of {source.repo}: {size(free)} are free in {cache_folder()} (HF_HOME chooses another folder)."

@@ -18,6 +18,7 @@ from qsched.backbones.architectures import ARCHITECTURES, build
 from qsched.backbones.spec import SPECS, BackboneSpec
 from qsched.packing import packed_bytes
 from qsched.quantization import DEFAULT_KEEP, BitWidth, layers_to_pack, stored_bytes
+from qsched.sizes import size
 
 BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 RESERVE = 512 << 20
@@ -25,7 +26,7 @@ RESERVE = 512 << 20
 CONTEXT = 512 << 20
 """Bytes of a card that the driver and torch take before anything else."""
 CARDS = (6, 8, 12, 16, 24, 48)
-"""GiB of usual cards."""
+"""Usual cards as their makers name them: one of "8 GB" holds 8 << 30 bytes."""
 SCORER = 2_200_000_000
 """Bytes of the photographs' scorer, CLIP ViT-L/14 and ResNet-50 in float32 with LPIPS, and of its work on a picture."""
 UNPACKED = 9
@@ -272,7 +273,7 @@ def free_bytes(device: torch.device) -> int:
 def too_large(spec: BackboneSpec, peak: int, free: int, device: torch.device) -> str:
     """One sentence: it does not fit, by how much, and what would."""
     other = would_fit(free, device) or "emoji-lcm"
-    return f"{spec.title} needs {gibibytes(peak)} of memory and {gibibytes(free)} are free: {other} would fit."
+    return f"{spec.title} needs {size(peak)} of memory and {size(free)} are free: {other} would fit."
 
 
 def out_of_memory(spec: BackboneSpec, device: torch.device) -> str:
@@ -281,11 +282,6 @@ def out_of_memory(spec: BackboneSpec, device: torch.device) -> str:
     others = [id for id in dict.fromkeys((largest, "emoji-lcm")) if id not in (None, spec.id)]
     others += ["the CPU"] * (device.type != "cpu")
     return f"{spec.title} ran out of memory: {' or '.join(['a smaller batch', *others])} would fit."
-
-
-def gibibytes(count: int) -> str:
-    """A size for people."""
-    return f"{count / 2**30:.1f} GiB"
 
 
 def _denoise_bytes(denoiser: nn.Module, height: int, width: int) -> int:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from qsched.commands import Result
 from qsched.commands.options import add_backbone, open_backbone
-from qsched.commands.output import megabytes, table
+from qsched.commands.output import table
+from qsched.sizes import size
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> Result:
     found = [_embedded(args, spec) if spec.family == "emoji" else _real(args, spec, device) for spec in SPECS.values()]
     rows = [["id", "steps", "pixels", "licence", "download", "fp16", *SIZES, "how it runs here", "state"]]
     for f in found:
-        sizes = [megabytes(f["denoiser_bytes"][name]) if f["denoiser_bytes"] else "-" for name in ("fp16", *SIZES)]
+        sizes = [size(f["denoiser_bytes"][name]) if f["denoiser_bytes"] else "-" for name in ("fp16", *SIZES)]
         licence = f["licence"] + ", gated" * f["gated"]
         state = "ready" if f["ready"] else f["reason"]
         rows.append(
@@ -106,9 +107,9 @@ def _plan(plan: "MemoryPlan") -> dict[str, Any]:
 
 def _cards(found: list[dict[str, Any]]) -> list[list[str]]:
     """How each real backbone runs on usual cards, and what that takes."""
-    from qsched.backbones.memory import CARDS, gibibytes
+    from qsched.backbones.memory import CARDS
 
-    cell = lambda plan: f"{plan['kind']} {gibibytes(plan['peak_bytes'])}" if plan["kind"] != "none" else "-"
+    cell = lambda plan: f"{plan['kind']} {size(plan['peak_bytes'])}" if plan["kind"] != "none" else "-"
     rows = [["on a GPU of", *(f"{card} GB" for card in CARDS)]]
     real = [f for f in found if "cards" in f]
     return rows + [[f["id"], *(cell(f["cards"][str(card)][DEFAULT]) for card in CARDS)] for f in real]
@@ -141,7 +142,6 @@ def _missing(spec: "BackboneSpec") -> str | None:
 
 def _download(facts: dict[str, Any]) -> str:
     """What `pull` fetches, as registered: "4.3 GB + scores 2.4 GB"."""
-    size = lambda count: f"{count / 1e9:.1f} GB" if count > 95e6 else megabytes(count)
     own, scores = facts["download_bytes"], facts["scores_bytes"]
     return " + ".join([size(own)] * (own > 0) + [f"scores {size(scores)}"] * (scores > 0)) or "none"
 

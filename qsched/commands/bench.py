@@ -4,7 +4,8 @@ import argparse
 
 from qsched.commands import Result
 from qsched.commands.options import add_backbone, add_granularity, open_backbone, quantization, whole
-from qsched.commands.output import megabytes, table
+from qsched.commands.output import table
+from qsched.sizes import size
 
 WIDTHS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> Result:
     rows = [["", "image", "drag", *(f"batch {n}" for n in batches), "stored", "in memory", "runs as"]]
     for c in data["columns"]:
         throughput = [f"{c['images_per_second'][str(n)]:.1f}/s" for n in batches]
-        sizes = megabytes(c["stored_bytes"]), megabytes(c["held_bytes"])
+        sizes = size(c["stored_bytes"]), size(c["held_bytes"])
         rows.append(
             [
                 c["name"],
@@ -63,4 +64,4 @@ def run(args: argparse.Namespace) -> Result:
         )
     peak = data["peak_memory_bytes"]
     about = f"{data['backbone']}, {steps} steps, {data['device']}, {data['threads']} threads, medians of {args.repeats} after {WARM_UP} warm-up runs"
-    return Result(data, "\n".join([table(rows), "", about + (f"; peak memory {megabytes(peak)}." if peak else ".")]))
+    return Result(data, "\n".join([table(rows), "", about + (f"; peak memory {size(peak)}." if peak else ".")]))

@@ -17,7 +17,8 @@ from qsched.commands.options import (
     quantization,
     whole,
 )
-from qsched.commands.output import megabytes, table, to_json, writable_folder, write_files
+from qsched.commands.output import table, to_json, writable_folder, write_files
+from qsched.sizes import size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,7 +95,7 @@ def _text(data: dict, k: float) -> str:
     ]
     for column in data["columns"]:
         rows.append([
-            column["name"], megabytes(column["stored_bytes"]), f"{1000 * column['latency_s']:.0f} ms",
+            column["name"], size(column["stored_bytes"]), f"{1000 * column['latency_s']:.0f} ms",
             _number(column["alignment"], 2), _number(column["quality"]), _number(column["jaq"]), _number(column["ssim"]),
             *[_number(column["lpips"])] * lpips, ", ".join(badge["name"] for badge in column["badges"]) or "-",
         ])  # fmt: skip

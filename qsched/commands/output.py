@@ -62,11 +62,6 @@ def table(rows: list[list[str]]) -> str:
     )
 
 
-def megabytes(count: float) -> str:
-    """Bytes as "12.3 MB"."""
-    return f"{count / 1e6:.1f} MB"
-
-
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsched.commands import Interrupted, Result
 from qsched.commands.options import add_scorer
-from qsched.commands.output import megabytes
+from qsched.sizes import size
 
 if TYPE_CHECKING:
     from qsched.backbones.parts import Part
@@ -82,9 +82,9 @@ def _fetch(part: "Part", offline: bool) -> dict[str, Any]:
 
 
 def _told(part: dict[str, Any]) -> str:
-    came = f"{megabytes(part['downloaded_bytes'])} fetched" if part["downloaded_bytes"] else "nothing to fetch"
+    came = f"{size(part['downloaded_bytes'])} fetched" if part["downloaded_bytes"] else "nothing to fetch"
     count = "1 file" if part["files"] == 1 else f"{part['files']} files"
     return (
-        f"{part['repo']} at {part['revision'][:12]} is complete ({count}, {megabytes(part['bytes'])}; {came}) "
+        f"{part['repo']} at {part['revision'][:12]} is complete ({count}, {size(part['bytes'])}; {came}) "
         f"in {part['folder']}"
     )

@@ -22,6 +22,7 @@ from qsched.packing import BitWidth, packed_bytes
 from qsched.quantization import SizeReport, layers_to_pack, quantize
 from qsched.rivals.calibration import observe
 from qsched.rivals.low_rank import LowRankLayer
+from qsched.sizes import size
 
 if TYPE_CHECKING:
     from qsched.backbones import Backbone
@@ -68,7 +69,7 @@ def svdquant(module: nn.Module, bits: str | BitWidth, *, rank: int = RANK,
     report = quantize(module, bits, make=make, **options)
     beside = sum(report.quantized.values()) - len(without)
     report.notes.append(
-        f"SVDQuant: a branch of rank {rank} or less in 16 bits beside {beside} of {sum(report.quantized.values())} layers, {branch_bytes / 2**20:.2f} MiB of the stored size; "
+        f"SVDQuant: a branch of rank {rank} or less in 16 bits beside {beside} of {sum(report.quantized.values())} layers, {size(branch_bytes)} of the stored size; "
         f"inputs smoothed in {smoothed} of them; no GPTQ, no fused kernels"
     )
     if without:

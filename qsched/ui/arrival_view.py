@@ -8,6 +8,7 @@ import gradio as gr
 from qsched.backbones import BackboneError
 from qsched.backbones.arrival import arriving, download_size, incomplete, missing, not_here, to_fetch
 from qsched.hub_session import is_offline
+from qsched.sizes import size
 from qsched.ui import fragments
 from qsched.ui.controls import Controls
 from qsched.ui.engine import Engine
@@ -63,5 +64,5 @@ def download(controls: Controls, engine: Engine, backbone: str) -> Iterator[dict
 def progress(title: str, done: int, total: int) -> str:
     """A bar with its numbers."""
     share = min(1.0, done / total) if total else 0.0
-    told = f"Downloading {title}: {done / 1e9:.2f} of {total / 1e9:.2f} GB, {100 * share:.0f} %"
+    told = f"Downloading {title}: {size(done)} of {size(total)}, {100 * share:.0f} %"
     return f'<p class="note" role="status">{escape(told)}<progress max="1" value="{share:.3f}"></progress></p>'

@@ -26,7 +26,8 @@ PATIENCE_S = 3.0
 
 
 def patience() -> Callable[[int, int], None]:
-    """For Engine.compare: says once on the page that a method of quantizing calibrates, and how long that will take."""
+    """For Engine.compare: says once on the page that a method of quantizing calibrates, and how long that will take; the end
+    of the work takes the sentence away (links.IDLE)."""
     began, told = time.monotonic(), []
 
     def tell(done: int, total: int) -> None:
@@ -34,7 +35,7 @@ def patience() -> Callable[[int, int], None]:
         if left > PATIENCE_S and not told:
             told.append(done)
             gr.Info(
-                f"This method calibrates first, once: about {left:.0f} s. The sliders work meanwhile.", duration=left
+                f"This method calibrates first, once: about {left:.0f} s. The sliders work meanwhile.", duration=None
             )
 
     return tell
@@ -50,7 +51,7 @@ class CompareTab:
     def __init__(self, engine: Engine, dark: gr.Checkbox):
         self.engine, self.dark = engine, dark
         settings, coefficients = engine.opening()
-        with gr.Row(elem_classes="q-columns"):
+        with gr.Row(elem_classes=["q-columns", "q-compare"]):
             with gr.Column(elem_classes="q-side", min_width=280, scale=0):
                 self.controls: Controls = build_controls(settings, coefficients, engine.default)
             with gr.Column(elem_classes="q-main", min_width=320, scale=1):

@@ -10,6 +10,7 @@ from qsched.presets import Preset, preset_name
 from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
 from qsched.scoring.signatures import Badge
 from qsched.search_options import DESCENTS
+from qsched.sizes import size
 
 KEYS = {FULL_PRECISION: "full-precision", NAIVE: "naive", QSCHED: "qsched"}
 TITLES = {FULL_PRECISION: "Full precision", NAIVE: "Naive", QSCHED: "Q-Sched"}
@@ -42,7 +43,7 @@ def caption(column: Column) -> str:
     """Stored size, ratio and latency under a picture."""
     ratio = "fp16 size" if column.name == FULL_PRECISION else f"{column.ratio:.1f}× smaller"
     return (
-        f'<div class="caption"><b title="The denoiser\'s weights as stored">{column.stored_bytes / 2**20:.1f} MiB</b>'
+        f'<div class="caption"><b title="The denoiser\'s weights as stored">{size(column.stored_bytes)}</b>'
         f'<span>{ratio}</span><span class="latency" title="All steps and the decode, measured on this device">{latency(column.latency_s)}</span></div>'
     )
 

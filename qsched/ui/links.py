@@ -9,7 +9,10 @@ from qsched.ui.engine import Engine, Session, named
 READ_DARK = "(dark, left, right) => [document.body.classList.contains('dark'), left, right]"
 ROLL = "() => Math.floor(Math.random() * 2 ** 31)"
 BUSY = "(...settings) => { document.body.classList.add('busy'); return settings }"
-IDLE = "() => { document.body.classList.remove('busy') }"
+IDLE = """() => {
+  document.body.classList.remove('busy');
+  document.querySelectorAll('.toast-close.info').forEach((button) => button.click()); // the work it announced is done
+}"""
 MARK = "(...point) => { window.qsched?.mark(...point) }"
 COPY = "(...settings) => { window.qsched?.share(...settings) }"
 COPY_SNIPPET = "() => { window.qsched?.copy(document.querySelector('#snippet code').textContent, '#copy-snippet') }"

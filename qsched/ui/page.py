@@ -8,8 +8,9 @@ os.environ.setdefault(
 )  # gradio reads it when imported; with it no other host is looked up
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from qsched.ui import theme
+from qsched.ui import preview, theme
 from qsched.ui.about_tab import build_about
 from qsched.ui.api import public_compare
 from qsched.ui.compare_tab import CompareTab
@@ -21,7 +22,6 @@ from qsched.ui.searches import Searches
 from qsched.ui.visitors import GUEST, furnish
 from qsched.ui.wiring import HIDDEN, wire
 
-TITLE = "Q-Sched"
 HEADER = (
     "<header><h1>Q-Sched</h1><p>Quantized few-step diffusion, repaired by rescaling its path. "
     "Drag <b>c<sub>x</sub></b> and <b>c<sub>ε</sub></b> and watch the picture recover.</p></header>"
@@ -49,6 +49,8 @@ class Page(gr.Blocks):
             theme=theme.theme(),
             css=theme.css(self.talk),
             head=theme.head(),
+            favicon_path=preview.FAVICON,
+            app_kwargs={"middleware": [Middleware(preview.LinkPreview)]},
             ssr_mode=False,
             run_history=False,
             footer_links=["api"],
@@ -83,7 +85,7 @@ def build_app(
         ValueError: unknown backbone.
     """
     engine = engine or Engine(backbone, source, device, on_device=_on_device())
-    with Page(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
+    with Page(title=preview.TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         demo.engine, demo.talk = engine, talk
         dark = gr.Checkbox(False, visible="hidden", elem_id="dark", label="Dark")
         with gr.Row(elem_classes="q-top"):

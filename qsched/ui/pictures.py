@@ -21,10 +21,10 @@ SHOWN = 512  # pixels; small pictures are enlarged by a whole factor, so that ev
 def picture_box(
     elem_id: str, label: str, look: str | None = None, visible: bool = True, buttons: Sequence[str] = ()
 ) -> gr.Image:
-    """The widget of a picture that the page makes; `look` is its style class."""
+    """The widget of a picture that the page makes; `label` is read to who cannot see it, `look` is its style class."""
     return gr.Image(
         format="png", type="filepath", interactive=False, show_label=False, container=False, buttons=list(buttons),
-        elem_id=elem_id, label=label, elem_classes=look, visible=visible,
+        elem_id=elem_id, label=label, alt_text=label, elem_classes=look, visible=visible,
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from qsched.ui.engine import SOURCE, named
 from qsched.ui.fragments import signed
 from qsched.ui.search_runner import Frame
 
-IDLE = '<div class="progress" data-state="idle"><p><b>No search running.</b><span>Choose on the left and press Start.</span></p></div>'
+IDLE = '<div class="progress" data-state="idle"><p><b>No search running.</b><span>Choose what to search and press Start.</span></p></div>'
 NOTHING = (
     '<div class="no-surface"><p>A search fills this surface point by point, and a saved one shows it at once.</p></div>'
 )

@@ -24,7 +24,7 @@ def scheduler_file(preset: Preset, engine: Engine) -> str:
     packed, name = BytesIO(), f"qsched-{preset.backbone}-{Path(_name(preset)).stem}"
     with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         folder = Path(temporary) / name
-        export_scheduler(preset, engine.backbone(preset.backbone).scheduler, folder)
+        export_scheduler(preset, engine.backbone(preset.backbone).scheduler, folder, called=name)
         for path in sorted(folder.iterdir()):
             archive.writestr(f"{name}/{path.name}", path.read_bytes())
     return stored(packed.getvalue(), f"{name}.zip")

@@ -71,12 +71,20 @@ def theme() -> gr.themes.Base:
     )  # fmt: skip
 
 
+ONE_COLUMN, ONE_COLUMN_TALK = 1100, 1600
+"""Width in pixels up to which the Compare tab has one column."""
+
+
 def css(talk: bool = False) -> str:
     """The page's style sheet; `talk` makes everything readable from the last row."""
-    style = "".join((HERE / name).read_text("utf-8") for name in ("style.css", "search.css"))
-    return style + (HERE / "talk.css").read_text("utf-8") if talk else style
+    narrow = f"@media (max-width: {ONE_COLUMN_TALK if talk else ONE_COLUMN}px) {{\n{_read('narrow.css')}}}\n"
+    return _read("style.css") + _read("search.css") + narrow + (_read("talk.css") if talk else "")
 
 
 def head() -> str:
-    """The page's script, inline: no request is needed for it."""
-    return f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>"
+    """The page's script and the score table's style, inline: no request is needed for them."""
+    return f"<script>{_read('page.js')}</script><style>{_read('scores.css')}</style>"
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text("utf-8")

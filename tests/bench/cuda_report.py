@@ -3,6 +3,7 @@
 from typing import Any
 
 from qsched.backbones.memory import BITS
+from qsched.sizes import size
 
 TARGETS = (("sdxl-turbo", "w8a8", 0.8), ("sdxl-turbo", "w4a8", 1.1))
 """(backbone, bits, time of a compiled call over half precision's at the largest batch, 4 or more)."""
@@ -44,7 +45,7 @@ def table(rows: list[Row]) -> str:
         share = lambda name, row=row, base=base: f"{row[name] / base[name]:.2f}x" if base else "–"
         smaller = f", {base['stored_bytes'] / row['stored_bytes']:.2f}x smaller" if base and base is not row else ""
         cells += [milliseconds(row["call_s"]), share("call_s"), milliseconds(row["image_s"]), share("image_s")]
-        cells += [f"{(row['peak_bytes'] or 0) / 2**30:.2f} GiB", f"{row['stored_bytes'] / 2**20:.0f} MiB{smaller}"]
+        cells += [size(row["peak_bytes"] or 0), f"{size(row['stored_bytes'])}{smaller}"]
         cells += [f"{row['compile_s']:.0f} s, {row['difference']:.1e} off" if row["mode"] == "compiled" else ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -81,8 +81,9 @@ def test_best_known_is_the_optimum_at_the_sessions_k(engine, tab):
 def test_k_stays_with_the_session_through_drags_and_new_pictures(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
     tab.weigh(REQUEST, 0.5, False)
-    numbers = [1.02] * values.MOST_STEPS + [0.97] * values.MOST_STEPS
-    moved = tab.adjust(REQUEST, "constant", *numbers)
+    c = tab.controls
+    given = dict.fromkeys(c.c_x, 1.02) | dict.fromkeys(c.c_eps, 0.97) | {c.shape: "constant"}
+    moved = tab.adjust(REQUEST, given)
     assert "k = 0.5" in moved[tab.results.scores]
     settings = engine.session("a").comparison.settings
     engine.compare("a", "emoji-lcm", replace(settings, seed=5), Coefficients.identity())

@@ -65,7 +65,6 @@ class Scene:
         self.engine = Engine(load=self._load, presets=folder / "presets")
         self.app = build_app(engine=self.engine, searches=str(folder / "data" / "s.sqlite3"))
         self.tab = self.app.search
-        monkeypatch.setattr("qsched.ui.errors.REPEAT_S", 0.0)  # each answer is looked at by itself
         monkeypatch.setattr("qsched.ui.takeaway.publish", self._publish)
         monkeypatch.setattr("qsched.ui.arrival_view.arriving", self._arriving)
         for place, name in ((os, "stat"), (os, "scandir"), (os, "listdir"), (builtins, "open")):

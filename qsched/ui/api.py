@@ -5,13 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
+from PIL.Image import Image
 
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
 from qsched.ui import values
 from qsched.ui.engine import SOURCE, Engine, named
+from qsched.ui.pictures import drawn
 from qsched.ui.visitors import CHOOSE_SOURCE, require_local
+
+NAMES = ("full_precision", "naive", "qsched")
+"""Of the images, as `python -m qsched generate` names its files."""
 
 
 def public_compare(engine: Engine) -> Callable[..., dict]:
@@ -35,7 +40,8 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         keep: bool = True,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
-        """Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that reproduces it.
+        """Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that reproduces
+        it, and with the images.
 
         Args:
             prompt: what to draw.
@@ -58,20 +64,27 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         if decoder not in values.DECODERS:
             raise ValueError(f"The decoder must be {' or '.join(values.DECODERS)}, not {decoder!r}.")
         how = values.quantization_from(bits, group_size, activation_scale, scope, keep, method)
-        settings = Settings(prompt, seed, steps, how, decoder == values.DECODERS[1])
+        steps = values.whole("step count", steps, 1, values.MOST_STEPS)
+        settings = Settings(prompt, values.seed_from(seed), steps, how, decoder == values.DECODERS[1])
         backbone, k = named(backbone, source), values.k_from(k)
         if SOURCE in backbone:
             require_local(request, CHOOSE_SOURCE)
         if c_x or c_eps:
             pick = lambda numbers: 1.0 if not numbers else numbers[0] if len(numbers) == 1 else tuple(numbers)
-            coefficients = Coefficients(pick(c_x), pick(c_eps))
+            coefficients = values.in_range(Coefficients(pick(c_x), pick(c_eps)))
         else:
-            coefficients = engine.best_known(backbone, settings, k) or Coefficients.identity()
+            coefficients = engine.start(backbone, settings, k)
         visit = f"api-{uuid.uuid4().hex}"
         try:
             comparison = engine.compare(visit, backbone, settings, coefficients)
         finally:
             engine.forget(visit)
-        return engine.record(backbone, comparison, k)
+        images = {name: _file(column.image) for name, column in zip(NAMES, comparison.columns, strict=True)}
+        return engine.record(backbone, comparison, k) | {"images": images}
 
     return compare
+
+
+def _file(image: Image) -> dict[str, Any]:
+    """An image as a file that gradio serves and its client downloads."""
+    return {"path": drawn(image), "meta": {"_type": "gradio.FileData"}}

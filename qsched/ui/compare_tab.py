@@ -9,7 +9,6 @@ import gradio as gr
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
-from qsched.scoring import K_DEFAULT
 from qsched.ui import arrival_view, fragments, links, surface_view, values
 from qsched.ui.controls import Controls, build_controls, slider_updates
 from qsched.ui.engine import SOURCE, Engine, Session, named
@@ -62,12 +61,13 @@ class CompareTab:
         """Outputs of `everything`."""
         c, r = self.controls, self.results
         return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, c.decoder, c.drafts,
-                *r.map, c.best]  # fmt: skip
+                *r.map, c.best, c.search]  # fmt: skip
 
     @property
     def third(self) -> list:
         """Outputs of `moved`."""
-        return [*self.results.qsched, self.controls.shape, self.controls.hint, *self.controls.sliders]
+        c = self.controls
+        return [*self.results.qsched, c.shape, c.hint, c.state, *c.sliders]
 
     @property
     def chosen(self) -> list:
@@ -82,15 +82,22 @@ class CompareTab:
 
     # --- what an event shows -------------------------------------------------------------------------------------
 
-    def everything(self, held: Session, dark: bool, left: str, right: str, shape: str | None = None) -> dict:
-        """Outputs for the whole tab."""
+    def everything(
+        self, held: Session, dark: bool, left: str, right: str, shape: str | None = None, notes: tuple[str, ...] = ()
+    ) -> dict:
+        """Outputs for the whole tab; notes: sentences to show before those of the comparison."""
         c, r, comparison = self.controls, self.results, held.comparison
         settings, backbone = comparison.settings, self.engine.backbone(held.backbone)
+        known = self.engine.best_known(held.backbone, settings, held.k) is not None
+        notes += comparison.notes if known else (*comparison.notes, links.nothing_known(settings))
         return (
             slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
             | all_columns(r, comparison, held.k)
             | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
+                r.notes: fragments.notes(notes),
+                c.search: gr.update(visible=not known),
+                c.state: links.stamp(held),
                 c.decoder: gr.update(visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]),
                 c.drafts: gr.update(visible=backbone.has_tiny_decoder and not settings.tiny_decoder),
                 c.device: fragments.device_note(*self.engine.describe(held.backbone, settings.quantization)),
@@ -114,26 +121,36 @@ class CompareTab:
         scorer = self.engine.scorer(held.backbone) if held.comparison.naive.scored else None
         return fragments.definition(scorer, held.k)
 
-    def k(self, request: gr.Request) -> float:
-        """The session's k now: it may have changed while the device was busy."""
-        held = self.engine.session(request.session_hash)
-        return held.k if held else K_DEFAULT
-
-    def coefficients(self, shape: str, sliders: tuple, steps: int) -> Coefficients:
+    def coefficients(self, given: dict, steps: int) -> Coefficients:
         """The sliders' values as coefficients."""
-        return values.coefficients_from(shape, sliders[: values.MOST_STEPS], sliders[values.MOST_STEPS :], steps)
+        c = self.controls
+        rows = ([given[slider] for slider in row] for row in (c.c_x, c.c_eps))
+        return values.coefficients_from(given[c.shape], *rows, steps)
 
-    def moved(self, held: Session, coefficients: Coefficients, request: gr.Request, shape: str | None = None) -> dict:
-        """Set coefficients from the server: sliders and the third picture."""
-        comparison = self.engine.rescale(request.session_hash, coefficients)
-        shown = slider_updates(self.controls, coefficients, shape or coefficients.shape, held.comparison.settings.steps)
-        return shown | third_column(self.results, comparison, self.k(request))
+    def moved(self, coefficients: Coefficients, request: gr.Request, shape: str | None = None) -> dict:
+        """Set coefficients from the server: sliders and the third image."""
+        held = self.rescaled(request, coefficients)
+        now, steps = held.comparison.coefficients, held.comparison.settings.steps
+        shape = shape if now == coefficients and shape else now.shape
+        return slider_updates(self.controls, now, shape, steps) | self.third_shown(held)
+
+    def rescaled(self, request: gr.Request, coefficients: Coefficients) -> Session:
+        """The session after its third image was made again; the newest, if it has changed meanwhile."""
+        self.engine.rescale(request.session_hash, coefficients)
+        return self.held(request)
+
+    def third_shown(self, held: Session) -> dict:
+        """Outputs for the third image and the state that it belongs to."""
+        return third_column(self.results, held.comparison, held.k) | {
+            self.controls.hint: "",
+            self.controls.state: links.stamp(held),
+        }
 
     # --- handlers ------------------------------------------------------------------------------------------------
 
     def open(self, request: gr.Request, dark: bool, left: str, right: str):
         """The first pictures of a visit, from the link's settings or the opening ones, which also stand in for a link that cannot be shown."""
-        link, c = values.read_link(request.query_params, sources=is_local(request)), self.controls
+        link, c = values.read_link(request.query_params, self.engine.default, sources=is_local(request)), self.controls
         backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
         notes, wanted = link.notes, (backbone, settings)
         try:
@@ -141,92 +158,97 @@ class CompareTab:
                 notes += ("There is no tiny decoder here: the full one is used.",)
                 settings = replace(settings, tiny_decoder=False)
                 wanted = backbone, settings
-            comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
+            self.engine.compare(request.session_hash, backbone, settings, coefficients)
         except Exception as error:
             notes += (f"The link cannot be shown. {explained(error, 'open')}",)
             if arrival_view.can_load(self.engine, backbone):
                 wanted = (self.engine.default, self.engine.opening()[0])
             backbone, (settings, coefficients) = self.engine.default, self.engine.opening()
             shape = coefficients.shape
-            comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients)
-        self.engine.weigh(request.session_hash, k)
-        updates = self.everything(Session(backbone, comparison, k), dark, left, right, shape) | {self.results.k: k}
-        updates[self.results.notes] = fragments.notes(notes + comparison.notes)
+            self.engine.compare(request.session_hash, backbone, settings, coefficients)
+        held = self.engine.weigh(request.session_hash, k)
+        updates = self.everything(held, dark, left, right, shape, notes) | {self.results.k: k}
         asked = wanted[1]
         usual = asked.quantization == Quantization(asked.quantization.bits) and not asked.tiny_decoder
         updates |= self.settings_shown(*wanted) | arrival_view.standing(c, self.engine, wanted[0])
         return updates | {self.dark: dark, c.advanced: gr.update(open=not usual or SOURCE in wanted[0])}
 
-    def choose(self, request: gr.Request, backbone, *settings):
-        """As `generate`, but of a backbone that has to be downloaded first only the note and the button appear."""
-        name = self.name(request, backbone, settings[self.controls.settings.index(self.controls.source) - 1])
-        if not arrival_view.can_load(self.engine, name):
-            return arrival_view.standing(self.controls, self.engine, name)
-        return self.generate(request, backbone, *settings) | arrival_view.standing(self.controls, self.engine, name)
-
-    def generate(
-        self,
-        request: gr.Request,
-        backbone,
-        prompt,
-        seed,
-        steps,
-        bits,
-        group,
-        scale,
-        scope,
-        keep,
-        method,
-        source,
-        decoder,
-        shape,
-        dark,
-        left,
-        right,
-        *sliders,
-    ):
-        """Make the three pictures for these settings; whoever stood at the best known coefficients stays at the best known ones."""
-        held, backbone = self.engine.session(request.session_hash), self.name(request, backbone, source)
-        spec = self.engine.spec(backbone)
+    def asked(self, request: gr.Request, given: dict) -> tuple[str, Settings]:
+        """The backbone and the settings that the widgets show."""
+        c, held = self.controls, self.engine.session(request.session_hash)
+        backbone = self.name(request, given[c.backbone], given[c.source])
+        spec, steps = self.engine.spec(backbone), given[c.steps]
         if held and held.backbone != backbone and steps not in spec.steps:
             steps = spec.default_steps
-        settings = Settings(
-            prompt or "", seed, steps, values.quantization_from(bits, group, scale, scope, keep, method)
-        )
-        if decoder == DECODERS[1] and self.engine.backbone(backbone).has_tiny_decoder:
+        how = values.quantization_from(*(given[widget] for widget in c.quantization))
+        settings = Settings(given[c.prompt] or "", values.seed_from(given[c.seed]), steps, how)
+        if given[c.decoder] == DECODERS[1] and self.engine.backbone(backbone).has_tiny_decoder:
             settings = replace(settings, tiny_decoder=True)
-        coefficients = links.followed(self.engine, held, backbone, settings)
-        followed = coefficients is not None
-        if followed:
-            shape = coefficients.shape
-        else:
-            coefficients = self.coefficients(shape, sliders, steps)
-        comparison = self.engine.compare(request.session_hash, backbone, settings, coefficients, patience())
-        updates = self.everything(Session(backbone, comparison, self.k(request)), dark, left, right, shape)
-        if held and held.backbone != backbone:
-            updates |= self.settings_shown(backbone, settings)
-        if held and not followed and held.comparison.settings.steps == steps:
-            for slider in self.controls.sliders:  # they may have moved on meanwhile
-                updates.pop(slider)
+        return backbone, settings
+
+    def picked(self, request: gr.Request, given: dict):
+        """As `generate`, after a pick in a list: nothing to do if it picks what is shown, and of a backbone that has to be
+        downloaded first only the note and the button appear."""
+        c, held = self.controls, self.engine.session(request.session_hash)
+        name = self.name(request, given[c.backbone], given[c.source])
+        arrival = arrival_view.standing(c, self.engine, name)
+        if not arrival_view.can_load(self.engine, name):
+            return arrival
+        if held is not None:
+            now = held.comparison.settings
+            asked = values.quantization_from(*(given[widget] for widget in c.quantization))
+            tiny = given[c.decoder] == DECODERS[1] and self.engine.has_tiny_decoder(name)
+            if (name, given[c.steps], asked, tiny) == (held.backbone, now.steps, now.quantization, now.tiny_decoder):
+                return arrival
+        return self.generate(request, given) | arrival
+
+    def restore(self, request: gr.Request):
+        """The lists as they belong to what is shown, after a pick that could not be had."""
+        held = self.held(request)
+        updates = self.settings_shown(held.backbone, held.comparison.settings)
+        for typed in (self.controls.prompt, self.controls.seed):
+            del updates[typed]
         return updates
 
-    def follow(self, request: gr.Request, shape: str, drafts: bool, *sliders):
+    def sync(self, request: gr.Request, dark: bool, left: str, right: str):
+        """The newest state of the session, for a page on which an older answer arrived after a newer one."""
+        held = self.held(request)
+        return self.everything(held, dark, left, right) | {self.controls.state: links.stamp(held, final=True)}
+
+    def generate(self, request: gr.Request, given: dict):
+        """Make the three images for these settings; whoever stood where the coefficients begin stays there."""
+        held = self.engine.session(request.session_hash)
+        backbone, settings = self.asked(request, given)
+        coefficients = links.followed(self.engine, held, backbone, settings)
+        shape = given[self.controls.shape] if coefficients is None else coefficients.shape
+        if coefficients is None:
+            coefficients = self.coefficients(given, settings.steps)
+        self.engine.compare(request.session_hash, backbone, settings, coefficients, patience())
+        newest = self.held(request)
+        if newest.comparison.coefficients != coefficients:  # the sliders have moved on meanwhile
+            shape = newest.comparison.coefficients.shape
+        pair = (given[widget] for widget in (self.dark, self.results.left, self.results.right))
+        updates = self.everything(newest, *pair, shape)
+        if held and held.backbone != backbone:
+            updates |= self.settings_shown(backbone, settings)
+        return updates
+
+    def follow(self, request: gr.Request, given: dict):
         """Move the coefficients under a hand that is moving: a draft by the small decoder where that is chosen, which the
         page has replaced as soon as the hand rests."""
-        held = self.engine.session(request.session_hash)
+        held, image = self.engine.session(request.session_hash), None
         try:
-            coefficients = (
-                self.coefficients(shape, sliders, held.comparison.settings.steps) if drafts and held else None
-            )
-            picture = coefficients and self.engine.sketch(request.session_hash, coefficients)
+            if given[self.controls.drafts] and held:
+                coefficients = self.coefficients(given, held.comparison.settings.steps)
+                image = self.engine.sketch(request.session_hash, coefficients)
         except Exception as error:
             return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
-        if picture is None:
-            return self.adjust(request, shape, *sliders)
-        return drafted(self.results, picture) | {self.controls.hint: ""}
+        if image is None:
+            return self.adjust(request, given)
+        return drafted(self.results, image) | {self.controls.hint: ""}
 
-    def adjust(self, request: gr.Request, shape: str, *sliders):
-        """Move the coefficients: only the Q-Sched picture is made again, with steps - 1 denoiser calls.
+    def adjust(self, request: gr.Request, given: dict):
+        """Move the coefficients: only the Q-Sched image is made again, with steps - 1 denoiser calls.
 
         Runs outside the queue, which halves the way to the page but knows no toasts: what goes wrong is said under the sliders.
         """
@@ -234,18 +256,17 @@ class CompareTab:
         if held is None:
             return {self.controls.hint: fragments.notes((UNKNOWN,))}
         try:
-            coefficients = self.coefficients(shape, sliders, held.comparison.settings.steps)
-            comparison = self.engine.rescale(request.session_hash, coefficients)
+            coefficients = self.coefficients(given, held.comparison.settings.steps)
+            return self.third_shown(self.rescaled(request, coefficients))
         except Exception as error:
             return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
-        return third_column(self.results, comparison, self.k(request)) | {self.controls.hint: ""}
 
     def reshape(self, request: gr.Request, shape: str):
         """Another shape over the steps, starting from the current coefficients."""
-        held = self.held(request)
-        steps = held.comparison.settings.steps
-        rows = values.sliders_from(held.comparison.coefficients, steps, shape)
-        return self.moved(held, values.coefficients_from(shape, *rows, steps), request, shape)
+        comparison = self.held(request).comparison
+        steps = comparison.settings.steps
+        rows = values.sliders_from(comparison.coefficients, steps, shape)
+        return self.moved(values.coefficients_from(shape, *rows, steps), request, shape)
 
     def best(self, request: gr.Request):
         """The best known coefficients of the shipped preset at the session's k."""
@@ -256,7 +277,7 @@ class CompareTab:
             toast(
                 f"No best known coefficients for {settings.quantization.bits.upper()} at {settings.steps} steps yet: a search makes them."
             )
-        return self.moved(held, preset.best(held.k), request)
+        return self.moved(preset.best(held.k), request)
 
     def name(self, request: gr.Request, backbone: str, source: str) -> str:
         """What the engine calls a backbone from this source; the source of the backbone that is left is not taken along."""
@@ -278,7 +299,7 @@ class CompareTab:
 
     def reset(self, request: gr.Request, shape: str):
         """c_x = c_eps = 1: the plain scheduler, which needs no denoiser call."""
-        return self.moved(self.held(request), Coefficients.identity(), request, shape)
+        return self.moved(Coefficients.identity(), request, shape)
 
     def select(self, request: gr.Request, event: gr.SelectData):
         """Go to the clicked cell of the surface, in the preset's shape."""
@@ -286,7 +307,7 @@ class CompareTab:
         settings = held.comparison.settings
         preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
         point = preset and preset.surface and surface_view.point_at(preset, *event.index)
-        return self.moved(held, preset.at(*point), request, preset.shape) if point else {self.controls.hint: ""}
+        return self.moved(preset.at(*point), request, preset.shape) if point else {self.controls.hint: ""}
 
     def redraw(self, request: gr.Request, dark: bool):
         """The surface in the page's colours."""
@@ -302,6 +323,7 @@ class CompareTab:
         return surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k) | {
             self.results.scores: fragments.scores(held.comparison, held.k),
             self.results.definition: self.definition(held),
+            self.controls.state: links.stamp(held),
         }
 
     def sweep(self, request: gr.Request, dark: bool):
@@ -318,7 +340,7 @@ class CompareTab:
         """The two chosen pictures on top of each other; later changes of a picture the browser copies by itself."""
         return wiped(self.held(request).comparison, left, right)
 
-    def complain(self, *sliders) -> None:
+    def complain(self, given: dict) -> None:
         """Called when the hint changes: a number out of range ends as a toast before this line is reached."""
 
     def settings_shown(self, backbone: str, settings: Settings) -> dict:

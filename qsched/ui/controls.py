@@ -11,8 +11,6 @@ from qsched.quantization import ACTIVATION_SCALES, SCOPES
 from qsched.ui import values
 from qsched.ui.values import DECODERS
 
-GROUPS = [("one scale per output channel", 0), ("groups of 32", 32), ("groups of 64", 64), ("groups of 128", 128)]
-
 
 @dataclass
 class Controls:
@@ -46,6 +44,9 @@ class Controls:
     decoder: gr.Radio
     drafts: gr.Checkbox
     refine: gr.Button
+    state: gr.HTML
+    sync: gr.Button
+    search: gr.Button
     advanced: gr.Accordion
 
     @property
@@ -97,7 +98,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             samples_per_page=20,
         )
         with gr.Row(elem_classes="q-pair q-bottom"):
-            seed = gr.Number(settings.seed, label="Seed", precision=0, elem_id="seed", scale=3, min_width=100)
+            seed = gr.Number(settings.seed, label="Seed", elem_id="seed", scale=3, min_width=100)
             dice = gr.Button("Dice", elem_id="dice", elem_classes="dice", scale=1, min_width=64, size="md")
             generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3, min_width=110, size="md")
     with gr.Column(elem_classes="q-card"):
@@ -114,7 +115,10 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         )
         c_x, c_eps = _sliders(coefficients, settings.steps)
         hint = gr.HTML("", elem_id="hint", elem_classes="plain")
+        search = gr.Button("Search for these settings", elem_id="search-these", size="md", visible=False)
         refine = gr.Button("Draw in full", elem_id="refine")  # the browser presses it, nobody sees it
+        sync = gr.Button("Show the newest", elem_id="sync")  # likewise
+        state = gr.HTML("", elem_id="state")
         with gr.Row(elem_classes="q-pair"):
             best = gr.Button("Best known", elem_id="best", min_width=80, size="md")
             reset = gr.Button("Reset to 1", elem_id="reset", min_width=80, size="md")
@@ -127,7 +131,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             info=values.method_note() or None,
             elem_id="method",
         )
-        group_size = gr.Dropdown(GROUPS, value=0, label="Weight scales", elem_id="group-size")
+        group_size = gr.Dropdown(values.GROUPS, value=0, label="Weight scales", elem_id="group-size")
         activation_scale = gr.Radio(
             list(ACTIVATION_SCALES),
             value="token",
@@ -201,6 +205,9 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         decoder,
         drafts,
         refine,
+        state,
+        sync,
+        search,
         advanced,
     )
 
@@ -238,5 +245,8 @@ def slider_updates(controls: Controls, coefficients: Coefficients, shape: str, s
     ):
         for index, slider in enumerate(row):
             label = values.slider_label(symbol, index, shape)
-            updates[slider] = gr.update(value=numbers[index], visible=shown[index], label=label)
+            low, high = min(values.LOW, numbers[index]), max(values.HIGH, numbers[index])
+            updates[slider] = gr.update(
+                value=numbers[index], visible=shown[index], label=label, minimum=low, maximum=high
+            )
     return updates

@@ -4,6 +4,7 @@ No gradio here. A session is known by its hash; it holds one Comparison, which i
 """
 
 import functools
+import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -52,13 +53,15 @@ def _on_device(method: Callable) -> Callable:
 class Session:
     """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of `named`.
 
-    history: Q-Sched columns of this comparison at coefficients that it had before.
+    history: Q-Sched columns of this comparison at coefficients that it had before. version: grows with every change, so
+    that the page knows the newest of several answers.
     """
 
     backbone: str
     comparison: Comparison
     k: float = K_DEFAULT
     history: History = field(default_factory=History, compare=False)
+    version: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -102,6 +105,7 @@ class Engine:
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[tuple, Comparison] = {}
+        self._versions = itertools.count(1)
 
     @property
     def presets(self) -> Path:
@@ -181,13 +185,17 @@ class Engine:
             return None
         return preset.best(preset.k if k is None else k) if preset else None
 
+    def start(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients:
+        """Where the coefficients begin for these settings: the best known ones, 1 where nothing is known."""
+        return self.best_known(backbone, settings, k) or Coefficients.identity()
+
     def opening(self, backbone: str | None = None) -> tuple[Settings, Coefficients]:
         """What a first visitor of a backbone looks at: its first example with the best known coefficients."""
         spec = self.spec(backbone or self.default)
         settings = Settings(
             spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits)
         )
-        return settings, self.best_known(backbone or self.default, settings, K_DEFAULT) or Coefficients.identity()
+        return settings, self.start(backbone or self.default, settings, K_DEFAULT)
 
     def warm_up(self) -> None:
         """Load the default backbone and make the first visitor's pictures, after a first run, so that all latencies are alike."""
@@ -278,7 +286,7 @@ class Engine:
         with self._sessions_lock:
             held = self._sessions.get(session)
             if held is not None:
-                self._sessions[session] = held = replace(held, k=k)
+                self._sessions[session] = held = replace(held, k=k, version=next(self._versions))
             return held
 
     def session(self, session: str) -> Session | None:
@@ -319,7 +327,9 @@ class Engine:
             same = held and (held.backbone, held.comparison.naive) == (backbone, comparison.naive)
             history = held.history if same else History()
             history.add(comparison.coefficients, comparison.qsched, SESSION_BYTES - comparison.nbytes)
-            self._sessions[session] = Session(backbone, comparison, held.k if held else K_DEFAULT, history)
+            self._sessions[session] = Session(
+                backbone, comparison, held.k if held else K_DEFAULT, history, next(self._versions)
+            )
             self._sessions.move_to_end(session)
             total = sum(one.nbytes for one in self._sessions.values())
             while len(self._sessions) > SESSIONS or (total > ALL_SESSIONS_BYTES and len(self._sessions) > 1):
@@ -354,6 +364,5 @@ def load_downloaded(id: str, device: str = "auto", source: str | None = None) ->
 
 
 def _fits(preset: Preset, quantization: Quantization) -> bool:
-    return all(
-        preset.settings.get(name, value) == value for name, value in vars(quantization).items() if name != "bits"
-    )
+    """Whether a preset was made for this way of quantizing; what it does not say is as usual."""
+    return replace(Quantization(quantization.bits), **preset.settings) == quantization

@@ -4,7 +4,6 @@ import errno
 import functools
 import inspect
 import logging
-import time
 from collections.abc import Callable
 from html import escape
 from typing import Any, NoReturn
@@ -20,13 +19,12 @@ from qsched.studies import StorageError
 
 SPOKEN = BackboneError | PresetError | PublishError | SearchError | StorageError
 """Errors whose text is one sentence for the user."""
-REPEAT_S = 2.0
 log = logging.getLogger("qsched.ui")
 
 
-def toast(sentence: str) -> NoReturn:
-    """Stop this event with a sentence; nothing on the page changes."""
-    raise gr.Error(escape(sentence), print_exception=False, duration=8)
+def toast(sentence: str, page: bool = True) -> NoReturn:
+    """Stop this event with a sentence; nothing on the page changes. page: it is shown as HTML there, and not to a script."""
+    raise gr.Error(escape(sentence) if page else sentence, print_exception=False, duration=8)
 
 
 def sentence_for(error: BaseException) -> str:
@@ -47,30 +45,8 @@ def explained(error: Exception, where: str) -> str:
     return sentence_for(error)
 
 
-def told_once(function: Callable) -> Callable:
-    """A handler made by `spoken` that does not repeat itself to the same page: gradio calls it twice for one click on an
-    option of a dropdown."""
-    last: dict[str | None, tuple[str, float]] = {}
-
-    @functools.wraps(function)
-    def handler(request: gr.Request, *args: Any) -> Any:
-        try:
-            return function(request, *args)
-        except gr.Error as error:
-            now = time.monotonic()
-            for page in [page for page, (_, at) in last.items() if now - at > REPEAT_S]:
-                del last[page]
-            repeated = last.get(request.session_hash, ("",))[0] == error.message
-            last[request.session_hash] = error.message, now
-            if repeated:
-                return gr.skip()
-            raise
-
-    return handler
-
-
-def spoken(function: Callable) -> Callable:
-    """An event handler, or one that yields, whose exceptions become toasts."""
+def spoken(function: Callable, page: bool = True) -> Callable:
+    """An event handler, or one that yields, whose exceptions become toasts; page: as for `toast`."""
 
     if inspect.isgeneratorfunction(function):
 
@@ -81,7 +57,7 @@ def spoken(function: Callable) -> Callable:
             except gr.Error:
                 raise
             except Exception as error:
-                toast(explained(error, function.__name__))
+                toast(explained(error, function.__name__), page)
 
         return stream
 
@@ -92,6 +68,6 @@ def spoken(function: Callable) -> Callable:
         except gr.Error:
             raise
         except Exception as error:
-            toast(explained(error, function.__name__))
+            toast(explained(error, function.__name__), page)
 
     return handler

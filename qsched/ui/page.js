@@ -117,18 +117,22 @@ window.qsched = (() => {
     setTimeout(() => (button.textContent = name), 1600);
   };
 
-  const share = async (backbone, bits, prompt, seed, steps, shape, k, method, group, scale, scope, keep, source, decoder, ...sliders) => {
-    const half = sliders.length / 2;
-    const used = { constant: 1, ramp: 1, ends: 2, "per-step": steps }[shape];
-    const numbers = (from) => sliders.slice(from, from + used).join(",");
-    const query = new URLSearchParams({ backbone, bits, prompt, seed, steps, shape, c_x: numbers(0), c_eps: numbers(half), k });
-    // what only an expert changes stands in the link only where it was changed
-    const advanced = { method: [method, "plain"], group: [group, 0], scale: [scale, "token"], scope: [scope, "all"],
-      keep: [Number(keep), 1], source: [source.trim(), ""], decoder: [decoder, "full"] };
-    for (const [name, [value, usual]] of Object.entries(advanced)) if (value !== usual) query.set(name, value);
-    const url = `${location.origin}${location.pathname}?${query}`;
-    history.replaceState(null, "", url);
-    await copy(url, "#share", "In the address bar");
+  // Every answer says which state of the session it shows. The address is that of the newest; when an older answer comes
+  // after a newer one, the page asks for the newest again.
+  let newest = 0;
+  const arrived = () => {
+    const state = document.querySelector("#state [data-version]");
+    if (!state) return;
+    const version = Number(state.dataset.version);
+    if (version < newest && state.dataset.final === undefined) return document.querySelector("#sync")?.click();
+    newest = version;
+    history.replaceState(null, "", `${location.pathname}?${state.dataset.link}`);
+  };
+  new MutationObserver(arrived).observe(document.body ?? document.documentElement, { subtree: true, childList: true });
+
+  const share = async () => {
+    arrived();
+    await copy(location.href, "#share", "In the address bar");
   };
 
   document.addEventListener("load", (event) => event.target.closest?.("#wipe") && sync(), true); // it has no texts of its own

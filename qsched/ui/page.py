@@ -32,6 +32,7 @@ class Page(gr.Blocks):
     """Blocks that know how they want to be launched, and that answer a bad number with a sentence."""
 
     engine: Engine
+    compare: CompareTab
     search: SearchTab
     talk: bool = False
 
@@ -60,7 +61,9 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """As gradio's, but a number box that is empty or out of range gives one sentence; one that is still being typed is NaN."""
         strict = block_fn.api_name != "adjust"
-        checked = [_checked(block, value, strict) for block, value in zip(block_fn.inputs, inputs, strict=False)]
+        state = args[0] if args else kwargs.get("state")
+        blocks = [state[block._id] if state and block._id in state else block for block in block_fn.inputs]
+        checked = [_checked(block, value, strict) for block, value in zip(blocks, inputs, strict=False)]
         return await super().preprocess_data(block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs)
 
 
@@ -102,8 +105,10 @@ def build_app(
         wire(compare, demo, toggle)
         wire_search(search, demo, tabs, searching)
         demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
-        demo.search = search
-        gr.api(spoken(public_compare(engine)), api_name="compare", concurrency_id="device", concurrency_limit=1)
+        demo.compare, demo.search = compare, search
+        gr.api(
+            spoken(public_compare(engine), page=False), api_name="compare", concurrency_id="device", concurrency_limit=1
+        )
     return demo.queue(max_size=64)
 
 

@@ -14,7 +14,7 @@ from qsched.presets import Preset
 from qsched.saved_searches import SavedSearch
 from qsched.ui import search_fragments, search_inputs, search_view
 from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import SESSIONS, SOURCE, Engine, Session
+from qsched.ui.engine import SESSIONS, SOURCE, Engine
 from qsched.ui.errors import explained, toast
 from qsched.ui.search_results import build_results
 from qsched.ui.search_runner import Frame, Run, Runner
@@ -312,9 +312,9 @@ class SearchTab:
         backbone, options = shown.backbone, shown.options
         tiny = options.tiny_decoder and self.engine.backbone(backbone).has_tiny_decoder
         settings = Settings(old.prompt, old.seed, options.steps, options.quantization, tiny)
-        comparison = self.engine.compare(request.session_hash, backbone, settings, shown.coefficients)
+        self.engine.compare(request.session_hash, backbone, settings, shown.coefficients)
         self.visit(request.session_hash).taken_over = (backbone, settings.quantization, settings.steps, tiny)
-        now = Session(backbone, comparison, self.compare.k(request))
+        now = self.compare.held(request)
         return self.compare.everything(now, dark, left, right) | self.compare.settings_shown(backbone, settings)
 
     def preset(self, request: gr.Request) -> Preset:

@@ -13,11 +13,16 @@ from qsched.rivals import METHODS
 from qsched.stability import HIGHEST_K
 
 LOW, HIGH, STEP = 0.5, 1.5, 0.005
+"""What the sliders show; they widen for coefficients outside."""
+LEAST, MOST = 0.05, 5.0
+"""What page, links and API accept."""
+LARGEST_SEED = 2**31 - 1
 K_STEP = 0.1
 MOST_STEPS = max(max(spec.steps) for spec in SPECS.values())
 SHAPES = {"constant": "Constant", "ramp": "Ramp to 1", "ends": "Two ends", "per-step": "Per step"}
 MAIN_BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 DECODERS = ("full", "tiny")
+GROUPS = [("one scale per output channel", 0), ("groups of 32", 32), ("groups of 64", 64), ("groups of 128", 128)]
 OTHER_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (16, 8, 4) if f"w{w}a{a}" not in MAIN_BITS)
 
 
@@ -53,8 +58,7 @@ def coefficients_from(shape: str, c_x: Sequence[float], c_eps: Sequence[float], 
     used = {"constant": 1, "ramp": 1, "ends": 2, "per-step": steps}[shape]
     for name, values in (("c_x", c_x), ("c_eps", c_eps)):
         for value in values[:used]:
-            if isinstance(value, bool) or not isinstance(value, int | float) or not LOW <= value <= HIGH:
-                raise ValueError(f"{name} must be a number from {LOW} to {HIGH}.")
+            _check(name, value)
     if shape == "constant" or (shape == "per-step" and steps == 1):
         return Coefficients.constant(c_x[0], c_eps[0])
     if shape == "ramp":
@@ -64,6 +68,23 @@ def coefficients_from(shape: str, c_x: Sequence[float], c_eps: Sequence[float], 
     return Coefficients.per_step(c_x[:steps], c_eps[:steps])
 
 
+def in_range(coefficients: Coefficients) -> Coefficients:
+    """The coefficients, if page, links and API accept them.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    for name, value in coefficients.to_dict().items():
+        for number in value if isinstance(value, list) else [value]:
+            _check(name, number)
+    return coefficients
+
+
+def _check(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not LEAST <= value <= MOST:
+        raise ValueError(f"{name} must be a number from {LEAST} to {MOST}, not {value}.")
+
+
 def sliders_from(coefficients: Coefficients, steps: int, shape: str) -> tuple[list[float], list[float]]:
     """Coefficients to the MOST_STEPS sliders of c_x and c_eps that stand for them in this shape (the nearest, if they do not fit it)."""
     rows = []
@@ -71,7 +92,7 @@ def sliders_from(coefficients: Coefficients, steps: int, shape: str) -> tuple[li
         values, ends = [round(float(value), 4) for value in row], getattr(coefficients, name)
         if shape == "ends":
             values = [values[0], round(ends[-1], 4) if isinstance(ends, tuple) else values[-1]]
-        rows.append([min(max(v, LOW), HIGH) for v in values] + [1.0] * (MOST_STEPS - len(values)))
+        rows.append(values + [1.0] * (MOST_STEPS - len(values)))
     return rows[0], rows[1]
 
 
@@ -120,10 +141,10 @@ class Link:
         )  # fmt: skip
 
 
-def read_link(query: Mapping[str, str], sources: bool = True) -> Link:
+def read_link(query: Mapping[str, str], default: str = next(iter(SPECS)), *, sources: bool = True) -> Link:
     """Query parameters to a Link; whatever is not understood is left out and named in `notes`.
 
-    sources: whether the link may say where the backbone comes from.
+    default: id of the backbone where the link names none. sources: whether it may say where the backbone comes from.
     """
     found, notes = {}, []
     for name, read in _READERS.items():
@@ -138,7 +159,7 @@ def read_link(query: Mapping[str, str], sources: bool = True) -> Link:
             found[name] = read(query[name])
         except (ValueError, KeyError, BackboneError):
             notes.append(f"The link's {name} was not understood and is ignored.")
-    spec = SPECS.get(found.get("backbone", ""), next(iter(SPECS.values())))
+    spec = SPECS[found.get("backbone", default)]
     if "steps" in found and found["steps"] not in spec.steps:
         notes.append(f"{spec.title} does not run in {found.pop('steps')} steps: the link's step count is ignored.")
     return Link(**found, notes=tuple(notes))
@@ -152,7 +173,7 @@ def _known(value: str, choices: Sequence[str]) -> str:
 
 def _numbers(text: str) -> tuple[float, ...]:
     values = tuple(float(part) for part in text.split(","))
-    if not all(LOW <= value <= HIGH for value in values) or len(values) > MOST_STEPS:
+    if not all(LEAST <= value <= MOST for value in values) or len(values) > MOST_STEPS:
         raise ValueError(text)
     return values
 
@@ -168,14 +189,30 @@ def k_from(value: float) -> float:
     return round(float(value), 4)
 
 
-def _seed(text: str) -> int:
-    if not 0 <= int(text) < 2**31:
-        raise ValueError(text)
-    return int(text)
+def whole(name: str, value: object, low: int, high: int) -> int:
+    """A whole number, as 4 or 4.0.
+
+    Raises:
+        ValueError: one sentence, if it is none from low to high.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or value != value // 1 or not low <= value <= high:
+        given = "left empty" if value is None else str(value)
+        raise ValueError(f"The {name} must be a whole number from {low} to {high}, not {given}.")
+    return int(value)
+
+
+def seed_from(value: object) -> int:
+    """The seed in a number box.
+
+    Raises:
+        ValueError: one sentence, if it is empty, broken or out of range.
+    """
+    return whole("seed", value, 0, LARGEST_SEED)
 
 
 def _group(text: str) -> int:
-    if not 1 <= int(text) <= 2**16:
+    if int(text) not in dict(GROUPS).values():
         raise ValueError(text)
     return int(text)
 
@@ -192,7 +229,7 @@ _READERS = {
     "backbone": lambda text: _known(text, list(SPECS)),
     "bits": lambda text: str(BitWidth.parse(text)),
     "prompt": lambda text: text[:2000],
-    "seed": _seed,
+    "seed": lambda text: seed_from(int(text)),
     "steps": int,
     "shape": lambda text: _known(text, list(SHAPES)),
     "c_x": _numbers,
@@ -211,5 +248,10 @@ _READERS = {
 def quantization_from(
     bits: str, group_size: int | None, activation_scale: str, scope: str, keep: bool, method: str = "plain"
 ) -> Quantization:
-    """The advanced settings as one value; group size 0 or None is one scale per output channel."""
-    return Quantization(bits, int(group_size) if group_size else None, activation_scale, scope, bool(keep), method)
+    """The advanced settings as one value; group size 0 or None is one scale per output channel.
+
+    Raises:
+        ValueError: one sentence, if the group size is no whole number.
+    """
+    size = whole("group size", group_size or 0, 0, 2**16)
+    return Quantization(bits, size or None, activation_scale, scope, bool(keep), method)

@@ -6,7 +6,7 @@ import gradio as gr
 
 from qsched.ui import downloads, links
 from qsched.ui.compare_tab import CompareTab
-from qsched.ui.errors import spoken, told_once
+from qsched.ui.errors import spoken
 
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 QUIET = HIDDEN | {"trigger_mode": "always_last"}
@@ -26,10 +26,11 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     c, r = tab.controls, tab.results
     pair = [r.left, r.right]
     third, shown, chosen = tab.third, tab.shown, tab.chosen
-    everything = [*c.settings, c.shape, tab.dark, *pair, *c.sliders]
+    pair_and_dark = {tab.dark, *pair}
+    given = {*c.settings, c.shape, *pair_and_dark, *c.sliders}
     make = {
-        "fn": told_once(spoken(tab.generate)),
-        "inputs": everything,
+        "fn": spoken(tab.generate),
+        "inputs": given,
         "outputs": shown + chosen,
         "js": links.BUSY,
         **QUIET,
@@ -45,11 +46,17 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **DEVICE,
     )
     demo.unload(tab.forget)
-    settled = [c.bits, c.steps, c.group_size, c.activation_scale, c.scope, c.keep, c.method, c.decoder]
-    asked = [c.generate.click, c.prompt.submit, c.seed.submit, *(widget.input for widget in settled)]
+    asked = [c.generate.click, c.prompt.submit, c.seed.submit]
     settle(gr.on(asked, api_name="generate", **make), "")
-    choose = make | {"fn": told_once(spoken(tab.choose)), "outputs": [*shown, *chosen, *tab.standing]}
-    settle(c.backbone.input(api_name="choose", **choose), "_choose")
+    lists = [c.backbone, c.bits, c.steps, c.group_size, c.method]  # `input` fires twice for one pick with the mouse
+    switches = [c.activation_scale, c.scope, c.keep, c.decoder]
+    picks = [*(widget.change for widget in lists), *(widget.input for widget in switches)]
+    pick = make | {"fn": spoken(tab.picked), "outputs": [*shown, *chosen, *tab.standing]}
+    picked = gr.on(picks, api_name="pick", **pick)
+    settle(picked, "_pick")
+    picked.failure(spoken(tab.restore), None, chosen, api_name="restore", **HIDDEN)
+    c.sync.click(spoken(tab.sync), [tab.dark, *pair], shown, api_name="sync", **QUIET)
+    c.search.click(None, None, None, js=links.TO_SEARCH, api_name="to_search", **HIDDEN)
     arrival = {"outputs": tab.standing, "inputs": [c.backbone, c.source]}
     gr.on(
         [c.source.submit, c.use_source.click],
@@ -69,15 +76,17 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     gr.on(
         moves,
         tab.follow,
-        [c.shape, c.drafts, *c.sliders],
-        [*r.qsched, c.hint],
+        {c.shape, c.drafts, *c.sliders},
+        [*r.qsched, c.hint, c.state],
         api_name="adjust",
         queue=bool(os.environ.get("SPACES_ZERO_GPU")),  # there a device is lent through the queue alone
         **QUIET,
         **DEVICE,
     )
-    c.refine.click(tab.adjust, [c.shape, *c.sliders], [*r.qsched, c.hint], api_name="refine", **QUIET, **DEVICE)
-    c.hint.change(tab.complain, c.sliders, None, api_name="complain", **QUIET)
+    c.refine.click(
+        tab.adjust, {c.shape, *c.sliders}, [*r.qsched, c.hint, c.state], api_name="refine", **QUIET, **DEVICE
+    )
+    c.hint.change(tab.complain, set(c.sliders), None, api_name="complain", **QUIET)
     c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE)
     c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE)
     c.reset.click(spoken(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE)
@@ -96,7 +105,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         [r.k.input, r.k.release],
         spoken(tab.weigh),
         [r.k, tab.dark],
-        [r.scores, r.definition, *r.map, c.best],
+        [r.scores, r.definition, c.state, *r.map, c.best],
         api_name="weigh",
         **QUIET,
     )
@@ -115,9 +124,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         api_name="mark",
         **HIDDEN,
     )
-    linked = [c.backbone, c.bits, c.prompt, c.seed, c.steps, c.shape, r.k]
-    linked += [c.method, c.group_size, c.activation_scale, c.scope, c.keep, c.source, c.decoder, *c.sliders]
-    c.share.click(None, linked, None, js=links.COPY, api_name="share", **HIDDEN)
+    c.share.click(None, None, None, js=links.COPY, api_name="share", **HIDDEN)
     for button, file, write, name in (
         (r.save_images, r.images_file, downloads.images_file, "download_images"),
         (r.save_record, r.record_file, downloads.record_file, "download_record"),

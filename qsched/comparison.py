@@ -1,7 +1,8 @@
 """What one session looks at: the same prompt, seed and noise at full precision, quantized with the plain scheduler, and quantized with Q-Sched.
 
 `compare` computes each column once; `rescale` moves the coefficients and costs the remaining steps - 1 denoiser calls, a decode and a score, nothing else.
-A Comparison is plain CPU data without any model in it, so it can be pickled, kept per browser session and sent between processes.
+A Comparison is plain CPU data without any model in it, and holds three images, however many were made before: it can be
+pickled, kept per browser session and sent between processes.
 """
 
 import time
@@ -23,7 +24,6 @@ from qsched.scoring.weights import ScorerError
 
 FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
 PROMPT_LIMIT = 2000
-REMEMBERED = 64
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class Column:
     first_run: bool = False
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of the image in memory."""
+        return self.image.width * self.image.height * len(self.image.getbands())
+
+    @property
     def scored(self) -> bool:
         """Whether a scorer has seen this picture."""
         return self.alignment is not None and self.quality is not None
@@ -110,13 +115,22 @@ class Comparison:
     reference: Tensor = field(repr=False)
     first: Tensor = field(repr=False)
     first_s: float = field(repr=False)
-    seen: dict[Coefficients, Column] = field(default_factory=dict, repr=False)
     quality_name: str = QUALITY
 
     @property
     def columns(self) -> tuple[Column, Column, Column]:
         """Full precision, naive, Q-Sched."""
         return self.full_precision, self.naive, self.qsched
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images and tensors."""
+        tensors = (
+            self.condition.embeds, self.condition.pooled, self.noise.start, *self.noise.states, self.reference, self.first
+        )  # fmt: skip
+        return sum(column.nbytes for column in self.columns) + sum(
+            tensor.untyped_storage().nbytes() for tensor in tensors
+        )
 
 
 def compare(
@@ -154,7 +168,7 @@ def compare(
             previous.full_precision,
         )
     else:
-        condition = backbone.encode([settings.prompt]).to("cpu")
+        condition = backbone.encode([settings.prompt]).select([0]).to("cpu")  # a copy: not a view into a batch
         noise = draw_noise(backbone.latent_shape, settings.seed, [0])
         notes = (
             ("The prompt is longer than the text encoder reads: its end was ignored.",)
@@ -189,7 +203,7 @@ def compare(
         condition,
         noise,
         reference,
-        first.cpu(),
+        first.cpu().clone(),
         first_s,
         quality_name=quality_name(judge),
     )
@@ -197,7 +211,7 @@ def compare(
 
 
 def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Comparison:
-    """The comparison with other coefficients: at most steps - 1 denoiser calls, none for a position seen before or for c_x = c_eps = 1.
+    """The comparison with other coefficients: at most steps - 1 denoiser calls, none for its own or for c_x = c_eps = 1.
 
     Raises:
         ValueError: coefficients that do not fit the step count.
@@ -205,8 +219,11 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
     settings = comparison.settings
     coefficients.expand(settings.steps)
     backbone.use(settings.steps)
-    column = replace(comparison.naive, name=QSCHED) if coefficients.is_identity else comparison.seen.get(coefficients)
-    if column is None:
+    if coefficients == comparison.coefficients:
+        return comparison
+    if coefficients.is_identity:
+        column = replace(comparison.naive, name=QSCHED)
+    else:
         quantized = backbone.quantized(settings.quantization)
         first_run = backbone.first_run(quantized.module, settings.tiny_decoder)
         images, rest_s = _continue(
@@ -229,22 +246,19 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
             comparison.first_s + rest_s,
             first_run or comparison.naive.first_run,  # the first prediction is from there
         )
-        if len(comparison.seen) >= REMEMBERED:
-            comparison.seen.pop(next(iter(comparison.seen)))
-        comparison.seen[coefficients] = column
     return replace(comparison, coefficients=coefficients, qsched=column)
 
 
 def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Image.Image | None:
     """The Q-Sched picture as the small decoder draws it, without scores, for a hand that is still moving; None where
-    `rescale` costs no more: the small decoder draws anyway, there is none, or the picture is known.
+    `rescale` costs no more: the small decoder draws anyway, there is none, or the image is the comparison's own.
 
     Raises:
         ValueError: coefficients that do not fit the step count.
     """
     settings = comparison.settings
     coefficients.expand(settings.steps)
-    known = coefficients.is_identity or coefficients in comparison.seen
+    known = coefficients.is_identity or coefficients == comparison.coefficients
     if known or settings.tiny_decoder or not backbone.has_tiny_decoder:
         return None
     backbone.use(settings.steps)

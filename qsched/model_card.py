@@ -18,13 +18,12 @@ def base_model(preset: Preset) -> str | None:
     return source if re.fullmatch(r"[\w.-]+/[\w.-]+", source) else None
 
 
-def model_card(preset: Preset, twin: str, repo: str, usage: str) -> str:
+def model_card(preset: Preset, twin: str, usage: str) -> str:
     """A model card with the header that the Hub reads.
 
     Args:
         twin: name of the Q-Sched scheduler class.
-        repo: where it is going to be published, OWNER/NAME.
-        usage: the text of `export_scheduler`; its example is shown with the folder replaced by `repo`.
+        usage: the text of `export_scheduler`, of which the example is shown.
     """
     header = ModelCardData(
         license="apache-2.0",
@@ -47,7 +46,7 @@ def model_card(preset: Preset, twin: str, repo: str, usage: str) -> str:
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _facts(preset).items())]),
         *(["## On held-out prompts", held_out] if held_out else []),
         "## Use",
-        _example(usage, repo),
+        _example(usage),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -105,10 +104,9 @@ def _estimate(value: Any) -> str:
     return text + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if all(isinstance(b, int | float) for b in bounds) else "")
 
 
-def _example(usage: str, repo: str) -> str:
-    """The part of the exported text from "With the qsched package" on, loading from the Hub."""
+def _example(usage: str) -> str:
+    """The part of the exported text from "With the qsched package" on."""
     text = usage[max(usage.find("With the qsched package"), 0) :].strip()
-    text = re.sub(r"\.from_pretrained\([^)\n]*\)  # the path of this folder", f".from_pretrained({repo!r})", text)
     return text.replace("from this folder", "from this repository")
 
 

@@ -193,7 +193,7 @@ def load_preset(path: str | Path) -> Preset:
         PresetError: one sentence, if the file is missing, unreadable, not JSON, something else, or wrong in any field.
     """
     try:
-        data = json.loads(Path(path).read_text("utf-8"), parse_constant=_refuse)
+        data = json.loads(Path(path).read_text("utf-8-sig"), parse_constant=_refuse)
     except FileNotFoundError:
         raise PresetError(f"There is no preset at {path}.") from None
     except OSError as error:
@@ -278,7 +278,9 @@ def preset_name(bits: Any, steps: int, method: str = "plain") -> str:
     return f"{bits}-{steps}steps.json" if method == "plain" else f"{bits}-{method}-{steps}steps.json"
 
 
-def export_scheduler(preset: Preset, scheduler: Any, folder: str | Path, source: str | None = None) -> str:
+def export_scheduler(
+    preset: Preset, scheduler: Any, folder: str | Path, source: str | None = None, called: str | None = None
+) -> str:
     """Write a diffusers scheduler folder: scheduler_config.json with the coefficients, a copy of the one file that
     knows them (schedulers.py), and README.md with the text that is returned.
 
@@ -286,7 +288,8 @@ def export_scheduler(preset: Preset, scheduler: Any, folder: str | Path, source:
         preset: whose coefficients to use.
         scheduler: the backbone's diffusers scheduler, stock or Q-Sched.
         folder: is made if it does not exist.
-        source: folder or hub id of the pipeline, for the text; None leaves a placeholder.
+        source: folder or Hub id of the pipeline, for the text; None is the backbone's own.
+        called: path or Hub id that the text loads the scheduler from; None is `folder`.
     Returns:
         Markdown that shows how to load the folder, with the qsched package and without it.
     Raises:
@@ -295,7 +298,7 @@ def export_scheduler(preset: Preset, scheduler: Any, folder: str | Path, source:
     """
     twin = schedulers.with_coefficients(scheduler, **preset.coefficients.to_dict())
     folder = Path(folder)
-    text = usage(preset, type(twin).__name__, folder.resolve().name, source or f"PIPELINE-OF-{preset.backbone}")
+    text = usage(preset, type(twin).__name__, called or str(folder), source)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         twin.save_pretrained(folder)

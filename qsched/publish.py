@@ -19,7 +19,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from qsched import __version__
 from qsched.hub_session import LOGIN, Refused, Watch, as_refusal, endpoint, explain, is_offline, supervise
-from qsched.model_card import base_model, model_card
+from qsched.model_card import model_card
 from qsched.presets import Preset, export_scheduler
 from qsched.schedulers import with_coefficients
 
@@ -82,9 +82,9 @@ def card_and_scheduler(preset: Preset, scheduler: Any, repo: str) -> dict[str, b
     twin = type(with_coefficients(scheduler, **preset.coefficients.to_dict())).__name__
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "scheduler"
-        usage = export_scheduler(preset, scheduler, folder, base_model(preset))
+        usage = export_scheduler(preset, scheduler, folder, called=repo)
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return files | {"README.md": model_card(preset, twin, repo, usage).encode()}
+    return files | {"README.md": model_card(preset, twin, usage).encode()}
 
 
 def _check_name(repo: str) -> None:

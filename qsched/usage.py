@@ -1,35 +1,50 @@
-"""How a preset's coefficients are used outside this app, as Markdown."""
+"""How a preset's coefficients are used outside this app, as Markdown with code that runs as it stands."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from qsched.backbones.spec import SPECS
 
 if TYPE_CHECKING:
     from qsched.presets import Preset
 
+PROMPT = "a red fox in fresh snow, golden hour, photograph"
 
-def usage(preset: "Preset", twin: str, folder: str, source: str) -> str:
+
+def usage(preset: "Preset", twin: str, folder: str, source: str | None = None) -> str:
     """Markdown that shows how to use an exported scheduler folder, with the qsched package and without it.
 
     Args:
-        twin: name of the Q-Sched scheduler class. folder: name of the folder. source: folder or Hub id of the pipeline.
+        twin: name of the Q-Sched scheduler class. folder: path or Hub id of the scheduler. source: folder or Hub id of
+            the pipeline; None is the backbone's own.
     """
-    options = "".join(
-        f", {name}={preset.settings[name]!r}"
-        for name in ("group_size", "activation_scale", "scope")
-        if preset.settings.get(name) is not None
-    )
-    if preset.settings.get("keep_high_precision") is False:
-        options += ", keep=()"
-    part = "transformer" if "FlowMatch" in twin else "unet"
-    given = "from qsched.quantization import quantize", f"quantize(pipe.{part}, {preset.bits!r}{options})"
-    if preset.method != "plain":
-        settings = "".join(f", {name}={value!r}" for name, value in preset.settings.items() if value is not None)
-        made = f"load_backbone({preset.backbone!r}).quantized(Quantization({preset.bits!r}{settings}))"
-        given = "from qsched.backbones import Quantization, load_backbone", f"pipe.{part} = {made}.module"
-    use = f'image = pipe("...", num_inference_steps={preset.steps}).images[0]'
+    spec = SPECS.get(preset.backbone)
+    embedded = source is None and spec is not None and Path(spec.source).exists()
+    scheduler = f"{twin}.from_pretrained({folder!r})"
     chosen = ", ".join(f"{name} = {value}" for name, value in preset.coefficients.to_dict().items())
     origin = f"The coefficients were searched for the denoiser\nquantized to {preset.bits}"
     if preset.mark:
         origin = f"{preset.mark}\nThey are meant for the denoiser quantized to {preset.bits}"
+    if embedded:
+        code = _embedded(preset, twin, scheduler, spec.examples[0])
+        without = f"from schedulers import {twin}\n\nscheduler = {scheduler}"
+    else:
+        load, call = _pipeline(preset, source)
+        imports, quantized = _quantized(preset, twin)
+        code = f"""from diffusers import DiffusionPipeline
+{imports}
+from qsched.schedulers import {twin}
+
+{load}
+{quantized}  # the coefficients belong to the quantized denoiser: they hurt the unquantized one
+pipe.scheduler = {scheduler}
+{call}"""
+        without = f"""from diffusers import DiffusionPipeline
+from schedulers import {twin}
+
+{load}
+pipe.scheduler = {scheduler}
+{call}"""
     return f"""# Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps
 
 {chosen} (one number: every step; two: first and last step). {origin}; with another denoiser or step count they are only a start.
@@ -37,24 +52,68 @@ def usage(preset: "Preset", twin: str, folder: str, source: str) -> str:
 With the qsched package:
 
 ```python
-from diffusers import DiffusionPipeline
-{given[0]}
-from qsched.schedulers import {twin}
-
-pipe = DiffusionPipeline.from_pretrained({source!r})
-{given[1]}
-pipe.scheduler = {twin}.from_pretrained({folder!r})  # the path of this folder
-{use}
+{code}
 ```
 
-Without it (quantize as you like): copy schedulers.py from this folder next to your script.
+Without it (quantize the denoiser to {preset.bits} with a tool of yours first): copy schedulers.py from this folder next to your script.
 
 ```python
-from diffusers import DiffusionPipeline
-from schedulers import {twin}
-
-pipe = DiffusionPipeline.from_pretrained({source!r})
-pipe.scheduler = {twin}.from_pretrained({folder!r})  # the path of this folder
-{use}
+{without}
 ```
+
+A pipeline that is saved with this scheduler (`pipe.save_pretrained("my-pipeline")`, before quantizing) carries schedulers.py in
+its folder scheduler/ and loads in any process by `DiffusionPipeline.from_pretrained("my-pipeline", trust_remote_code=True)`.
 """
+
+
+def _embedded(preset: "Preset", twin: str, scheduler: str, prompt: str) -> str:
+    """The embedded model is no diffusers pipeline: the package samples it."""
+    return f"""from torchvision.transforms.functional import to_pil_image
+from qsched import load_backbone
+from qsched.backbones import Quantization
+from qsched.coefficients import Coefficients
+from qsched.sampling import draw_noise, sample
+from qsched.schedulers import {twin}
+
+backbone = load_backbone({preset.backbone!r})
+config = {scheduler}.config
+denoiser = backbone.quantized({_settings(preset)}).module
+condition, noise = backbone.encode([{prompt!r}]), draw_noise(backbone.latent_shape, 0, [0])
+latents = sample(backbone, condition, noise, {preset.steps}, Coefficients(config.c_x, config.c_eps), denoiser)
+image = to_pil_image(backbone.decode(latents)[0])"""
+
+
+def _pipeline(preset: "Preset", source: str | None) -> tuple[str, str]:
+    """The lines that load the pipeline, and the one that calls it."""
+    spec = SPECS.get(preset.backbone)
+    load = f"pipe = DiffusionPipeline.from_pretrained({source or (spec and spec.source) or 'OWNER/NAME'!r})"
+    if spec is not None and spec.lora is not None:
+        folder, _, name = spec.lora_file(preset.steps).rpartition("/")
+        where = f"{spec.lora.repo!r}, subfolder={folder!r}, weight_name={name!r}"
+        load += f"\npipe.load_lora_weights({where})\npipe.fuse_lora()\npipe.unload_lora_weights()"
+    options = ""
+    if spec is not None:
+        options = f", guidance_scale={spec.guidance or 0.0}"
+        options += ", max_sequence_length=256" if spec.family == "flux" else ""
+    return load, f"image = pipe({PROMPT!r}, num_inference_steps={preset.steps}{options}).images[0]"
+
+
+def _quantized(preset: "Preset", twin: str) -> tuple[str, str]:
+    """The import that quantizes the pipeline's denoiser, and the line that does."""
+    part = "transformer" if "FlowMatch" in twin else "unet"
+    if preset.method != "plain":
+        made = f"load_backbone({preset.backbone!r}).quantized({_settings(preset)}).module"
+        return "from qsched.backbones import Quantization, load_backbone", f"pipe.{part} = {made}"
+    options = "".join(
+        f", {name}={preset.settings[name]!r}"
+        for name in ("group_size", "activation_scale", "scope")
+        if preset.settings.get(name) is not None
+    )
+    if preset.settings.get("keep_high_precision") is False:
+        options += ", keep=()"
+    return "from qsched.quantization import quantize", f"quantize(pipe.{part}, {preset.bits!r}{options})"
+
+
+def _settings(preset: "Preset") -> str:
+    given = "".join(f", {name}={value!r}" for name, value in preset.settings.items() if value is not None)
+    return f"Quantization({preset.bits!r}{given})"

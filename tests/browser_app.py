@@ -141,9 +141,14 @@ class Visitor:
         return route.abort()
 
     @property
+    def held(self):
+        """The server's session of this tab."""
+        return self.engine.session(self.session)
+
+    @property
     def comparison(self):
         """What the server holds for this tab."""
-        return self.engine.session(self.session).comparison
+        return self.held.comparison
 
     def until(self, check, message="nothing"):
         """Wait for a true value."""

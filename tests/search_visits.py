@@ -20,9 +20,14 @@ def settings(**changes):
     return list((USUAL | changes).values())
 
 
-def visitor(name="a", host="127.0.0.1:7860", client="127.0.0.1", **headers):
+def visitor(name="a", host="127.0.0.1:7860", client="127.0.0.1", page=None, **headers):
+    """A request as gradio gives it to a handler, by default of somebody at the machine. page: its share and root_path."""
+    page = page or SimpleNamespace(share=False, root_path="")
     headers = {"host": host} | {key.replace("_", "-"): value for key, value in headers.items()}
-    return SimpleNamespace(session_hash=name, headers=headers, client=SimpleNamespace(host=client), query_params={})
+    return SimpleNamespace(
+        session_hash=name, headers=headers, client=SimpleNamespace(host=client), query_params={},
+        app=SimpleNamespace(get_blocks=lambda: page),
+    )  # fmt: skip
 
 
 def click(x, y):

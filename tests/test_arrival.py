@@ -1,12 +1,12 @@
 """Backbones from other sources, and those that have to be downloaded first: sentences, progress, the page."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from browser_app import tiny_backbone
 from fake_hub import connected
+from search_visits import visitor
 from tiny_models import FakeScorer, folder_of, tiny_vae_of
 from tiny_scorers import serve_scorers
 
@@ -21,7 +21,7 @@ from qsched.ui.fragments import search_command
 
 REPO = "me/turbo"
 TURBO = SPECS["sdxl-turbo"]
-VISITOR = SimpleNamespace(session_hash="a", query_params={})
+VISITOR = visitor()
 
 
 def files_of(folder):
@@ -151,9 +151,3 @@ def test_the_source_of_the_command_line_is_the_default_backbones():
     engine = Engine("sdxl-turbo", folder, "cpu")
     assert engine.spec("sdxl-turbo").source == folder and engine.spec("emoji-lcm") is SPECS["emoji-lcm"]
     assert engine.backbone("sdxl-turbo").spec.source == folder
-
-
-def test_on_a_space_visitors_choose_no_source(monkeypatch):
-    monkeypatch.setattr("qsched.ui.compare_tab.SOURCES", False)
-    with pytest.raises(ValueError, match="On a Space"):
-        tab_of(Engine(load=tiny_backbone)).name(VISITOR, "sdxl-turbo", "x/y")

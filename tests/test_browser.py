@@ -53,11 +53,11 @@ def test_the_last_position_of_a_drag_wins(visit):
 
 def test_a_drag_costs_steps_minus_one_calls_per_position_and_a_known_one_none(visit):
     visitor = visit()
-    before, known = calls(visitor), len(visitor.comparison.seen)
+    before, known = calls(visitor), len(visitor.held.history)
     full, naive = visitor.comparison.full_precision, visitor.comparison.naive
     visitor.drag("c_x", 0.8, 0.3)
     visitor.stands_at(visitor.number("c_x"), BEST[1])
-    positions = len(visitor.comparison.seen) - known
+    positions = len(visitor.held.history) - known
     assert positions >= 1 and calls(visitor) - before == positions * (STEPS - 1)
     assert visitor.comparison.full_precision is full and visitor.comparison.naive is naive
 

@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
+from browser_app import NEEDS_BROWSER, Visitor, serving, tiny_backbone, write_preset
 from fake_hub import connected
 from tiny_models import folder_of, tiny_vae_of
 from tiny_scorers import serve_scorers, write_scorers
 
 from qsched.backbones import SPECS
 from qsched.backbones.arrival import arriving, missing
+from qsched.rivals import METHODS
 from qsched.ui.engine import load_downloaded
 
 pytestmark = NEEDS_BROWSER
@@ -162,11 +163,6 @@ def test_methods_and_decoders_are_chosen_and_shared_by_link(visit, here):
     assert "torchao quantizes to w8a8 and w4a8" in visitor.toast()
     page.wait_for_timeout(300)
     assert page.get_by_text("torchao quantizes to").count() == 1, "said once"
-    page.locator("#method input").click()
-    grey = page.get_by_role("option", name="Nunchaku")
-    assert grey.evaluate("option => getComputedStyle(option).pointerEvents") == "none"
-    assert "Nunchaku's kernels" in page.locator("#advanced").inner_text()
-    page.keyboard.press("Escape")
     choose(visitor, "bits", "W8A8")
     looks_at(visitor, LCM, method="torchao", bits="w8a8")
     visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
@@ -176,6 +172,20 @@ def test_methods_and_decoders_are_chosen_and_shared_by_link(visit, here):
     assert "keep=0" in link and "decoder" not in link and "scope" not in link
     other = visit(query=link[link.index("?") :])
     assert other.comparison.settings == visitor.comparison.settings
+
+
+def test_a_method_that_cannot_run_is_greyed_out_and_says_why(browser, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "images"))  # this app takes its images with it when it ends
+    monkeypatch.setitem(METHODS, "torchao", replace(METHODS["torchao"], unavailable=lambda: "torchao is not there."))
+    write_preset(tmp_path)
+    with serving(tmp_path) as app:
+        visitor = Visitor(browser, *app)
+        advanced(visitor)
+        visitor.page.locator("#method input").click()
+        grey = visitor.page.get_by_role("option", name="torchao")
+        assert grey.evaluate("option => getComputedStyle(option).pointerEvents") == "none"
+        assert "torchao is not there." in visitor.page.locator("#advanced").inner_text()
+        visitor.close()
 
 
 def test_mixdq_is_chosen(visit):

@@ -110,7 +110,7 @@ def test_a_preset_of_another_revision_is_one_line_unless_it_is_wanted(line, pres
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("a.yaml", "aliases"),
+        ("a.yaml", "6 levels deep"),
         ("b.json", "not JSON"),
         ("nowhere.yaml", "no prompt file at"),
         ("0", f"1 to {len(builtin_prompts('emoji', 'held-out'))}"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from embedded_model import embedded
-from tiny_models import PROMPTS, REAL, tiny
+from tiny_models import PROMPTS, REAL, fresh
 
 from qsched.backbones import Quantization
 from qsched.closed_form import CORRECTIONS, Moments, fit
@@ -21,7 +21,7 @@ def distorted(monkeypatch):
     """A backbone whose prediction with the denoiser QUANTIZED is (E - Q x) / P."""
 
     def of(id):
-        backbone = tiny(id)
+        backbone = fresh(id)
         predict = backbone.predict
 
         def distorting(latents, timestep, condition, denoiser=None):

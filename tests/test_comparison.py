@@ -15,7 +15,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
-from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, REMEMBERED, Settings, compare, rescale
+from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare, rescale
 from qsched.records import record
 from qsched.sampling import draw_noise, sample
 from qsched.scoring import jaq
@@ -72,9 +72,9 @@ def test_a_drag_costs_the_remaining_steps_and_leaves_the_other_columns_alone(com
     assert moved.coefficients == Coefficients.constant(0.93, 1.04) and moved.qsched.image != comparison.qsched.image
 
 
-def test_a_position_seen_before_costs_nothing(comparison):
+def test_where_it_is_already_costs_nothing(comparison):
     with counted(embedded()) as count:
-        back = rescale(embedded(), rescale(embedded(), comparison, Coefficients.identity()), CHOSEN)
+        back = rescale(embedded(), comparison, CHOSEN)
         same = compare(embedded(), SETTINGS, CHOSEN, previous=back)
     assert count.calls == 0
     assert back.qsched is comparison.qsched and same.qsched is comparison.qsched
@@ -136,12 +136,12 @@ def numbers(column) -> tuple:
     return column.image.tobytes(), column.alignment, column.quality, column.ssim, column.psnr, column.badges
 
 
-def test_memory_is_bounded():
-    settings = Settings("fox", steps=1)
-    comparison = compare(embedded(), settings, Coefficients.identity())
-    for i in range(REMEMBERED + 5):
+def test_it_knows_its_size_and_does_not_grow():
+    comparison = compare(embedded(), Settings("fox", steps=1), Coefficients.identity())
+    before = comparison.nbytes
+    for i in range(5):
         comparison = rescale(embedded(), comparison, Coefficients.constant(1.001 + i / 1000, 1.0))
-    assert len(comparison.seen) == REMEMBERED
+    assert comparison.nbytes == before == pytest.approx(len(pickle.dumps(comparison)), rel=0.1)
 
 
 def test_the_record_reproduces_the_comparison(comparison):

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 
+import diffusers
 import numpy as np
 import pytest
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
+from qsched.backbones import SPECS
 from qsched.coefficients import Coefficients
 from qsched.presets import (
     PRESETS,
@@ -235,6 +237,12 @@ def test_a_corrupt_or_foreign_file_gets_one_clear_sentence(tmp_path, text, says)
     assert str(path) in message and message.endswith(".") and "\n" not in message and len(message) < 400
 
 
+def test_a_byte_order_mark_is_accepted(tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(preset().to_dict()), encoding="utf-8-sig")
+    assert load_preset(path).coefficients == preset().coefficients
+
+
 def test_one_missing_field_is_named(tmp_path):
     for name in ("revision", "coefficients", "surface"):
         data = preset().to_dict()
@@ -292,10 +300,40 @@ def test_the_exported_folder_is_a_scheduler_with_these_coefficients(tmp_path):
     assert "quantize(pipe.unet, 'w4a8', group_size=64, scope='all')" in text and "'some/model'" in text
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         compile(block, "snippet", "exec")
-    flow = export_scheduler(
-        preset(settings={"keep_high_precision": False}), FlowMatchEulerDiscreteScheduler(), tmp_path / "flow"
-    )
+    whole = preset(settings={"keep_high_precision": False})
+    flow = export_scheduler(whole, FlowMatchEulerDiscreteScheduler(), tmp_path / "flow", source="some/flow")
     assert "quantize(pipe.transformer, 'w4a8', keep=())" in flow
+
+
+def python(text):
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_the_snippet_of_the_embedded_model_runs_as_written(tmp_path):
+    found = find_preset("emoji-lcm", "w4a8", 2)
+    folder = tmp_path / "taken away"
+    text = export_scheduler(found, LCMScheduler.from_pretrained("assets/emoji-lcm/scheduler"), folder)
+    space = {}
+    exec(python(text)[0], space)
+    assert space["image"].size == (64, 64) and space["image"].getextrema() != ((0, 0), (0, 0), (0, 0))
+    assert list(space["config"].c_x) == found.coefficients.to_dict()["c_x"]
+    assert str(folder) in text
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS.values() if spec.pipeline], ids=lambda spec: spec.id)
+def test_the_snippet_loads_the_backbones_real_model_and_quantizes_it(spec, tmp_path):
+    scheduler = getattr(diffusers, spec.scheduler)()
+    text = export_scheduler(preset(backbone=spec.id, steps=spec.default_steps), scheduler, tmp_path / "out")
+    code, without = python(text)
+    for block in (code, without):
+        compile(block, "snippet", "exec")
+        assert f"from_pretrained({spec.source!r})" in block and str(tmp_path / "out") in block
+    assert ("quantize(pipe.transformer, 'w4a8'" if spec.family == "flux" else "quantize(pipe.unet, 'w4a8'") in code
+    assert "trust_remote_code=True" in text
+    if spec.lora:
+        folder, _, name = spec.lora_file(spec.default_steps).rpartition("/")
+        assert f"{spec.lora.repo!r}, subfolder={folder!r}, weight_name={name!r}" in code
+        assert code.index("fuse_lora()") < code.index("quantize(pipe")
 
 
 def test_the_exported_folder_works_without_the_package(tmp_path):

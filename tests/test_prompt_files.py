@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from qsched.prompt_files import LONGEST_TEXT, LONGEST_TREE, read_prompts
+from qsched.prompt_files import LONGEST_DATA, LONGEST_TEXT, read_prompts
 
 
 def read(folder, name: str, content: str | bytes) -> list[str]:
@@ -58,10 +58,10 @@ def test_a_file_of_the_size_of_sdci_is_read_whole(tmp_path):
         ("a.yaml", "[]", "holds no prompt"),
         ("a.yaml", "prompts: []", "holds no prompt"),
         ("a.yaml", b"\xff\xfe\xff", "not UTF-8"),
-        ("a.yaml", b"#" * (LONGEST_TREE + 1), "more than 16.0 MB"),
+        ("a.yaml", b"#" * (LONGEST_DATA + 1), "more than 16.0 MB"),
         ("a.yaml", "red fox\nblue cat\n", "start every prompt with a hyphen"),
-        ("a.yaml", "a: b: c", r"not YAML \(line 1\)"),
-        ("a.yaml", "a\0b", "not YAML"),
+        ("a.yaml", "a: b: c", r"not one plain YAML document \(line 1\)"),
+        ("a.yaml", "a\0b", "not one plain YAML document"),
         ("a.yaml", "- a\n---\n- b\n", "not one plain YAML document"),
         ("a.yaml", "- a\n- 1984\n", "1984 stands where a prompt should"),
         ("a.yaml", "model: x\nsteps: 4\n", "4 stands where a prompt should"),
@@ -74,11 +74,18 @@ def test_a_file_of_the_size_of_sdci_is_read_whole(tmp_path):
         ("a.yaml", "? [a]\n: b\n", "not one plain YAML document"),
         ("a.yaml", "[" * 10 + "]" * 10, "more than 6 levels"),
         ("a.json", "[" * 10 + "]" * 10, "more than 6 levels"),
-        ("a.yaml", "[" * 10**6, "more than 6 levels"),
-        ("a.yaml", "- " * 10**6, "more than 6 levels"),
+        ("a.yaml", "[" * 10**6, "not one plain YAML document"),
+        ("a.yaml", "- " * 10**6, "not one plain YAML document"),
         ("a.json", "[" * 10**6, "more than 6 levels"),
-        ("a.yaml", "&a [*a]", "aliases"),
-        ("a.yaml", "a: &a {x: y}\nb: {<<: *a}\n", "aliases"),
+        ("a.yaml", "&a [*a]", "more than 6 levels"),
+        ("a.csv", "", "no column prompt, text, caption or description"),
+        ("a.csv", "id,title\n1,a fox\n", "no column prompt, text, caption or description"),
+        ("a.tsv", "a red fox\na blue cat\n", "no column prompt, text, caption or description"),
+        ("a.csv", 'prompt\n"open\n', "not a table"),
+        ("a.csv", "prompt\n" + "x" * 200_000, "not a table"),
+        ("a.csv", "prompt\n\n", "holds no prompt"),
+        ("a.jsonl", '{"prompt": "a"}\n{"title": "b"}\n', "has no prompt or caption"),
+        ("a.jsonl", '{"prompt": "a"}\n{\n', "not JSON"),
         ("a.json", "{", "not JSON"),
         ("a.json", "[" + "9" * 5000 + "]", "not JSON"),
         ("a.json", "[NaN]", "nan stands where a prompt should"),
@@ -96,14 +103,38 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, monkeypatch, name, co
 
 
 def test_a_bomb_of_aliases_never_goes_off(tmp_path):
-    levels = "\n".join(f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 10)}]" for i in range(20))
-    with pytest.raises(ValueError, match="aliases"):
-        read(tmp_path, "bomb.yaml", f"a: &a [fox, fox]\n{levels}\n")
+    rows = "\n".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 2000)}]" for before, name in ("ab", "bc", "cd"))
+    with pytest.raises(ValueError, match="more than 1,000,000 values"):
+        read(tmp_path, "bomb.yaml", f"a: &a []\n{rows}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("parti.tsv", 'Prompt\tCategory\tNote\na fox, red\tanimals\t\na "big" cat\tanimals\tx\n'),
+        ("table.csv", '\ufeffid,CAPTION\r\n1,"a fox, red"\r\n2,"a ""big"" cat"\r\n'),
+        ("drawbench.csv", 'text,prompt\nnot this,"a fox, red"\nnor this,"a ""big"" cat"\n'),
+        ("lines.jsonl", '\ufeff{"Text": "a fox, red", "id": 1}\n\n{"Text": "a \\"big\\" cat"}\n'),
+        ("texts.jsonl", '"a fox, red"\n"a \\"big\\" cat"'),
+        ("described.json", '[{"description": "a fox, red"}, {"Description": "a \\"big\\" cat"}]'),
+        (
+            "captions_val2017.json",
+            '{"info": {"year": 2017}, "licenses": [{"id": 1}], "images": [{"id": 9, "file_name": "9.jpg"}], "annotations": '
+            '[{"image_id": 9, "id": 1, "caption": "a fox, red"}, {"image_id": 9, "id": 2, "caption": "a \\"big\\" cat"}]}',
+        ),
+    ],
+)
+def test_tables_json_lines_and_coco(tmp_path, name, content):
+    assert read(tmp_path, name, content) == ["a fox, red", 'a "big" cat']
 
 
 def test_without_libyaml_the_same_rules_hold(tmp_path, monkeypatch):
     monkeypatch.setattr("qsched.prompt_files.LOADER", yaml.SafeLoader)
     assert read(tmp_path, "a.yaml", "sa_1: a fox\n") == ["a fox"]
-    for content, message in (("&a [*a]", "aliases"), ("[" * 10**4, "levels"), ("!!python/name:os.x", "not one plain")):
+    for content, message in (
+        ("&a [*a]", "levels"),
+        ("[" * 10**4, "not one plain"),
+        ("!!python/name:os.x", "not one plain"),
+    ):
         with pytest.raises(ValueError, match=message):
             read(tmp_path, "a.yaml", content)

@@ -88,7 +88,7 @@ def test_a_dry_run_touches_no_network(hub, monkeypatch):
 
 def test_the_card_tells_all_that_matters(monkeypatch):
     preset = find_preset("emoji-lcm", "w4a8", 4)
-    header, text = header_and_text(model_card(preset, "QSchedLCMScheduler", REPO, "With the qsched package"))
+    header, text = header_and_text(model_card(preset, "QSchedLCMScheduler", "With the qsched package"))
     assert header["license"] == "apache-2.0" and header["library_name"] == "diffusers" and "base_model" not in header
     assert {"qsched", "quantization", "w4a8"} <= set(header["tags"])
     score = lambda row, metric: "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row[metric])
@@ -126,12 +126,12 @@ def test_the_card_of_a_model_on_the_hub(hub, monkeypatch):
     [{"naive": {"jaq": [1, 2]}}, {"columns": {"naive": 3}}, {"columns": {"naive": {"jaq": 3}}}, {"columns": []}],
 )
 def test_foreign_held_out_results_are_left_out(held_out):
-    assert "held-out" not in model_card(small(held_out=held_out), "X", REPO, "")
+    assert "held-out" not in model_card(small(held_out=held_out), "X", "")
 
 
 def test_estimates_without_an_interval_are_shown_without():
     held_out = {"columns": {"naive": {"jaq": {"mean": 1.0, "low": None, "high": None}}}, "prompts": ["a"], "seeds": [1]}
-    assert "| naive | 1.000 |" in model_card(small(held_out=held_out), "X", REPO, "")
+    assert "| naive | 1.000 |" in model_card(small(held_out=held_out), "X", "")
 
 
 # refusals

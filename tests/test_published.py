@@ -94,7 +94,7 @@ def test_export_takes_the_scheduler_of_another_source(line, tmp_path):
 
 
 def test_the_model_card_carries_the_mark():
-    card = model_card(load_preset(FILE), "QSchedEulerAncestralDiscreteScheduler", "me/x", "With the qsched package")
+    card = model_card(load_preset(FILE), "QSchedEulerAncestralDiscreteScheduler", "With the qsched package")
     assert f"> {MARK}" in card and "| published | arXiv 2509.01624 |" in card
     assert "calibration" not in card and "revision" not in card
 

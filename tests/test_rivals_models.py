@@ -1,4 +1,4 @@
-"""The rivals through the backbone: every command and the page on top of them; torchao; when Nunchaku's kernels are used."""
+"""The rivals through the backbone: every command and the page on top of them; torchao."""
 
 import copy
 import json
@@ -18,7 +18,7 @@ from qsched.evaluation import evaluate, quantization_of
 from qsched.presets import export_scheduler, find_preset, list_presets, preset_name, save_preset
 from qsched.quantization import stored_bytes
 from qsched.records import record
-from qsched.rivals import METHODS, make_quantized, nunchaku
+from qsched.rivals import METHODS
 from qsched.rivals import mixdq as mixdq_module
 from qsched.rivals.bos import BosLinear
 from qsched.rivals.calibration import observe
@@ -40,8 +40,8 @@ def test_svdquant_of_the_embedded_model(bits):
 
 
 def test_mixdq_of_the_embedded_model(monkeypatch):
-    backbone, asked, measured = embedded(), [], mixdq_module.layer_errors
-    monkeypatch.setattr(mixdq_module, "layer_errors", lambda *a: (asked.append(len(a[1])), measured(*a))[1])
+    backbone, asked, measured = embedded(), [], mixdq_module.LayerErrors
+    monkeypatch.setattr(mixdq_module, "LayerErrors", lambda *a: (asked.append(len(a[1])), measured(*a))[1])
     made, plain = (backbone.quantized(Quantization("w4a8", method=method)) for method in ("mixdq", "plain"))
     rows = [layer.row for layer in made.module.modules() if isinstance(layer, BosLinear)]
     assert len(rows) == 8, "to_k and to_v of four cross-attentions"
@@ -120,7 +120,11 @@ def test_a_search_a_preset_and_an_evaluation_keep_to_the_method(tmp_path):
     plain = evaluate(embedded(), replace(found, settings=found.settings | {"method": "plain"}), PROMPTS[1:2], seeds=1)
     assert result.estimate("naive", "ssim").mean > 3 * plain.estimate("naive", "ssim").mean
     snippet = export_scheduler(found, embedded().scheduler, tmp_path / "scheduler")
-    assert "load_backbone('emoji-lcm').quantized(Quantization('w4a4'" in snippet and "method='svdquant'" in snippet
+    assert (
+        "load_backbone('emoji-lcm')" in snippet
+        and ".quantized(Quantization('w4a4'" in snippet
+        and "method='svdquant'" in snippet
+    )
 
 
 def test_presets_without_a_method_are_plain_ones():
@@ -145,9 +149,7 @@ def test_generate_says_what_the_method_did(tmp_path, capsys, monkeypatch):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(
-        ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao, nunchaku\."
-    ):
+    with pytest.raises(ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao\."):
         embedded().quantized(Quantization(method="gptq"))
 
 
@@ -163,12 +165,10 @@ def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
     from qsched.ui.engine import Engine
 
     monkeypatch.setattr("qsched.rivals.torchao.importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     choices = values.method_choices()
     assert [name for _, name in choices] == list(METHODS)
-    assert [name for label, name in choices if "(not here)" in label] == ["torchao", "nunchaku"]
-    note = values.method_note()
-    assert "torchao is not installed" in note and "no CUDA device" in note
+    assert [name for label, name in choices if "(not here)" in label] == ["torchao"]
+    assert "torchao is not installed" in values.method_note()
     how = values.quantization_from("w4a4", 0, "token", "all", True, "svdquant")
     assert how == Quantization("w4a4", method="svdquant")
     engine = Engine(load=lambda *a, **k: embedded())
@@ -178,7 +178,7 @@ def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
     assert "--method svdquant" in missing and "w4a4-svdquant-4steps.json" in missing
 
 
-# --- torchao and Nunchaku ---------------------------------------------------------------------------------------------
+# --- torchao ----------------------------------------------------------------------------------------------------------
 
 
 def test_without_torchao_one_sentence(monkeypatch):
@@ -241,41 +241,3 @@ def test_what_torchao_does_not_have_is_one_sentence(options, message):
     with pytest.raises(ValueError, match=message):
         torchao_quantize(model, **options)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("cuda", "capability", "package", "trust", "message"),
-    [
-        (False, None, True, "true", "no CUDA device"),
-        (True, (9, 0), True, "true", "Hopper"),
-        (True, (7, 0), True, "true", "Turing"),
-        (True, (8, 9), False, "true", "pip install kernels"),
-        (True, (8, 9), True, "", "DIFFUSERS_TRUST_REMOTE_KERNELS=true"),
-        (True, (8, 9), True, "true", None),
-    ],
-)
-def test_why_nunchaku_cannot_run(monkeypatch, cuda, capability, package, trust, message):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    monkeypatch.setattr(nunchaku.importlib.util, "find_spec", lambda name: object() if package else None)
-    monkeypatch.setenv(nunchaku.TRUST, trust)
-    reason = nunchaku.nunchaku_available()
-    assert reason is None if message is None else message in reason
-
-
-def test_a_prequantized_checkpoint_is_used_where_it_can_be(monkeypatch, tmp_path):
-    backbone = copy.copy(embedded())
-    backbone.spec = replace(backbone.spec, source=str(tmp_path))
-    (tmp_path / "unet-nunchaku-lite").mkdir()
-    (tmp_path / "unet-nunchaku-lite" / "config.json").write_text("{}")
-    how = Quantization("w4a4", method="svdquant")
-    monkeypatch.setattr("qsched.rivals.nunchaku_available", lambda: "No such GPU.")
-    assert make_quantized(backbone, how)[1].notes[-1].endswith("unet-nunchaku-lite is not used: No such GPU")
-    monkeypatch.setattr("qsched.rivals.nunchaku_available", lambda: None)
-    with pytest.raises(ValueError, match=r"The Nunchaku checkpoint .* cannot be loaded"):
-        make_quantized(backbone, how)
-    copied = copy.deepcopy(backbone.denoiser)
-    monkeypatch.setattr(type(backbone.denoiser), "from_pretrained", lambda folder, torch_dtype: copied)
-    module, report = make_quantized(backbone, how)
-    assert module is copied and report.bytes_after == stored_bytes(copied, None)
-    assert make_quantized(backbone, Quantization("w8a8", method="svdquant"))[0] is not copied

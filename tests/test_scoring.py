@@ -10,8 +10,6 @@ from torch.nn import functional as F
 
 from qsched.scoring import ImageScores, Scorer, jaq, jaq_values, similarity
 from qsched.scoring.signatures import (
-    SIGNATURES,
-    calibrate,
     colour_shift,
     contrast,
     detail_ratio,
@@ -228,27 +226,3 @@ def test_badges_refuse_batches_and_other_sizes():
         failure_badges(torch.rand(3, 16, 16), torch.rand(3, 16, 17))
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         failure_badges(torch.rand(3, 16, 16) * 255)
-
-
-def test_calibration_lets_the_stated_share_of_good_images_pass():
-    good = torch.stack([shapes(seed) for seed in range(200)])
-    reference = torch.stack([shapes(seed) for seed in range(1000, 1200)])
-    table = calibrate(good, reference, "synthetic shapes", quantile=0.95)
-    for before, after in zip(SIGNATURES, table, strict=True):
-        values = [after.value(to_lab(a), to_lab(b)) for a, b in zip(good, reference, strict=True)]
-        assert sum(map(after.fails, values)) / 200 == pytest.approx(0.05, abs=0.01)
-        assert after.threshold != before.threshold
-        assert "95 % of 200" in after.calibration and "synthetic shapes" in after.calibration
-    limits = {signature.key: signature for signature in table}
-    lab, blurry, shifted = (to_lab(image) for image in (good[0], blurred(good[0], 3), hue_shifted(good[0])))
-    assert limits["detail_ratio"].fails(detail_ratio(blurry, lab))
-    assert limits["colour_shift"].fails(colour_shift(shifted, lab))
-
-
-@pytest.mark.parametrize(
-    ("count", "other", "quantile", "value"),
-    [(19, 19, 0.99, 0.5), (20, 21, 0.99, 0.5), (20, 20, 0.4, 0.5), (20, 20, 0.99, math.nan)],
-)
-def test_calibration_refuses_too_little_or_bad_data(count, other, quantile, value):
-    with pytest.raises(ValueError):
-        calibrate(torch.full((count, 3, 16, 16), value), torch.full((other, 3, 16, 16), 0.5), "x", quantile)

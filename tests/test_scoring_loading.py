@@ -17,7 +17,7 @@ from tiny_scorers import write_scorers
 import qsched.scoring
 from qsched.backbones import BackboneError
 from qsched.scoring import ScorerError, load_scorer, loading
-from qsched.scoring.loading import CLIP_B32, CLIP_RN50, SCORERS, forget_failures, scorer_weights
+from qsched.scoring.loading import CLIP_B32, CLIP_RN50, SCORERS, scorer_weights
 from qsched.scoring.lpips import LINEAR, load_lpips
 from qsched.scoring.weights import Weights, fetch_url
 
@@ -31,10 +31,8 @@ def folder(tmp_path_factory):
 def hub(tmp_path, monkeypatch):
     """No weights on this machine, and a Hub that has none either."""
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "torch"))
-    forget_failures()
     with connected(monkeypatch, tmp_path / "hub") as hub:
         yield hub
-    forget_failures()
 
 
 def sentence(caught) -> str:
@@ -110,23 +108,6 @@ def test_a_bad_day_of_the_hub_is_one_sentence(hub, fault, monkeypatch):
     with pytest.raises(ScorerError) as caught:
         load_scorer("clip-b32")
     assert time.perf_counter() - begin < 10 and "CLIP ViT-B-32" in sentence(caught)
-
-
-def test_a_hub_that_hangs_is_not_asked_again_for_a_while(hub, monkeypatch, folder, tmp_path):
-    monkeypatch.setattr("qsched.scoring.weights.TIMEOUT", 1.0)
-    hub.fault = "hang"
-    with pytest.raises(ScorerError) as first:
-        load_scorer("clip-b32")
-    begin = time.perf_counter()
-    with pytest.raises(ScorerError) as second:
-        load_scorer("clip-b32")
-    assert time.perf_counter() - begin < 0.1 and sentence(second) == sentence(first)
-    for weights in (CLIP_B32, CLIP_RN50):
-        in_cache(tmp_path, weights, folder)
-    with pytest.raises(ScorerError):
-        load_scorer("clip-b32")
-    monkeypatch.setattr(loading, "RETRY_S", 0.0)
-    assert load_scorer("clip-b32").name == "clip-b32"
 
 
 def test_a_quick_failure_is_forgotten_at_once(folder, tmp_path):

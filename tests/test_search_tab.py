@@ -114,20 +114,25 @@ def test_a_finished_search_starts_again_at_its_end(tab):
 
 def test_a_second_search_is_refused_with_a_sentence(tab):
     thread, _ = in_background(tab, resolution=9, count=25, steps=4)
-    until(lambda: tab.runner.running("a"))
+    until(lambda: tab.runner.running_for("a"))
     with pytest.raises(gr.Error, match="A search is running already"):
         next(spoken(tab.start)(visitor("b"), False, *settings()))
     tab.stop(visitor("b"))
-    assert tab.runner.running("a"), "another page cannot stop it"
+    assert tab.runner.running_for("a"), "another page cannot stop it"
     tab.forget(visitor("a"))
     thread.join(10)
     assert not thread.is_alive() and tab.runner.running() is None, "closing the tab stops it"
 
 
 def test_a_method_that_looks_at_the_model_first_does_so_in_pieces(tab, monkeypatch):
-    pieces, prepare = [], tab.engine.prepare
-    piece = lambda done, total: pieces.append((done, total))
-    monkeypatch.setattr(tab.engine, "prepare", lambda backbone, settings: prepare(backbone, settings, piece))
+    pieces, calibrating = [], tab.engine.calibrating
+
+    def watched(*arguments):
+        for piece in calibrating(*arguments):
+            pieces.append(piece)
+            yield piece
+
+    monkeypatch.setattr(tab.engine, "calibrating", watched)
     assert 'data-done="9"' in run(tab, method="mixdq")[tab.results.progress]
     assert pieces, "others have the device between two pieces"
 
@@ -136,11 +141,11 @@ def test_others_get_the_device_between_two_batches(tab):
     engine = tab.engine
     engine.compare("b", "emoji-lcm", *engine.opening())
     thread, _ = in_background(tab, resolution=9, count=25, steps=4)
-    until(lambda: tab.runner.running("a") and tab.runner.running("a").frame().images > 25)
-    before = tab.runner.running("a").frame().images
+    until(lambda: tab.runner.running_for("a") and tab.runner.running_for("a").frame().images > 25)
+    before = tab.runner.running_for("a").frame().images
     for value in np.linspace(0.9, 1.1, 7):
         engine.rescale("b", Coefficients.constant(float(value), 1.0))
-    assert tab.runner.running("a").frame().images - before <= 7 * 25 * 2, "seven drags wait for a few batches each"
+    assert tab.runner.running_for("a").frame().images - before <= 7 * 25 * 2, "seven drags wait for a few batches each"
     tab.stop(visitor())
     thread.join(10)
 

@@ -1,7 +1,9 @@
 """What one rounded layer does to the prediction: many layers in one batch find what one after the other finds."""
 
 import copy
+import gc
 import threading
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from embedded_model import embedded
 from test_memory_plan import Card, Watched
 from tiny_models import REAL, fresh
 
+from qsched import rivals
 from qsched.backbones import Quantization
 from qsched.backbones.memory import RESERVE, needs
 from qsched.backbones.residency import Residency
@@ -18,20 +21,19 @@ from qsched.comparison import Settings
 from qsched.quantization import DEFAULT_KEEP, layers_to_pack, quantize
 from qsched.rivals import mixdq, sensitivity
 from qsched.rivals.calibration import observe
-from qsched.rivals.mixdq import measure, measuring, plan
-from qsched.rivals.sensitivity import _rounded, layer_errors
+from qsched.rivals.mixdq import calibrate, measure, plan
+from qsched.rivals.sensitivity import LayerErrors, _rounded
 from qsched.ui.engine import Engine
 
 DEVICE = torch.device("cuda:0")  # a name only: nothing is moved
 
 
-def result_of(steps):
-    """What a generator returns."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+def errors_of(backbone, names, calls):
+    """What all batches find."""
+    measured = LayerErrors(backbone, names, calls)
+    while measured.done < measured.total:
+        measured.advance(backbone)
+    return measured.found
 
 
 def one_after_the_other(backbone, names, calls):
@@ -63,7 +65,7 @@ def test_batches_find_what_single_calls_find_at_a_fraction_of_the_calls(id):
     state = {name: tensor.clone() for name, tensor in backbone.denoiser.state_dict().items()}
     hook = backbone.denoiser.register_forward_pre_hook(lambda module, args: count.append(1))
     before = backbone.calls
-    found = result_of(layer_errors(backbone, names, calls))
+    found = errors_of(backbone, names, calls)
     hook.remove()
     assert len(count) <= 2 + -(-4 * len(names) // 16) and backbone.calls == before
     assert found.keys() == expected.keys()
@@ -81,7 +83,7 @@ def test_sensitivity_is_the_error_of_one_rounded_layer():
     backbone, name = embedded(), "up_blocks.1.resnets.1.conv2"
     calls = [observe(backbone, prompts=1).calls[-1]]
     before, weight = backbone.calls, backbone.denoiser.get_submodule(name).weight
-    errors = result_of(layer_errors(backbone, [name], calls))[name]
+    errors = errors_of(backbone, [name], calls)[name]
     assert errors[2] > errors[4] > 10 * errors[8] > 0
     assert backbone.denoiser.get_submodule(name).weight is weight and backbone.calls == before
     alone = copy.deepcopy(backbone.denoiser)
@@ -97,21 +99,22 @@ def test_a_prediction_that_is_not_finite_is_the_worst_error(monkeypatch):
     layer = backbone.denoiser.get_submodule(broken)
     nan = lambda one, bits, group: real(one, bits, group) * (float("nan") if one is layer and bits == 2 else 1)
     monkeypatch.setattr(sensitivity, "_rounded", nan)
-    found = result_of(layer_errors(backbone, names, calls))
+    found = errors_of(backbone, names, calls)
     assert found[broken][2] == float("inf")
     assert all(error < 10 for name in names for bits, error in found[name].items() if (name, bits) != (broken, 2))
 
 
-def test_a_measurement_ends_where_its_denoiser_is_gone_or_another_was_faster():
+def test_a_measurement_belongs_to_a_denoiser_and_whoever_asks_goes_on_with_it():
     backbone = fresh("pcm-sd15")
-    pieces = measuring(backbone)
-    assert next(pieces) == (0, 4 * len(calibration(backbone)[0]))
+    total = 4 * len(calibration(backbone)[0])
+    assert calibrate(backbone) == (0, total) and calibrate(backbone) == (16, total)
+    gone = weakref.ref(backbone.denoiser)
     backbone.use(2)
-    assert next(pieces, None) is None and backbone.denoiser not in mixdq._MEASURED
-    slow = measuring(backbone)
-    next(slow)
+    gc.collect()
+    assert gone() is None, "a measurement that was left off keeps no denoiser"
+    assert calibrate(backbone) == (0, total), "another denoiser is measured from the beginning"
     found = measure(backbone)
-    assert next(slow, None) is None and measure(backbone) is found and list(measuring(backbone)) == []
+    assert calibrate(backbone) is None and measure(backbone) is found
 
 
 # --- where it happens -------------------------------------------------------------------------------------------------
@@ -164,7 +167,7 @@ def test_calibration_takes_no_more_memory_than_was_foreseen(kind, method):
     backbone.parts = parts = replace(backbone.parts, denoise=3000, decode=4000)
     card, budget = Card(), needs(parts, "w4a8")[kind] - RESERVE
     backbone.residency = Watched(DEVICE, budget, move=card)
-    for _ in backbone.preparing(Quantization("w4a8", method=method)):
+    while rivals.calibrate(backbone, Quantization("w4a8", method=method)):
         pass
     assert parts.denoise < card.peak <= budget
 
@@ -210,6 +213,19 @@ def test_others_have_the_device_between_two_pieces():
         "mine", "lcm-dreamshaper-v7", replace(plain, quantization=how, seed=1), Coefficients.identity(), on_progress
     )
     assert seen == [], "measured once"
+
+
+def test_a_calibration_ends_where_others_keep_changing_the_model():
+    backbone, pieces = fresh("pcm-sd15"), []
+    engine = Engine("pcm-sd15", load=lambda *args, **options: backbone)
+    four, two = Settings("a red fox", 0, 4, Quantization("w4a8", method="mixdq")), Settings("a red fox", 0, 2)
+
+    def on_progress(*piece):
+        pieces.append(piece)
+        engine.compare("other", "pcm-sd15", two, Coefficients.identity())
+
+    found = engine.compare("mine", "pcm-sd15", four, Coefficients.identity(), on_progress)
+    assert len(pieces) == 1 and found.settings == four
 
 
 def test_the_page_announces_only_what_takes_long(monkeypatch):

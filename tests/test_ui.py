@@ -81,7 +81,7 @@ def test_links_are_read_and_what_is_wrong_is_said():
     assert len(link.notes) == len(broken) and link == values.Link(notes=link.notes)
 
 
-def test_links_carry_how_the_model_is_quantized_and_where_it_comes_from(engine, tmp_path, monkeypatch):
+def test_links_carry_how_the_model_is_quantized_and_where_it_comes_from(engine, tmp_path):
     query = {"method": "svdquant", "group": "64", "scale": "tensor", "scope": "linear", "keep": "0", "decoder": "tiny"}
     link = values.read_link(query | {"source": str(tmp_path)})
     backbone, settings, *_ = links.resolve(engine, link)
@@ -91,8 +91,8 @@ def test_links_carry_how_the_model_is_quantized_and_where_it_comes_from(engine, 
     link = values.read_link(broken | {"source": "no/such/place"})
     assert len(link.notes) == 7 and link == values.Link(notes=link.notes)
     assert links.resolve(engine, link)[1] == engine.opening()[0]
-    monkeypatch.setattr(values, "SOURCES", False)
-    assert "source" in values.read_link({"source": str(tmp_path)}).notes[0], "on a Space nobody chooses folders"
+    link = values.read_link({"source": str(tmp_path)}, sources=False)
+    assert link.source is None and "source is ignored" in link.notes[0]
 
 
 def test_a_link_with_the_wrong_number_of_steps_still_opens(engine):
@@ -153,7 +153,7 @@ def test_sessions_are_apart_share_the_opening_and_are_forgotten(engine):
     assert engine.backbone("emoji-lcm").calls == calls, "the opening pictures are made once"
     engine.rescale("a", Coefficients.constant(1.2, 1.2))
     assert engine.session("b").comparison.coefficients == Coefficients.ramp(*BEST)
-    assert engine.session("b").comparison.seen is not engine.session("a").comparison.seen
+    assert engine.session("b").history is not engine.session("a").history
     engine.forget("a")
     assert engine.session("a") is None and engine.rescale("a", Coefficients.identity()) is None
 
@@ -208,7 +208,7 @@ def test_every_failure_is_one_sentence(error, says):
         spoken(fails)()
 
 
-def test_the_endpoint_answers_with_a_record(tmp_path, monkeypatch):
+def test_the_endpoint_answers_with_a_record(tmp_path):
     write_preset(tmp_path)
     with serving(tmp_path) as (url, engine):
         client = Client(url, verbose=False)
@@ -228,9 +228,6 @@ def test_the_endpoint_answers_with_a_record(tmp_path, monkeypatch):
         ):
             with pytest.raises(Exception, match=sentence):
                 client.predict("fox", "w4a8", 0, 1, **wrong, api_name="/compare")
-        monkeypatch.setattr(values, "SOURCES", False)
-        with pytest.raises(Exception, match="On a Space"):
-            client.predict("fox", "w4a8", 0, 1, source="/some/folder", api_name="/compare")
         assert all("api-" not in session for session in engine._sessions)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -122,18 +122,6 @@ class Backbone(ABC):
     def images_at_once(self, wanted: int) -> int:
         """How many images, at most `wanted`, one call of the full-precision denoiser takes in the memory there is."""
         return wanted
-
-    def preparing(self, quantization: Quantization) -> Iterator[tuple[int, int]]:
-        """What `quantized` has to see of the model at work first, a piece of a second or so at a time; gives (done, all)
-        between the pieces, where others may use the backbone. It is not needed: `quantized` does what is left to do.
-
-        Raises:
-            ValueError: as `quantized`.
-        """
-        if quantization not in self._quantized:
-            from qsched.rivals import calibrating  # they sample, which needs this module
-
-            yield from calibrating(self, quantization)
 
     def set_timesteps(self, scheduler: SchedulerMixin, steps: int) -> None:
         """Set a scheduler's timesteps as the family's stock pipeline does."""

@@ -161,7 +161,9 @@ class PipelineBackbone(Backbone):
         """As for every backbone; made beside the original on the device where there is room for both, else in main memory."""
         if quantization in self._quantized:
             return super().quantized(quantization)
-        for _ in self.preparing(quantization):  # it runs the model: the modules take turns as always
+        from qsched.rivals import calibrate  # they sample, which needs this module
+
+        while calibrate(self, quantization):  # it runs the model: the modules take turns as always
             pass
         if self._has_room_to_quantize(quantization):
             with self.residency.using(self.denoiser):

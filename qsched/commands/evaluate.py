@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="FILE|N",
-        help="a file (one prompt per line, YAML or JSON), or N built-in held-out prompts (default: all of them)",
+        help="a file (one prompt per line, CSV, TSV, JSON lines, JSON or YAML), or N built-in held-out prompts (default: all of them)",
     )
     parser.add_argument(
         "--seeds", type=whole(1, 1000), default=5, metavar="N", help="noise draws per prompt (default: %(default)s)"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from qsched.coefficients import Coefficients
 
 
-METHODS = ("plain", "mixdq", "svdquant", "torchao", "nunchaku")
+METHODS = ("plain", "mixdq", "svdquant", "torchao")
 """Those of qsched.rivals, spelled out so that --help need not import them."""
 
 

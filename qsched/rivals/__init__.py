@@ -6,21 +6,20 @@ Every method gives a module and a SizeReport with bytes of real tensors; samplin
 know which one made it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from qsched.quantization import DEFAULT_KEEP, SizeReport, quantize, sharing_copy
-from qsched.rivals import mixdq, nunchaku, svdquant, torchao
-from qsched.rivals.nunchaku import nunchaku_available
+from qsched.rivals import mixdq, svdquant, torchao
 from qsched.rivals.torchao import torchao_available
 
 if TYPE_CHECKING:
     from qsched.backbones import Backbone, Quantization
 
-__all__ = ["METHODS", "Method", "calibrating", "make_quantized", "nunchaku_available", "torchao_available"]
+__all__ = ["METHODS", "Method", "calibrate", "make_quantized", "torchao_available"]
 
 
 @dataclass(frozen=True)
@@ -28,15 +27,14 @@ class Method:
     """One way of quantizing.
 
     make: (backbone, quantization) -> a quantized copy of the denoiser and its report. unavailable: why it cannot run
-    here, one sentence, or None. calibrating: sees the model at work, a piece at a time, and remembers it for `make`.
+    here, one sentence, or None. calibrate: sees a little more of the model at work, remembers it for `make`, and gives (done,
+    all), or None if it has seen enough; None for a method that need not see it.
     """
 
     title: str
     make: Callable[["Backbone", "Quantization"], tuple[nn.Module, SizeReport]]
     unavailable: Callable[[], str | None] = lambda: None
-    calibrating: Callable[["Backbone", "Quantization"], Iterator[tuple[int, int]]] = lambda backbone, quantization: (
-        iter(())
-    )
+    calibrate: Callable[["Backbone", "Quantization"], tuple[int, int] | None] | None = None
 
 
 def make_quantized(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
@@ -48,13 +46,16 @@ def make_quantized(backbone: "Backbone", quantization: "Quantization") -> tuple[
     return _method(quantization).make(backbone, quantization)
 
 
-def calibrating(backbone: "Backbone", quantization: "Quantization") -> Iterator[tuple[int, int]]:
-    """What make_quantized has to see of the model at work, a piece at a time; gives (done, all) in between.
+def calibrate(backbone: "Backbone", quantization: "Quantization") -> tuple[int, int] | None:
+    """Let the method see a little more of the model at work, for a second or so; make_quantized does what is left.
 
+    Returns:
+        (done, all) of its own pieces; None if it has seen enough.
     Raises:
         ValueError: as make_quantized.
     """
-    return _method(quantization).calibrating(backbone, quantization)
+    method = _method(quantization)
+    return method.calibrate(backbone, quantization) if method.calibrate else None
 
 
 def _method(quantization: "Quantization") -> Method:
@@ -77,8 +78,8 @@ def _mixdq(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Modul
     return module, mixdq.mixdq(module, quantization.bits, mixdq.plan(measured, module, quantization.bits), **options)
 
 
-def _measuring(backbone: "Backbone", quantization: "Quantization") -> Iterator[tuple[int, int]]:
-    return mixdq.measuring(backbone, **_measured(quantization))
+def _measure(backbone: "Backbone", quantization: "Quantization") -> tuple[int, int] | None:
+    return mixdq.calibrate(backbone, **_measured(quantization))
 
 
 def _measured(quantization: "Quantization") -> dict:
@@ -87,37 +88,15 @@ def _measured(quantization: "Quantization") -> dict:
 
 
 def _svdquant(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
-    folder = nunchaku.prequantized_folder(backbone) if quantization.bits == "w4a4" else None
-    reason = nunchaku_available() if folder else None
-    if folder and reason is None:
-        return nunchaku.load_prequantized(backbone, folder)
     options = _options(quantization)
     largest = svdquant.smoothing_inputs(backbone, quantization.scope, options["keep"])
     module = sharing_copy(backbone.denoiser)
-    report = svdquant.svdquant(module, quantization.bits, largest=largest, **options)
-    if reason:
-        report.notes.append(f"the Nunchaku checkpoint {folder.name} is not used: {reason.rstrip('.')}")
-    return module, report
+    return module, svdquant.svdquant(module, quantization.bits, largest=largest, **options)
 
 
-def _smoothing(backbone: "Backbone", quantization: "Quantization") -> Iterator[tuple[int, int]]:
-    if quantization.bits == "w4a4" and nunchaku.prequantized_folder(backbone) and nunchaku_available() is None:
-        return
+def _smooth(backbone: "Backbone", quantization: "Quantization") -> None:
     options = _options(quantization)
-    yield 0, 1
     svdquant.smoothing_inputs(backbone, options["scope"], options["keep"])
-
-
-def _nunchaku(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
-    folder = nunchaku.prequantized_folder(backbone)
-    if folder is None:
-        raise ValueError(
-            f"There is no Nunchaku checkpoint in {backbone.spec.source}: put one there as unet-nunchaku-lite or "
-            "transformer-nunchaku-lite."
-        )
-    if quantization.bits != "w4a4":
-        raise ValueError(f"Nunchaku checkpoints are quantized to W4A4, not to {quantization.bits.upper()}.")
-    return nunchaku.load_prequantized(backbone, folder)
 
 
 def _torchao(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
@@ -134,8 +113,7 @@ def _options(quantization: "Quantization") -> dict:
 
 METHODS: dict[str, Method] = {
     "plain": Method("Plain rounding", _plain),
-    "mixdq": Method("MixDQ: bits by sensitivity, first token apart", _mixdq, calibrating=_measuring),
-    "svdquant": Method("SVDQuant: low-rank branch", _svdquant, calibrating=_smoothing),
+    "mixdq": Method("MixDQ: bits by sensitivity, first token apart", _mixdq, calibrate=_measure),
+    "svdquant": Method("SVDQuant: low-rank branch", _svdquant, calibrate=_smooth),
     "torchao": Method("torchao: paper-style, Linear only", _torchao, torchao_available),
-    "nunchaku": Method("Nunchaku: prequantized SVDQuant", _nunchaku, nunchaku_available),
 }

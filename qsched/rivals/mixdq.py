@@ -14,7 +14,6 @@ an integer program, no mixed activation bits, dynamic activation scales.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from qsched.quantization import DEFAULT_KEEP, SizeReport, layers_to_pack, quanti
 from qsched.rivals.allocation import allocate
 from qsched.rivals.bos import BosLinear, constant_output
 from qsched.rivals.calibration import observe
-from qsched.rivals.sensitivity import CHOICES, layer_errors
+from qsched.rivals.sensitivity import CHOICES, LayerErrors
 
 if TYPE_CHECKING:
     from qsched.backbones import Backbone
@@ -53,7 +52,9 @@ class Sensitivity:
     tokens: dict[str, Tensor]
 
 
-_MEASURED: weakref.WeakKeyDictionary[nn.Module, dict[tuple, Sensitivity]] = weakref.WeakKeyDictionary()
+_MEASURED: weakref.WeakKeyDictionary[nn.Module, dict[tuple, tuple[Sensitivity, LayerErrors]]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def mixdq(module: nn.Module, bits: str | BitWidth, plan: Plan, **options: Any) -> SizeReport:
@@ -99,44 +100,45 @@ def plan(sensitivity: Sensitivity, module: nn.Module, bits: str | BitWidth) -> P
 
 
 def measure(backbone: Backbone, **options: Any) -> Sensitivity:
-    """What `measuring` finds, in one go; the same options."""
-    for _ in measuring(backbone, **options):
+    """What `calibrate` finds, in one go; the same options."""
+    while calibrate(backbone, **options):
         pass
-    return _MEASURED[backbone.denoiser][_key(**options)]
+    return _MEASURED[backbone.denoiser][_key(**options)][0]
 
 
-def measuring(backbone: Backbone, **options: Any) -> Iterator[tuple[int, int]]:
-    """Find the sensitivity of every layer that quantize() would pack, a batch at a time; gives (trials done, all) in between.
+def calibrate(backbone: Backbone, **options: Any) -> tuple[int, int] | None:
+    """Go on finding the sensitivity of every layer that quantize() would pack: one batch of trials a call.
 
     Four trials per layer, of one image each: two bit-widths at the first and at the last step, which order the layers as
     all steps and more prompts do (correlation 0.99 on the embedded model). Only weights are rounded, so that all bit-widths
-    share one measurement. It is remembered as long as the denoiser is; ends early if the backbone gets another denoiser, or
-    if somebody else has measured this one meanwhile.
+    share one measurement. What is found is remembered as long as the denoiser is, and whoever asks goes on with it.
 
     Args:
         options: group_size, scope and keep of qsched.quantization.quantize.
+    Returns:
+        (trials done, all); None if everything was known before.
     """
-    denoiser, key = backbone.denoiser, _key(**options)
-    known = _MEASURED.setdefault(denoiser, {})
-    if key in known:
-        return
-    group_size, scope, keep = key
-    names = [group[0] for group in layers_to_pack(denoiser, scope, keep)[0]]
+    key, known = _key(**options), _MEASURED.setdefault(backbone.denoiser, {})
+    if key not in known:
+        known[key] = _begin(backbone, *key)
+        return 0, known[key][1].total
+    trials = known[key][1]
+    if trials.done == trials.total:
+        return None
+    trials.advance(backbone)
+    return trials.done, trials.total
+
+
+def _begin(
+    backbone: Backbone, group_size: int | None, scope: str, keep: tuple[str, ...]
+) -> tuple[Sensitivity, LayerErrors]:
+    names = [group[0] for group in layers_to_pack(backbone.denoiser, scope, keep)[0]]
     seen = observe(backbone, names)
     readers = [name for name in names if name.rpartition(".")[2] in READS_TEXT and name in seen.inputs]
-    tokens = {name: seen.inputs[name].first for name in readers}
+    tokens = {name: seen.inputs[name].first for name in readers if seen.inputs[name].first is not None}
     calls = [call.first_image() for call in seen.calls]
-    errors, trials = {}, layer_errors(backbone, names, [calls[0], calls[-1]] if len(calls) > 1 else calls, group_size)
-    while True:
-        try:
-            done = next(trials)
-        except StopIteration as end:
-            errors = end.value
-            break
-        yield done
-        if backbone.denoiser is not denoiser or key in known:
-            return
-    known[key] = Sensitivity(errors, {name: token for name, token in tokens.items() if token is not None})
+    trials = LayerErrors(backbone, names, [calls[0], calls[-1]] if len(calls) > 1 else calls, group_size)
+    return Sensitivity(trials.found, tokens), trials
 
 
 def _key(group_size: int | None = None, scope: str = "all", keep: tuple[str, ...] = DEFAULT_KEEP) -> tuple:

@@ -52,32 +52,42 @@ class Unrounded:
 
     predictions: list[Tensor] = field(default_factory=list)
     order: dict[str, int] = field(default_factory=dict)
-    blocks: dict[nn.Module, tuple[int, list[Any]]] = field(default_factory=dict)
+    blocks: dict[str, tuple[int, list[Any]]] = field(default_factory=dict)
 
 
-def layer_errors(
-    backbone: Backbone, names: Sequence[str], calls: Sequence[Call], group_size: int | None = None
-) -> Iterator[tuple[int, int]]:
-    """Mean error of the calls with one layer's weights rounded to 2, 4 and 8 bits, for every layer; gives (done, all) after
-    each batch and returns {layer: {bits: error}}. Between two of them the denoiser is as it was, and others may use it.
+class LayerErrors:
+    """Mean error of the calls with one layer's weights rounded to 2, 4 and 8 bits, for every layer, found a batch at a time.
+
+    Between two batches the denoiser is as it was, and others may use it; no part of it is held here.
 
     Args:
-        names: of Linear and Conv2d layers. calls: of one image each.
+        names: of Linear and Conv2d layers.
+        calls: of one image each.
+    Attributes:
+        found: {layer: {bits: error}}, complete as soon as `done` is `total`; these count trials.
     """
-    seen = _without_rounding(backbone, names, calls)
-    trials = [Trial(name, bits, i) for name in seen.order for bits in TRIED for i in range(len(calls))]
-    errors = {name: dict.fromkeys(CHOICES, 0.0) for name in names}  # of a layer that never runs, too
-    rounding: dict[str, dict[int, float]] = {}
-    size = backbone.images_at_once(AT_ONCE)
-    for begin in range(0, len(trials), size):
-        yield begin, len(trials)
-        batch = trials[begin : begin + size]
-        for trial, error in zip(batch, _errors(backbone, batch, calls, seen, rounding, group_size), strict=True):
-            errors[trial.layer][trial.bits] += error / len(calls)
-    for name, noise in rounding.items():
-        errors[name][8] = errors[name][4] * noise[8] / max(noise[4], 1e-30)
-    yield len(trials), len(trials)
-    return errors
+
+    def __init__(
+        self, backbone: Backbone, names: Sequence[str], calls: Sequence[Call], group_size: int | None = None
+    ) -> None:
+        self._calls, self._group_size = calls, group_size
+        self._seen = _without_rounding(backbone, names, calls)
+        self._trials = [Trial(name, bits, i) for name in self._seen.order for bits in TRIED for i in range(len(calls))]
+        self._rounding: dict[str, dict[int, float]] = {}
+        self.found = {name: dict.fromkeys(CHOICES, 0.0) for name in names}  # of a layer that never runs, too
+        self.done, self.total = 0, len(self._trials)
+
+    def advance(self, backbone: Backbone) -> None:
+        """Try one more batch, with the same backbone."""
+        batch = self._trials[self.done : self.done + backbone.images_at_once(AT_ONCE)]
+        errors = _errors(backbone, batch, self._calls, self._seen, self._rounding, self._group_size)
+        for trial, error in zip(batch, errors, strict=True):
+            self.found[trial.layer][trial.bits] += error / len(self._calls)
+        self.done += len(batch)
+        if self.done == self.total:
+            for name, noise in self._rounding.items():
+                self.found[name][8] = self.found[name][4] * noise[8] / max(noise[4], 1e-30)
+            self._seen = Unrounded()  # nobody needs it any more
 
 
 def _without_rounding(backbone: Backbone, names: Sequence[str], calls: Sequence[Call]) -> Unrounded:
@@ -87,20 +97,23 @@ def _without_rounding(backbone: Backbone, names: Sequence[str], calls: Sequence[
     def begins(layer: nn.Module, args: tuple) -> None:
         seen.order.setdefault(layers[layer], len(seen.order))
 
-    def ends(block: nn.Module, args: tuple, output: Any) -> None:
-        kept = tree_map(lambda value: value.to(HOST, copy=True) if isinstance(value, Tensor) else value, output)
-        ended.setdefault(block, []).append((len(seen.order), kept))
+    def ending(name: str) -> Any:
+        def ends(block: nn.Module, args: tuple, output: Any) -> None:
+            kept = tree_map(lambda value: value.to(HOST, copy=True) if isinstance(value, Tensor) else value, output)
+            ended.setdefault(name, []).append((len(seen.order), kept))
+
+        return ends
 
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(layer.register_forward_pre_hook(begins).remove)
-        for block in _blocks(denoiser, set(layers)):
-            stack.callback(block.register_forward_hook(ends).remove)
+        for name in _blocks(denoiser, set(layers)):
+            stack.callback(denoiser.get_submodule(name).register_forward_hook(ending(name)).remove)
         for call in calls:
             seen.predictions.append(uncounted(backbone, call.latents, call.timestep, call.condition))
     # a block that runs several times in a call returns several things: it is computed always
-    once = {block: times for block, times in ended.items() if len(times) == len(calls)}
-    seen.blocks = {block: (times[0][0], [kept for _, kept in times]) for block, times in once.items()}
+    once = {name: times for name, times in ended.items() if len(times) == len(calls)}
+    seen.blocks = {name: (times[0][0], [kept for _, kept in times]) for name, times in once.items()}
     return seen
 
 
@@ -111,8 +124,9 @@ def _errors(backbone: Backbone, batch: list[Trial], calls: Sequence[Call], seen:
     latents = torch.cat([calls[i].latents for i in known])
     timesteps = torch.stack([calls[i].timestep for i in known])
     with ExitStack() as stack:
-        for block, (begun, outputs) in seen.blocks.items():
+        for name, (begun, outputs) in seen.blocks.items():
             if begun <= first:
+                block = backbone.denoiser.get_submodule(name)
                 stack.enter_context(_returning(block, [outputs[i] for i in known], backbone.device))
         for name in {trial.layer for trial in batch}:
             rows = {bits: [i for i, t in enumerate(batch) if (t.layer, t.bits) == (name, bits)] for bits in TRIED}
@@ -144,10 +158,11 @@ def _tried(name: str, rows: dict[int, list[int]], rounding: dict[str, dict[int, 
     return again
 
 
-def _blocks(denoiser: nn.Module, layers: set[nn.Module]) -> list[nn.Module]:
-    """The elements of lists anywhere in a denoiser (blocks, and the blocks in them) that hold several of the layers."""
-    elements = [part for found in denoiser.modules() if isinstance(found, nn.ModuleList) for part in found]
-    return [part for part in dict.fromkeys(elements) if sum(inner in layers for inner in part.modules()) > 1]
+def _blocks(denoiser: nn.Module, layers: set[nn.Module]) -> list[str]:
+    """Names of list elements anywhere in a denoiser (blocks, and the blocks in them) that hold several of the layers."""
+    lists = [(name, found) for name, found in denoiser.named_modules() if isinstance(found, nn.ModuleList)]
+    elements = {part: f"{name}.{index}" for name, found in lists for index, part in enumerate(found)}
+    return [name for part, name in elements.items() if sum(inner in layers for inner in part.modules()) > 1]
 
 
 @contextmanager

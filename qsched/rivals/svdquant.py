@@ -6,7 +6,7 @@ other layer (low_rank.py). Linear and Conv2d, any family, any bit-width.
 
 What differs from the paper: scales as asked for (per output channel and token, unless group_size says otherwise), no
 GPTQ on the residual, one smoothing strength for all layers instead of a search per layer, and no fused kernels, so that
-the branch costs time here instead of saving it. Prequantized checkpoints with the paper's kernels: nunchaku.py.
+the branch costs time here instead of saving it.
 """
 
 from __future__ import annotations

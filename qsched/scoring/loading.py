@@ -1,7 +1,6 @@
 """The scorers of real backbones by name, their weights, and how they are loaded."""
 
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -17,7 +16,6 @@ from qsched.scoring.lpips import LINEAR, load_lpips, lpips_is_here
 from qsched.scoring.photo import Perceptual, PhotoScorer
 from qsched.scoring.weights import ScorerError, Weights, fetch, fingerprint
 
-RETRY_S, QUICK_S = 60.0, 0.5
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
 CLIP_B32 = Weights(
     "CLIP ViT-B-32 of the scores", Source("timm/vit_base_patch32_clip_224.openai", OPEN_CLIP, bytes=605_000_000)
@@ -46,9 +44,8 @@ SCORERS = {
     "clip-l14": ScorerSpec("CLIPScore (ViT-L-14) and CLIP-IQA", (CLIP_L14, CLIP_RN50), "CLIP-IQA"),
     "hps": ScorerSpec("CLIPScore (ViT-L-14) and HPSv2.1", (CLIP_L14, HPS), "HPSv2.1"),
 }
-_lock = threading.RLock()
+_lock = threading.Lock()
 _loaded: WeakValueDictionary[tuple, Scorer] = WeakValueDictionary()
-_failed: dict[tuple, tuple[float, str]] = {}
 
 
 def scorer_weights(name: str) -> list[Weights]:
@@ -70,9 +67,6 @@ def load_scorer(
 ) -> Scorer:
     """A scorer by name, shared by all who ask for the same one.
 
-    A failure that took long is remembered for a minute, so that a hub that does not answer stops a page once and not at
-    every drag.
-
     Args:
         name: one of SCORERS. device: where it computes.
         folder: a folder with local copies, one folder per repository, named like it (vit_base_patch32_clip_224.openai,
@@ -88,27 +82,10 @@ def load_scorer(
         raise ValueError("Scorers compute in float32, or in float16 on CUDA.")
     key = (name, str(device), None if folder is None else str(folder), offline, dtype)
     with _lock:
-        if (known := _loaded.get(key)) is not None:
-            return known
-        at, sentence = _failed.get(key, (-RETRY_S, ""))
-        if time.monotonic() - at < RETRY_S:
-            raise ScorerError(sentence)
-        begin = time.monotonic()
-        try:
-            scorer = _load(name, spec, device, folder, offline, dtype)
-        except ScorerError as error:
-            if time.monotonic() - begin > QUICK_S:
-                _failed[key] = time.monotonic(), str(error)
-            raise
-        _failed.pop(key, None)
-        _loaded[key] = scorer
+        scorer = _loaded.get(key)
+        if scorer is None:
+            scorer = _loaded[key] = _load(name, spec, device, folder, offline, dtype)
         return scorer
-
-
-def forget_failures() -> None:
-    """Ask again at once, such as after weights were downloaded."""
-    with _lock:
-        _failed.clear()
 
 
 def _spec(name: str) -> ScorerSpec:

@@ -8,8 +8,8 @@ cannot be seen in one image and is not claimed here.
 Images are brought to at most 256 pixels first, so that one limit serves a 64-pixel and a 1024-pixel model.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -187,12 +187,10 @@ SIGNATURES: tuple[Signature, ...] = (
         calibration=f"99 % of {_PICTURES} measure at least 1.0; {_MARGIN}",
     ),
 )
-"""The one table of limits; `calibrate` turns it into one for another model."""
+"""The one table of limits."""
 
 
-def failure_badges(
-    image: Tensor, reference: Tensor | None = None, signatures: Iterable[Signature] = SIGNATURES
-) -> list[Badge]:
+def failure_badges(image: Tensor, reference: Tensor | None = None) -> list[Badge]:
     """The failures seen in one image, worst first; an empty list is a clean bill.
 
     A collapsed image gets only its collapse badge: comparing its colour or detail would say nothing more.
@@ -200,7 +198,6 @@ def failure_badges(
     Args:
         image: shape (3, height, width) or (1, 3, height, width) in [0, 1].
         reference: the full-precision image of the same prompt and noise, the same shape; None checks for collapse only.
-        signatures: the table of limits.
     Raises:
         ValueError: wrong shape or range.
     """
@@ -212,55 +209,13 @@ def failure_badges(
         return [Badge("collapse", float("nan"), 0.0, "The image holds numbers that are not finite: it overflowed.")]
     lab, reference_lab = to_lab(image), None if reference is None else to_lab(reference)
     found: list[Badge] = []
-    for signature in sorted(signatures, key=lambda s: s.needs_reference):
+    for signature in sorted(SIGNATURES, key=lambda s: s.needs_reference):
         if signature.needs_reference and (reference is None or any(badge.name == "collapse" for badge in found)):
             continue
         value = signature.value(lab, reference_lab)
         if signature.fails(value):
             found.append(Badge(signature.badge, value, signature.threshold, signature.explanation))
     return found
-
-
-def calibrate(
-    good: Tensor,
-    reference: Tensor,
-    source: str,
-    quantile: float = 0.99,
-    signatures: Iterable[Signature] = SIGNATURES,
-) -> tuple[Signature, ...]:
-    """A table whose limits good images rarely break: each threshold is that quantile of the good images' values.
-
-    Full-precision images of the same prompts at other seeds are the natural good images: they differ from the reference
-    as much as chance makes them differ, and none is a failure.
-
-    Args:
-        good: shape (pairs, 3, height, width) in [0, 1].
-        reference: the image each is compared with, the same shape.
-        source: which model, prompts and seeds the pairs come from; it becomes part of the calibration text.
-        quantile: share of the good images that must pass each limit, in (0.5, 1].
-        signatures: the table to start from; only thresholds and calibration texts change.
-    Raises:
-        ValueError: wrong shapes, fewer than 20 pairs, images that are not finite, or a quantile outside (0.5, 1].
-    """
-    good, reference = checked(good), checked(reference)
-    if good.shape != reference.shape:
-        raise ValueError(f"good images {tuple(good.shape)} and references {tuple(reference.shape)} differ in shape")
-    if len(good) < 20:
-        raise ValueError(f"calibration needs at least 20 pairs, not {len(good)}")
-    if not 0.5 < quantile <= 1:
-        raise ValueError(f"the quantile must lie in (0.5, 1], not {quantile}")
-    if not bool(torch.isfinite(good).all() and torch.isfinite(reference).all()):
-        raise ValueError("calibration images must be finite")
-    pairs = [(to_lab(image), to_lab(other)) for image, other in zip(good, reference, strict=True)]
-    calibrated = []
-    for signature in signatures:
-        values = torch.tensor([signature.value(*pair) for pair in pairs])
-        share = quantile if signature.worse == "above" else 1 - quantile
-        threshold = float(f"{float(values.quantile(share)):.4g}")
-        side = "at most" if signature.worse == "above" else "at least"
-        text = f"{100 * quantile:g} % of {len(good)} pairs of good images measure {side} this; {source}"
-        calibrated.append(replace(signature, threshold=threshold, calibration=text))
-    return tuple(calibrated)
 
 
 def _single(image: Tensor) -> Tensor:

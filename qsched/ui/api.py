@@ -4,11 +4,14 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import gradio as gr
+
 from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.scoring import K_DEFAULT
 from qsched.ui import values
-from qsched.ui.engine import Engine, named
+from qsched.ui.engine import SOURCE, Engine, named
+from qsched.ui.visitors import CHOOSE_SOURCE, require_local
 
 
 def public_compare(engine: Engine) -> Callable[..., dict]:
@@ -30,6 +33,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         activation_scale: str = "token",
         scope: str = "all",
         keep: bool = True,
+        request: gr.Request | None = None,
     ) -> dict[str, Any]:
         """Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that reproduces it.
 
@@ -42,8 +46,9 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
             c_eps: likewise.
             backbone: id of the model.
             k: weight of CLIP-IQA in JAQ, 0 to 5.
-            method: of quantizing: plain, mixdq, svdquant, torchao or nunchaku.
-            source: a folder of the server or a Hub id of the same family in place of the backbone's own; empty for its own.
+            method: of quantizing: plain, mixdq, svdquant or torchao.
+            source: a folder of the server or a Hub id of the same family in place of the backbone's own, which only
+                somebody at the server may give; empty for its own.
             decoder: full or tiny.
             group_size: weights per scale; 0 for one scale per output channel.
             activation_scale: token or tensor.
@@ -52,11 +57,11 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         """
         if decoder not in values.DECODERS:
             raise ValueError(f"The decoder must be {' or '.join(values.DECODERS)}, not {decoder!r}.")
-        if source and source.strip() and not values.SOURCES:
-            raise ValueError(values.NO_SOURCES)
         how = values.quantization_from(bits, group_size, activation_scale, scope, keep, method)
         settings = Settings(prompt, seed, steps, how, decoder == values.DECODERS[1])
         backbone, k = named(backbone, source), values.k_from(k)
+        if SOURCE in backbone:
+            require_local(request, CHOOSE_SOURCE)
         if c_x or c_eps:
             pick = lambda numbers: 1.0 if not numbers else numbers[0] if len(numbers) == 1 else tuple(numbers)
             coefficients = Coefficients(pick(c_x), pick(c_eps))

@@ -15,7 +15,8 @@ from qsched.ui.controls import Controls, build_controls, slider_updates
 from qsched.ui.engine import SOURCE, Engine, Session, named
 from qsched.ui.errors import explained, spoken, toast
 from qsched.ui.results import Results, all_columns, build_results, drafted, third_column, wiped
-from qsched.ui.values import DECODERS, NO_SOURCES, SOURCES
+from qsched.ui.values import DECODERS
+from qsched.ui.visitors import CHOOSE_SOURCE, DOWNLOAD, is_local, require_local
 
 UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
 
@@ -132,7 +133,7 @@ class CompareTab:
 
     def open(self, request: gr.Request, dark: bool, left: str, right: str):
         """The first pictures of a visit, from the link's settings or the opening ones, which also stand in for a link that cannot be shown."""
-        link, c = values.read_link(request.query_params), self.controls
+        link, c = values.read_link(request.query_params, sources=is_local(request)), self.controls
         backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
         notes, wanted = link.notes, (backbone, settings)
         try:
@@ -259,11 +260,12 @@ class CompareTab:
 
     def name(self, request: gr.Request, backbone: str, source: str) -> str:
         """What the engine calls a backbone from this source; the source of the backbone that is left is not taken along."""
-        if source and not SOURCES:
-            raise ValueError(NO_SOURCES)
         held = self.engine.session(request.session_hash)
         id, _, left = held.backbone.partition(SOURCE) if held else (backbone, "", "")
-        return backbone if id != backbone and left == (source or "").strip() else named(backbone, source)
+        name = backbone if id != backbone and left == (source or "").strip() else named(backbone, source)
+        if SOURCE in name:
+            require_local(request, CHOOSE_SOURCE)
+        return name
 
     def arrival(self, request: gr.Request, backbone: str, source: str):
         """Whether the chosen backbone has to be downloaded first, and the button for it."""
@@ -271,6 +273,7 @@ class CompareTab:
 
     def download(self, request: gr.Request, backbone: str, source: str):
         """Fetch the chosen backbone, with its progress."""
+        require_local(request, DOWNLOAD)
         yield from arrival_view.download(self.controls, self.engine, self.name(request, backbone, source))
 
     def reset(self, request: gr.Request, shape: str):

@@ -9,7 +9,7 @@ from qsched.coefficients import Coefficients
 from qsched.comparison import Settings
 from qsched.quantization import ACTIVATION_SCALES, SCOPES
 from qsched.ui import values
-from qsched.ui.values import DECODERS, SOURCES
+from qsched.ui.values import DECODERS
 
 GROUPS = [("one scale per output channel", 0), ("groups of 32", 32), ("groups of 64", 64), ("groups of 128", 128)]
 
@@ -72,7 +72,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             [(s.title, s.id) for s in SPECS.values()], value=backbone, label="Backbone", elem_id="backbone"
         )
         arrival = gr.HTML("", elem_id="download-note", elem_classes="plain", visible=False)
-        download = gr.Button("Download", elem_id="download", size="md", visible=False)
+        download = gr.Button("Download", elem_id="download", elem_classes="local-only", size="md", visible=False)
         with gr.Row(elem_classes="q-pair"):
             bits = gr.Dropdown(
                 values.bits_choices(),
@@ -159,7 +159,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             elem_id="drafts",
             visible=False,
         )
-        with gr.Row(elem_classes="q-pair q-bottom", visible=SOURCES):
+        with gr.Row(elem_classes=["q-pair", "q-bottom", "local-only"]):
             source = gr.Textbox(
                 "",
                 label="Source",

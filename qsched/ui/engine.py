@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,20 @@ from qsched.coefficients import Coefficients
 from qsched.comparison import Comparison, Settings, compare, lacks_lpips, rescale, sketch
 from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.records import record
+from qsched.rivals import METHODS, calibrate
 from qsched.scoring import K_DEFAULT, Scorer
 from qsched.ui.arithmetic import describe
 from qsched.ui.device_thread import DeviceThread
+from qsched.ui.history import History
 
 SOURCE = "@"
 """Between a backbone's id and another source of its family, in the name that sessions know it by."""
 LOADED_BACKBONES = 2
 SESSIONS = 256
+SESSION_BYTES = 48 * 10**6
+"""What one session holds at most: its comparison (up to 32 MB, for images of 1024 pixels) and older Q-Sched images."""
+ALL_SESSIONS_BYTES = 3 * 10**9
+"""What all sessions hold at most; beyond it, as beyond SESSIONS, those that have rested longest are forgotten."""
 
 
 def _on_device(method: Callable) -> Callable:
@@ -44,11 +50,25 @@ def _on_device(method: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class Session:
-    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of `named`."""
+    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of `named`.
+
+    history: Q-Sched columns of this comparison at coefficients that it had before.
+    """
 
     backbone: str
     comparison: Comparison
     k: float = K_DEFAULT
+    history: History = field(default_factory=History, compare=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything it holds."""
+        return self.comparison.nbytes + self.history.nbytes
+
+    def at(self, coefficients: Coefficients) -> Comparison | None:
+        """The comparison with other coefficients, if their image is still here."""
+        column = self.history.get(coefficients)
+        return replace(self.comparison, coefficients=coefficients, qsched=column) if column else None
 
 
 class Engine:
@@ -190,28 +210,27 @@ class Engine:
         on_progress: called with (done, all) while a method of quantizing sees the model at work; between two calls other
             sessions have the device.
         """
-        if (backbone, settings, coefficients) not in self._opening:
-            self.prepare(backbone, settings, on_progress)
+        for piece in self.calibrating(backbone, settings):
+            on_progress(*piece)
         return self._compare_all(session, backbone, settings, coefficients)
 
-    def prepare(
-        self, backbone: str, settings: Settings, on_progress: Callable[[int, int], None] = lambda done, total: None
-    ) -> None:
-        """What has to be seen of the model at work before it is quantized, piece by piece, as `compare` does it."""
-        pieces: list[Iterator[tuple[int, int]]] = []
-        while self._divides and (piece := self._prepare(backbone, settings, pieces)) is not None:
-            on_progress(*piece)
+    def calibrating(self, backbone: str, settings: Settings) -> Iterator[tuple[int, int]]:
+        """Let a method see the model at work, a piece at a time, with (done, all) after each; in between others have the
+        device. Needed by nobody, since quantizing does what is left; ends early where others change the model meanwhile."""
+        method, before = METHODS.get(settings.quantization.method), -1
+        if not self._divides or method is None or method.calibrate is None:
+            return
+        while (piece := self._calibrate(backbone, settings)) is not None and piece[0] > before:
+            yield piece
+            before = piece[0]
 
     @_on_device
-    def _prepare(self, backbone: str, settings: Settings, pieces: list[Iterator]) -> tuple[int, int] | None:
-        """The next piece of what has to be seen of the model before it is quantized, None after the last; pieces: empty at
-        the first call, holds what goes on."""
+    def _calibrate(self, backbone: str, settings: Settings) -> tuple[int, int] | None:
         with self._memory(backbone):
             loaded = self.backbone(backbone)
             settings.check(loaded)
             loaded.use(settings.steps)
-            pieces += [] if pieces else [loaded.preparing(settings.quantization)]
-            return next(pieces[0], None)
+            return calibrate(loaded, settings.quantization)
 
     @_on_device
     def _compare_all(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
@@ -219,7 +238,7 @@ class Engine:
         opening = self._opening.get(key)
         loaded = self._backbones.get(backbone)
         if opening is not None and not (loaded and lacks_lpips(opening, loaded.scorer())):
-            comparison = replace(opening, seen=dict(opening.seen))
+            comparison = opening
         else:
             held = self._sessions.get(session)
             previous = held.comparison if held and held.backbone == backbone else None
@@ -235,7 +254,7 @@ class Engine:
         held = self._sessions.get(session)
         if held is None:
             return None
-        comparison = self._rescale(held.backbone, held.comparison, coefficients)
+        comparison = held.at(coefficients) or self._rescale(held.backbone, held.comparison, coefficients)
         self._keep(session, held.backbone, comparison)
         return comparison
 
@@ -244,7 +263,9 @@ class Engine:
         unknown, or another process computes."""
         held = self._sessions.get(session)
         loaded = self._backbones.get(held.backbone) if held and self._divides else None
-        return self._sketch(held, coefficients) if loaded and loaded.has_tiny_decoder else None
+        if loaded is None or not loaded.has_tiny_decoder or held.at(coefficients):
+            return None
+        return self._sketch(held, coefficients)
 
     @_on_device
     def _sketch(self, held: Session, coefficients: Coefficients) -> Image | None:
@@ -295,10 +316,15 @@ class Engine:
     def _keep(self, session: str, backbone: str, comparison: Comparison) -> None:
         with self._sessions_lock:
             held = self._sessions.get(session)  # its k may have changed while the device was busy
-            self._sessions[session] = Session(backbone, comparison, held.k if held else K_DEFAULT)
+            same = held and (held.backbone, held.comparison.naive) == (backbone, comparison.naive)
+            history = held.history if same else History()
+            history.add(comparison.coefficients, comparison.qsched, SESSION_BYTES - comparison.nbytes)
+            self._sessions[session] = Session(backbone, comparison, held.k if held else K_DEFAULT, history)
             self._sessions.move_to_end(session)
-            while len(self._sessions) > SESSIONS:
-                self._sessions.popitem(last=False)
+            total = sum(one.nbytes for one in self._sessions.values())
+            while len(self._sessions) > SESSIONS or (total > ALL_SESSIONS_BYTES and len(self._sessions) > 1):
+                _, oldest = self._sessions.popitem(last=False)
+                total -= oldest.nbytes
 
 
 def leave(backbone: Backbone) -> None:

@@ -19,7 +19,8 @@ from qsched.ui.errors import spoken, toast
 from qsched.ui.search_tab import SearchTab
 from qsched.ui.search_wiring import wire_search
 from qsched.ui.searches import Searches
-from qsched.ui.wiring import wire
+from qsched.ui.visitors import GUEST, furnish
+from qsched.ui.wiring import HIDDEN, wire
 
 HEADER = (
     "<header><h1>Q-Sched</h1><p>Quantized few-step diffusion, repaired by rescaling its path. "
@@ -97,8 +98,10 @@ def build_app(
                 search = SearchTab(engine, compare, Searches(searches))
             with gr.Tab("About", id="about") as about:
                 build_about(engine, about)
+        guest = gr.HTML(GUEST, elem_id="guest", elem_classes="plain")
         wire(compare, demo, toggle)
         wire_search(search, demo, tabs, searching)
+        demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
         demo.search = search
         gr.api(spoken(public_compare(engine)), api_name="compare", concurrency_id="device", concurrency_limit=1)
     return demo.queue(max_size=64)

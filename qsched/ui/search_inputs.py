@@ -9,6 +9,7 @@ import gradio as gr
 
 from qsched.backbones import SPECS, BackboneSpec
 from qsched.comparison import Settings
+from qsched.prompt_files import SUFFIXES
 from qsched.prompts import builtin_prompts, choose_prompts, read_prompts
 from qsched.search_options import STRATEGIES, SearchOptions, grid
 from qsched.ui import values
@@ -99,7 +100,7 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             elem_id="search-prompt-text", visible=False,
         )  # fmt: skip
         file = gr.File(
-            label="Text (one per line), YAML or JSON", file_types=[".txt", ".yaml", ".yml", ".json"], height=110,
+            label="Text (one per line), CSV, TSV, JSON or YAML", file_types=list(SUFFIXES), height=110,
             elem_id="search-prompt-file", visible=False,
         )  # fmt: skip
         with gr.Row(elem_classes="q-pair"):

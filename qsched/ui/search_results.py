@@ -1,6 +1,7 @@
 """The right column of the Search tab: progress, surface, the best, what can be done with it, and the saved searches."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
@@ -95,13 +96,15 @@ def build_results() -> SearchResults:
             use = _button("Use this in Compare", "search-use", variant="primary")
             with gr.Row(elem_classes=["q-pair", "q-files"]):
                 save, export = _button("Save as preset", "search-save"), _button("Export scheduler", "search-export")
-            keep = _button("Keep as Compare's best known", "search-keep")
+            keep = _button("Keep as Compare's best known", "search-keep", elem_classes="local-only")
             with gr.Column(visible=False, elem_id="search-replacing", elem_classes="q-ask") as replacing:
                 question = gr.HTML("", elem_classes="plain")
                 with gr.Row(elem_classes="q-pair"):
                     replace = gr.Button("Replace it", elem_id="search-replace", variant="stop", min_width=80, size="md")
                     leave = gr.Button("Leave it", elem_id="search-leave", min_width=80, size="md")
-            with gr.Accordion("Push to Hub", open=False, elem_id="search-push-box") as push_box:
+            with gr.Accordion(
+                "Push to Hub", open=False, elem_id="search-push-box", elem_classes="local-only"
+            ) as push_box:
                 repo = gr.Textbox(label="Repository", placeholder="OWNER/NAME", elem_id="search-repo")
                 token = gr.Textbox(
                     label="Token that may write", placeholder="empty: this machine's login", elem_id="search-token", max_lines=1,
@@ -141,5 +144,5 @@ def build_results() -> SearchResults:
     )  # fmt: skip
 
 
-def _button(text: str, elem_id: str, variant: str = "secondary") -> gr.Button:
-    return gr.Button(text, elem_id=elem_id, variant=variant, interactive=False, min_width=80, size="md")
+def _button(text: str, elem_id: str, variant: str = "secondary", **options: Any) -> gr.Button:
+    return gr.Button(text, elem_id=elem_id, variant=variant, interactive=False, min_width=80, size="md", **options)

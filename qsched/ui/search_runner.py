@@ -65,13 +65,15 @@ class Run:
 
     Attributes:
         session: of the page that started it. backbone: id. options: as checked.
-        name: of its study, None until the model is loaded. formula: of JAQ in its scorer's terms.
+        name: of its study, None until the model is loaded. is_new: whether nobody had begun that study before.
+        formula: of JAQ in its scorer's terms.
         over: whether it has ended; then `preset` is what it recommends, or None, and `error` what went wrong, or None.
     """
 
     def __init__(self, session: str, backbone: str, options: SearchOptions, total: int):
         self.session, self.backbone, self.options = session, backbone, options
         self.name: str | None = None
+        self.is_new = False
         self.formula = JAQ_DEFINITION
         self.preset: Preset | None = None
         self.error: Exception | None = None
@@ -194,10 +196,15 @@ class Runner:
         self._run: Run | None = None
         self._rates: dict[tuple, float] = {}
 
-    def running(self, session: str | None = None) -> Run | None:
-        """The search that is under way; with a session, only if that page started it."""
+    def running(self) -> Run | None:
+        """The search that is under way."""
         run = self._run
-        return run if run and not run.over and session in (None, run.session) else None
+        return run if run and not run.over else None
+
+    def running_for(self, session: str | None) -> Run | None:
+        """The search that is under way, if this page started it; a request without a session has started none."""
+        run = self.running()
+        return run if run and session and run.session == session else None
 
     def start(self, session: str, backbone: str, options: SearchOptions) -> Run:
         """Start or resume a search.
@@ -215,9 +222,9 @@ class Runner:
         threading.Thread(target=self._work, args=(run,), daemon=True, name="search").start()
         return run
 
-    def stop(self, session: str) -> Run | None:
+    def stop(self, session: str | None) -> Run | None:
         """Ask the search that this page started to end; None if there is none."""
-        run = self.running(session)
+        run = self.running_for(session)
         if run:
             run.stop()
         return run
@@ -256,6 +263,7 @@ class Runner:
             backbone = self._ready(run.backbone, run.options)
             run.options = run.options.checked(backbone)
             run.name, run.formula = name_of(backbone, run.options), jaq_definition(backbone.scorer())
+            run.is_new = all(search.name != run.name for search in self.searches.list())
             url, batch = self.searches.url, BATCH.get(backbone.device.type)
             run.expect(batch or images_per_batch(backbone.device))
             try:
@@ -278,7 +286,8 @@ class Runner:
     def _ready(self, backbone: str, options: SearchOptions):
         """The loaded model with this quantization and its scorer, so that nobody makes them without a turn."""
         loaded = self.engine.backbone(backbone)
-        self.engine.prepare(backbone, Settings("-", 0, options.steps, options.quantization))
+        for _ in self.engine.calibrating(backbone, Settings("-", 0, options.steps, options.quantization)):
+            pass
 
         def prepare() -> None:
             loaded.use(options.steps)

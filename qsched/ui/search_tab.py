@@ -14,12 +14,13 @@ from qsched.presets import Preset
 from qsched.saved_searches import SavedSearch
 from qsched.ui import search_fragments, search_inputs, search_view
 from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import SESSIONS, Engine, Session
+from qsched.ui.engine import SESSIONS, SOURCE, Engine, Session
 from qsched.ui.errors import explained, toast
 from qsched.ui.search_results import build_results
 from qsched.ui.search_runner import Frame, Run, Runner
 from qsched.ui.search_view import Shown
 from qsched.ui.searches import Searches
+from qsched.ui.visitors import CHOOSE_SOURCE, DELETE, require_local
 
 NOTHING = "There is nothing to take yet: start a search or choose a saved one."
 
@@ -27,12 +28,13 @@ NOTHING = "There is nothing to take yet: start a search or choose a saved one."
 @dataclass
 class Visit:
     """What one page's Search tab shows. taken_over: what it last took over from Compare. dark: the page's colours.
-    doomed: saved searches that it has asked whether to delete."""
+    doomed: saved searches that it has asked whether to delete. begun: those that did not exist before it started them."""
 
     shown: Shown | None = None
     taken_over: tuple | None = None
     dark: bool = False
     doomed: list[str] = field(default_factory=list)
+    begun: set[str] = field(default_factory=set)
 
 
 class SearchTab:
@@ -69,7 +71,7 @@ class SearchTab:
         if held is not None:
             s = held.comparison.settings
             now = (held.backbone, s.quantization, s.steps, s.tiny_decoder)
-            if visit.taken_over != now and not self.runner.running(request.session_hash):
+            if visit.taken_over != now and not self.runner.running_for(request.session_hash):
                 visit.taken_over = now
                 tiny = self.engine.has_tiny_decoder(held.backbone)
                 updates = search_inputs.filled(self.inputs, held.backbone, s, tiny)
@@ -151,6 +153,8 @@ class SearchTab:
                         r, search_view.as_image(frame.picture), run.options.prompts[0]
                     )
                 if frame.over:
+                    if run.is_new and request.session_hash:
+                        visit.begun.add(run.name)
                     updates |= self.ended(run, shown, frame) | self.planned(*settings)
                 yield updates
         finally:
@@ -211,7 +215,7 @@ class SearchTab:
         visit = self.visit(request.session_hash)
         visit.dark, shown = dark, visit.shown
         updates = {self.results.notes: ""} if shown is None else search_view.surface_updates(self.results, shown, dark)
-        return updates | self.beside(chosen, dark, self.runner.running(request.session_hash) is not None)
+        return updates | self.beside(chosen, dark, self.runner.running_for(request.session_hash) is not None)
 
     # --- saved searches ------------------------------------------------------------------------------------------
 
@@ -232,7 +236,7 @@ class SearchTab:
     def choose(self, request: gr.Request, chosen: list[str], dark: bool) -> dict:
         """Show one saved search, compare the last two that were ticked."""
         r, more, chosen = self.results, len(chosen) > 2, chosen[-2:]
-        running = self.runner.running(request.session_hash) is not None
+        running = self.runner.running_for(request.session_hash) is not None
         updates = {r.saved: chosen} if more else {}  # otherwise as it is: the next tick may be under way already
         updates |= {r.delete: gr.update(interactive=bool(chosen))}
         if chosen and not running:
@@ -273,6 +277,7 @@ class SearchTab:
     def ask_delete(self, request: gr.Request, chosen: list[str]) -> dict:
         """Name what would be removed, and ask."""
         found = [self.searches.find(name) for name in chosen]
+        self.check_delete(request, chosen)
         self.visit(request.session_hash).doomed = chosen
         text = search_fragments.doomed(found) if found else ""
         return {self.results.deleting: gr.update(visible=bool(found)), self.results.doomed: text}
@@ -280,12 +285,18 @@ class SearchTab:
     def delete(self, request: gr.Request) -> dict:
         """Remove what the question named for good, whatever has been ticked since, except a search that is running."""
         visit, running = self.visit(request.session_hash), self.runner.running()
+        self.check_delete(request, visit.doomed)
         if running and running.name in visit.doomed:
             toast("This search is running: stop it before you delete it.")
         for name in visit.doomed:
             self.searches.delete(name)
         visit.doomed = []
         return self.listed([]) | {self.results.compare: gr.update(visible=False)}
+
+    def check_delete(self, request: gr.Request, names: list[str]) -> None:
+        """Refuse to delete what another visitor began, unless this one is local."""
+        if not self.visit(request.session_hash).begun.issuperset(names):
+            require_local(request, DELETE)
 
     # --- what is taken away --------------------------------------------------------------------------------------
 
@@ -294,6 +305,8 @@ class SearchTab:
         shown = self.visit(request.session_hash).shown
         if shown is None or shown.coefficients is None:
             toast(NOTHING)
+        if SOURCE in shown.backbone:
+            require_local(request, CHOOSE_SOURCE)
         held = self.engine.session(request.session_hash)
         old = held.comparison.settings if held else self.engine.opening(shown.backbone)[0]
         backbone, options = shown.backbone, shown.options

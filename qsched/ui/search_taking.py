@@ -6,8 +6,8 @@ import gradio as gr
 
 from qsched.presets import PresetError, load_preset
 from qsched.ui import search_fragments, takeaway
-from qsched.ui.errors import toast
 from qsched.ui.search_tab import SearchTab
+from qsched.ui.visitors import KEEP, PUSH, require_local
 
 
 class Taking:
@@ -26,10 +26,9 @@ class Taking:
 
     def keep(self, request: gr.Request) -> dict:
         """Store it where Compare looks for its best known; ask first if there is one."""
+        require_local(request, KEEP)
         r, preset = self.tab.results, self.tab.preset(request)
         path = takeaway.kept_path(preset, self.tab.engine)
-        if not takeaway.is_local(request):
-            toast(takeaway.FOREIGN_KEEP)
         if not path.exists():
             return self._kept(request)
         return {r.replacing: gr.update(visible=True), r.question: search_fragments.replacing(path.name, _date(path))}
@@ -47,15 +46,17 @@ class Taking:
 
         def push(request: gr.Request, repo: str, token: str, private: bool) -> str:
             """Publish the scheduler on the Hub."""
-            preset, local = self.tab.preset(request), takeaway.is_local(request)
-            url, files = takeaway.push(preset, self.tab.engine, repo, token, bool(private), dry_run, local)
+            require_local(request, PUSH)
+            preset = self.tab.preset(request)
+            url, files = takeaway.push(preset, self.tab.engine, repo, token, bool(private), dry_run)
             return search_fragments.pushed(url, files, dry_run)
 
         return push
 
     def _kept(self, request: gr.Request) -> dict:
+        require_local(request, KEEP)
         preset = self.tab.preset(request)
-        takeaway.keep(preset, self.tab.engine, takeaway.is_local(request))
+        takeaway.keep(preset, self.tab.engine)
         said = f"Compare's best known for {preset.bits.upper()} at {preset.steps} steps is this one now."
         return {
             self.tab.results.notes: search_fragments.good(said),

@@ -1,6 +1,5 @@
 """Between the page's widgets and the maths: shapes, sliders, links."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +18,6 @@ MOST_STEPS = max(max(spec.steps) for spec in SPECS.values())
 SHAPES = {"constant": "Constant", "ramp": "Ramp to 1", "ends": "Two ends", "per-step": "Per step"}
 MAIN_BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 DECODERS = ("full", "tiny")
-SOURCES = not os.environ.get("SPACE_ID")
-"""On a Space, which its visitors share, none of them chooses folders or repositories."""
-NO_SOURCES = "On a Space the source of a backbone is chosen by whoever runs it."
 OTHER_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (16, 8, 4) if f"w{w}a{a}" not in MAIN_BITS)
 
 
@@ -124,11 +120,19 @@ class Link:
         )  # fmt: skip
 
 
-def read_link(query: Mapping[str, str]) -> Link:
-    """Query parameters to a Link; whatever is not understood is left out and named in `notes`."""
+def read_link(query: Mapping[str, str], sources: bool = True) -> Link:
+    """Query parameters to a Link; whatever is not understood is left out and named in `notes`.
+
+    sources: whether the link may say where the backbone comes from.
+    """
     found, notes = {}, []
     for name, read in _READERS.items():
         if not query.get(name):
+            continue
+        if name == "source" and not sources:
+            notes.append(
+                "The link's source is ignored: only somebody at the machine that runs this page may choose one."
+            )
             continue
         try:
             found[name] = read(query[name])
@@ -178,8 +182,6 @@ def _group(text: str) -> int:
 
 def _source(text: str) -> str:
     text = text.strip()
-    if not SOURCES:
-        raise ValueError(NO_SOURCES)
     if not Path(text).expanduser().is_dir():
         repo, revision = pinned(text)
         check_names(Source(repo, revision=revision))

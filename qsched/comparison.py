@@ -58,9 +58,10 @@ class Settings:
 class Column:
     """One picture with its numbers.
 
-    stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s: seconds for all steps and the decode (for Q-Sched the
-    shared first prediction is counted in). alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1] (or what the scorer's quality is); both None where no
-    scorer can be had. ssim, psnr (dB), lpips: to full precision; lpips is None without a network for it.
+    stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s: seconds for
+    all steps and the decode (for Q-Sched the shared first prediction is counted in); first_run: whether the first run
+    of the denoiser is in it. alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1] (or what the scorer's
+    quality is); both None where no scorer can be had. ssim, psnr (dB), lpips: to full precision; lpips is None without a network for it.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Column:
     psnr: float
     badges: tuple[Badge, ...] = ()
     lpips: float | None = None
+    first_run: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -175,20 +177,21 @@ def compare(
         )
         if isinstance(judge, ScorerError):
             notes += (f"The pictures have no scores. {judge}",)
-        begin = time.perf_counter()
+        first_run, begin = backbone.first_run(backbone.denoiser, settings.tiny_decoder), time.perf_counter()
         latents = sample(backbone, condition.to(backbone.device), noise, settings.steps)
         images = decode(backbone, latents, settings.tiny_decoder).cpu()
         latency, reference = _elapsed(backbone, begin), images
         full = _column(
-            backbone, judge, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency
+            backbone, judge, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency, first_run
         )
 
     quantized = backbone.quantized(settings.quantization)
-    begin = time.perf_counter()
+    first_run, begin = backbone.first_run(quantized.module, settings.tiny_decoder), time.perf_counter()
     first = first_prediction(backbone, condition.to(backbone.device), noise, settings.steps, quantized.module)
     first_s = _elapsed(backbone, begin)
     images, rest_s = _continue(backbone, condition, noise, settings, None, quantized.module, first)
-    naive = _column(backbone, judge, settings, NAIVE, images, reference, quantized.report.bytes_after, first_s + rest_s)
+    stored, latency = quantized.report.bytes_after, first_s + rest_s
+    naive = _column(backbone, judge, settings, NAIVE, images, reference, stored, latency, first_run)
     comparison = Comparison(
         name,
         settings,
@@ -222,6 +225,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
         column = replace(comparison.naive, name=QSCHED)
     else:
         quantized = backbone.quantized(settings.quantization)
+        first_run = backbone.first_run(quantized.module, settings.tiny_decoder)
         images, rest_s = _continue(
             backbone,
             comparison.condition,
@@ -240,6 +244,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
             comparison.reference,
             quantized.report.bytes_after,
             comparison.first_s + rest_s,
+            first_run or comparison.naive.first_run,  # the first prediction is from there
         )
     return replace(comparison, coefficients=coefficients, qsched=column)
 
@@ -302,6 +307,7 @@ def _column(
     reference: Tensor,
     stored_bytes: int,
     latency_s: float,
+    first_run: bool,
 ) -> Column:
     images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)  # broken: black
     scores = None if isinstance(judge, ScorerError) else judge.score(images, [settings.prompt])
@@ -318,6 +324,7 @@ def _column(
         psnr=float(likeness.psnr[0]),
         badges=tuple(failure_badges(images[0], None if name == FULL_PRECISION else reference[0])),
         lpips=None if likeness.lpips is None else float(likeness.lpips[0]),
+        first_run=first_run,
     )
 
 

@@ -99,13 +99,13 @@ def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
 
 
 @contextmanager
-def serving(presets: Path, load=tiny_backbone):
+def serving(presets: Path, load=tiny_backbone, talk=False):
     """The page on a tiny backbone: (url, engine)."""
     from qsched.ui import build_app
     from qsched.ui.engine import Engine
 
     engine = Engine(load=load, presets=presets)
-    app = build_app(engine=engine, searches=str(presets / "searches.sqlite3"))
+    app = build_app(engine=engine, talk=talk, searches=str(presets / "searches.sqlite3"))
     engine.warm_up()
     _, url, _ = app.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
     try:
@@ -117,12 +117,13 @@ def serving(presets: Path, load=tiny_backbone):
 class Visitor:
     """One browser tab with its own session. `complaints` holds console output, page errors, failed and foreign requests."""
 
-    def __init__(self, browser, url, engine, *, query="", width=1280, height=900, dark=False):
+    def __init__(self, browser, url, engine, *, query="", width=1280, height=900, dark=False, touch=False):
         self.engine, self.complaints = engine, []
         known = set(engine._sessions)
         self.context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True
-        )
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True,
+            has_touch=touch, is_mobile=touch,
+        )  # fmt: skip
         self.context.route("**/*", lambda route: self._allow(route, url))
         self.page = self.context.new_page()
         self.page.set_default_timeout(SLOW)

@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from browser_app import tiny_backbone
 from embedded_model import counted, embedded, jumps
 from PIL import Image
 from torch import Tensor
@@ -208,3 +209,14 @@ def test_coefficients_that_do_not_fit_leave_the_comparison_as_it_was(comparison)
         rescale(embedded(), comparison, Coefficients.per_step([1.1] * 4, [1.0] * 4))
     assert count.calls == 0 and comparison.qsched is before
     assert torch.isfinite(comparison.first).all()
+
+
+def test_a_first_run_is_marked_and_later_ones_are_not():
+    fresh = tiny_backbone()
+    marks = lambda comparison: [column.first_run for column in comparison.columns]
+    first = compare(fresh, Settings("fox", 0, 1), Coefficients.constant(1.1, 0.9))
+    assert marks(first) == [True, True, True], "the third shares a first prediction with the second"
+    later = compare(fresh, Settings("owl", 0, 1), Coefficients.constant(1.1, 0.9), first)
+    assert marks(later) == [False, False, False]
+    other = compare(fresh, Settings("owl", 0, 1, Quantization("w2a8")), Coefficients.identity(), later)
+    assert marks(other) == [False, True, True]

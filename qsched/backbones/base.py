@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -80,6 +81,7 @@ class Backbone(ABC):
     calls: int = 0
     _quantized: OrderedDict = field(default_factory=OrderedDict, repr=False)
     _scorer: Scorer | None = field(default=None, repr=False)
+    _ran: WeakKeyDictionary = field(default_factory=WeakKeyDictionary, repr=False)
 
     @property
     @abstractmethod
@@ -151,6 +153,16 @@ class Backbone(ABC):
                 self._quantized.popitem(last=False)
         self._quantized.move_to_end(quantization)
         return self._quantized[quantization]
+
+    def first_run(self, denoiser: nn.Module, tiny: bool = False) -> bool:
+        """Whether this denoiser and decoder have not run together before; from now on they have.
+
+        A first run also prepares kernels and memory, so that its latency says little about later ones.
+        """
+        decoders = self._ran.setdefault(denoiser, set())
+        first = tiny not in decoders
+        decoders.add(tiny)
+        return first
 
     @property
     def full_precision_bytes(self) -> int:

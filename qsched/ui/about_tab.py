@@ -32,7 +32,7 @@ Paper: [Q-Sched: Pushing the Boundaries of Few-Step Diffusion Models with Quanti
 | | |
 |---|---|
 | **Stored size** | Measured: the denoiser's packed weights, scales and what stays in high precision, in bytes. The ratio is to the same weights at fp16. |
-| **Latency** | Measured on this device: all denoiser calls and the decode. Q-Sched's number includes the shared first call, so it can be compared with the others. |
+| **Latency** | Measured on this device: all denoiser calls and the decode. Q-Sched's number includes the shared first call, so it can be compared with the others. The first run of a denoiser, which also prepares kernels, is marked. |
 | **Quantized weights** | Real: 2, 3, 4 or 8 bits per weight, packed into bytes. |
 | **Quantized arithmetic** | Where the device multiplies integers exactly and no slower, real int8; elsewhere simulated in floating point with the same rounding. The line under the controls says which. |
 | **CLIPScore, CLIP-IQA, JAQ** | Measured on the picture by the scorer named beside the table. JAQ depends on the scorer: compare it only with itself. |

@@ -34,6 +34,9 @@ PREFERENCE = "How well people would like the picture for its prompt, 0 to 1; hig
 ABOUT_SCORES = "These judge one picture. The surface below judges its preset's prompts together."
 
 
+LATENCY = "All steps and the decode, measured on this device. A first run also prepares kernels and memory; another prompt or seed is measured without."
+
+
 def column_title(name: str) -> str:
     """The heading above a picture."""
     return f'<div class="column-title {KEYS[name]}"><i></i><b>{TITLES[name]}</b><span>{SUBTITLES[name]}</span></div>'
@@ -41,10 +44,11 @@ def column_title(name: str) -> str:
 
 def caption(column: Column) -> str:
     """Stored size, ratio and latency under a picture."""
+    first = " first run" if column.first_run else ""
     ratio = "fp16 size" if column.name == FULL_PRECISION else f"{column.ratio:.1f}× smaller"
     return (
         f'<div class="caption"><b title="The denoiser\'s weights as stored">{size(column.stored_bytes)}</b>'
-        f'<span>{ratio}</span><span class="latency" title="All steps and the decode, measured on this device">{latency(column.latency_s)}</span></div>'
+        f'<span>{ratio}</span><span class="latency" title="{LATENCY}">{latency(column.latency_s)}{first}</span></div>'
     )
 
 

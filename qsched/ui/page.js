@@ -78,9 +78,10 @@ window.qsched = (() => {
   const sync = () => {
     const sides = document.querySelectorAll("#wipe img");
     ["left", "right"].forEach((side, index) => {
-      const name = names[document.querySelector(`#wipe-${side} input`)?.value];
+      const title = document.querySelector(`#wipe-${side} input`)?.value, name = names[title];
       const source = name && document.querySelector(`#image-${name} img`)?.src;
       if (source && sides[index] && sides[index].src !== source) sides[index].src = source;
+      if (sides[index]) sides[index].alt = title;
     });
   };
 
@@ -129,6 +130,8 @@ window.qsched = (() => {
     history.replaceState(null, "", url);
     await copy(url, "#share", "In the address bar");
   };
+
+  document.addEventListener("load", (event) => event.target.closest?.("#wipe") && sync(), true); // it has no texts of its own
 
   const toggleDark = () => document.body.classList.toggle("dark");
 

@@ -14,7 +14,9 @@ HERE = Path(__file__).parent
 FAVICON, IMAGE = HERE / "favicon.png", HERE / "preview.jpg"
 ADDRESS = "/preview.jpg"
 TITLE = "Q-Sched"
-SENTENCE = "Quantized few-step diffusion, repaired by rescaling its sampling trajectory: drag two coefficients and watch."
+SENTENCE = (
+    "Quantized few-step diffusion, repaired by rescaling its sampling trajectory: drag two coefficients and watch."
+)
 _THEIRS = re.compile(rb'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*/>')
 
 

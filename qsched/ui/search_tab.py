@@ -50,7 +50,7 @@ class SearchTab:
         self._visits: OrderedDict[str, Visit] = OrderedDict()
         settings, _ = engine.opening()
         with gr.Row(elem_classes="q-columns"):
-            with gr.Column(elem_classes=["q-side", "q-tall"], min_width=280, scale=0):
+            with gr.Column(elem_classes="q-side", min_width=280, scale=0):
                 self.inputs = search_inputs.build_inputs(settings, engine.default)
             with gr.Column(elem_classes="q-main", min_width=320, scale=1):
                 self.results = build_results()

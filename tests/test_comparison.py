@@ -138,6 +138,8 @@ def numbers(column) -> tuple:
 
 def test_it_knows_its_size_and_does_not_grow():
     comparison = compare(embedded(), Settings("fox", steps=1), Coefficients.identity())
+    for tensor in (comparison.condition.embeds, comparison.condition.pooled, comparison.first):
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes, "a view would keep the batch it is part of"
     before = comparison.nbytes
     for i in range(5):
         comparison = rescale(embedded(), comparison, Coefficients.constant(1.001 + i / 1000, 1.0))

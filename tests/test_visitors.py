@@ -236,3 +236,12 @@ def test_the_endpoint_takes_no_source_from_elsewhere_however_it_is_written(scene
         values = {"prompt": "fox", "steps": 1} | given
         data = [values.get(name, block.value) for name, block in zip(names, endpoint.inputs, strict=True)]
         assert REFUSED in scene.call(scene.url, endpoint, "guest", GUEST, data) and not scene.touched
+
+
+def test_while_the_page_is_shared_nobody_is_known_to_be_at_the_machine(scene):
+    (download,) = [fn for fn in scene.app.fns.values() if fn.api_name == "download"]
+    data = ["emoji-lcm", ""]
+    assert REFUSED not in scene.call(scene.url, download, "here", {}, data) and scene.touched == {"download"}
+    scene.app.share = True  # as launch sets it; a tunnel's requests come from 127.0.0.1, like these
+    scene.touched.clear()
+    assert REFUSED in scene.call(scene.url, download, "here", {}, data) and not scene.touched

@@ -32,7 +32,7 @@ def is_local(request: gr.Request | None) -> bool:
 
     Nobody is on a Space, while the page is shared, or behind a proxy: its requests come from this machine, whoever sent
     them. A page in the same browser that belongs to another site is not local either. A proxy that names itself in no
-    header cannot be recognized; behind one, set GRADIO_ROOT_PATH, as gradio needs it there.
+    header cannot be recognized; behind one, set GRADIO_ROOT_PATH to the address at which visitors reach it.
     """
     page = request.app.get_blocks() if hasattr(request, "app") else None
     if page is None or page.share or page.root_path or os.environ.get("SPACE_ID") or request.client is None:

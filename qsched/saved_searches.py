@@ -149,6 +149,7 @@ def preset_of(
     if best is None:
         raise SearchError("The search has no point with finite images: nothing can be recommended.")
     surface = surface_of(options, done)
+    failed = [candidate for candidate, scores in done.items() if not scores.alignment]
     settings = asdict(options.quantization)
     edge = {options.axis[0], options.axis[-1]} if best.is_pair else set(options.reach)
     return Preset(
@@ -170,10 +171,10 @@ def preset_of(
             "range": list(options.c_range),
             "points": strategy.total,
             "points_done": len(done),
-            "failed": sum(not scores.alignment for scores in done.values()),
+            "failed": len(failed),
             "at_edge": bool(edge & {*best.c_x, *best.c_eps}),
             "best": {"jaq": value_of(done[best], options.k)},
-            "summary": surface.summary(options.k),
+            "summary": surface.summary(options.k, sum(candidate.is_pair for candidate in failed)),
             "stability": surface.stability(prompts=len(options.prompts), k=options.k),
             "k": options.k,
             "seeds": list(range(options.seed, options.seed + options.seeds)),

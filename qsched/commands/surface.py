@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> Result:
     found, noise = surface.stability(k=k), surface.uncertainty(k)
     data = {
         "preset": {"backbone": preset.backbone, "bits": preset.bits, "steps": preset.steps, "shape": preset.shape},
-        "summary": surface.summary(k),
+        "summary": surface.summary(k, preset.provenance.get("failed")),
         "coefficients": preset.best(k).to_dict(),
         "stability": found,
         "not_different": None if noise is None or noise.p is None else int(noise.alike.sum()),

@@ -1,7 +1,9 @@
 """Searches in a storage: opened to go on, listed to choose from, and turned into presets at any time."""
 
+import copy
 import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,10 +11,12 @@ from datetime import datetime, timezone
 from typing import Any
 
 import optuna
+import sqlalchemy
 
 from qsched.backbones import Backbone, Quantization
 from qsched.presets import Preset
 from qsched.provenance import device_name, versions
+from qsched.remembering import Remembered
 from qsched.sampling import prepare_scheduler
 from qsched.scoring import jaq_definition
 from qsched.search_job import SearchError
@@ -66,8 +70,7 @@ def stored_scores(storage: str, name: str) -> dict[Candidate, Scores]:
         StorageError: the storage cannot be used.
     """
     with storage_errors(without_password(storage)):
-        opened = open_storage(storage)
-        if name not in optuna.get_all_study_names(opened):
+        if name not in optuna.get_all_study_names(opened := _opened(storage)):
             return {}
         return finished(optuna.load_study(study_name=name, storage=opened))
 
@@ -78,14 +81,26 @@ def saved_searches(storage: str) -> list[SavedSearch]:
     Raises:
         StorageError: the storage cannot be used.
     """
-    found = []
     with storage_errors(without_password(storage)):
-        opened = open_storage(storage)
-        for name in optuna.get_all_study_names(opened):
-            study = optuna.load_study(study_name=name, storage=opened)
-            if (about := study.user_attrs.get("about")) is not None:
-                found.append(_saved(study, about))
+        names = optuna.get_all_study_names(_opened(storage))
+    found = [search for name in names if (search := find_search(storage, name)) is not None]
     return sorted(found, key=lambda search: search.begun, reverse=True)
+
+
+def find_search(storage: str, name: str) -> SavedSearch | None:
+    """One search of a storage; None if there is no study of that name, or it is no search.
+
+    Raises:
+        StorageError: the storage cannot be used.
+    """
+    with storage_errors(without_password(storage)):
+        try:
+            study = optuna.load_study(study_name=name, storage=_opened(storage))
+        except KeyError:
+            return None
+        if (about := study.user_attrs.get("about")) is None:
+            return None
+        return _found.get(_state(storage, study, about), lambda: _saved(study, about))
 
 
 def load_search(storage: str, name: str) -> Preset:
@@ -96,8 +111,16 @@ def load_search(storage: str, name: str) -> Preset:
         SearchError: no candidate has a finite score yet.
     """
     with storage_errors(without_password(storage)):
-        study = optuna.load_study(study_name=name, storage=open_storage(storage))
-        return preset_of(study.user_attrs["about"], finished(study))
+        study = optuna.load_study(study_name=name, storage=_opened(storage))
+        about = study.user_attrs["about"]
+        state = _state(storage, study, about)
+
+    def make() -> Preset:
+        with storage_errors(without_password(storage)):
+            done = finished(study)
+        return preset_of(about, done)
+
+    return copy.deepcopy(_presets.get(state, make))
 
 
 def delete_search(storage: str, name: str) -> None:
@@ -107,7 +130,7 @@ def delete_search(storage: str, name: str) -> None:
         StorageError: the storage cannot be used, or holds no such search.
     """
     with storage_errors(without_password(storage)):
-        optuna.delete_study(study_name=name, storage=open_storage(storage))
+        optuna.delete_study(study_name=name, storage=_opened(storage))
 
 
 def preset_of(
@@ -128,6 +151,7 @@ def preset_of(
     if best is None:
         raise SearchError("The search has no point with finite images: nothing can be recommended.")
     surface = surface_of(options, done)
+    failed = [candidate for candidate, scores in done.items() if not scores.alignment]
     settings = asdict(options.quantization)
     edge = {options.axis[0], options.axis[-1]} if best.is_pair else set(options.reach)
     return Preset(
@@ -149,10 +173,10 @@ def preset_of(
             "range": list(options.c_range),
             "points": strategy.total,
             "points_done": len(done),
-            "failed": sum(not scores.alignment for scores in done.values()),
+            "failed": len(failed),
             "at_edge": bool(edge & {*best.c_x, *best.c_eps}),
             "best": {"jaq": value_of(done[best], options.k)},
-            "summary": surface.summary(options.k),
+            "summary": surface.summary(options.k, sum(candidate.is_pair for candidate in failed)),
             "stability": surface.stability(prompts=len(options.prompts), k=options.k),
             "k": options.k,
             "seeds": list(range(options.seed, options.seed + options.seeds)),
@@ -174,6 +198,32 @@ def record(surface: Surface, candidate: Candidate, scores: Scores) -> None:
     c_x, c_eps = candidate.c_x[0], candidate.c_eps[0]
     if candidate.is_pair and scores.alignment and c_x in surface.c_x and c_eps in surface.c_eps:
         surface.record(surface.c_eps.index(c_eps), surface.c_x.index(c_x), scores.alignment, scores.quality)
+
+
+_storages: Remembered[optuna.storages.RDBStorage] = Remembered(4)
+_found: Remembered[SavedSearch] = Remembered(1000)
+_presets: Remembered[Preset] = Remembered(50)
+
+
+def _opened(storage: str) -> optuna.storages.RDBStorage:
+    """A storage to read from, kept open for as long as its file is the same."""
+    url = sqlalchemy.make_url(storage)
+    file = os.stat(url.database) if url.get_backend_name() == "sqlite" and os.path.exists(url.database or "") else None
+    return _storages.get((storage, file and (file.st_dev, file.st_ino)), lambda: open_storage(storage))
+
+
+def _state(storage: str, study: optuna.Study, about: Mapping[str, Any]) -> tuple:
+    """Changes whenever something that was read from a study may have: a finished trial never changes. The trials are
+    counted where they are stored, since reading those of one study takes a hundred times longer."""
+    trials = sqlalchemy.table("trials", *map(sqlalchemy.column, ("study_id", "state", "trial_id")))
+    query = (
+        sqlalchemy.select(trials.c.state, sqlalchemy.func.count(), sqlalchemy.func.max(trials.c.trial_id))
+        .where(trials.c.study_id == study._study_id)
+        .group_by(trials.c.state)
+    )
+    with _opened(storage).engine.connect() as connection:
+        counts = sorted(tuple(row) for row in connection.execute(query) if row[0] in ("COMPLETE", "FAIL"))
+    return storage, study.study_name, json.dumps(about, sort_keys=True), *counts
 
 
 def _saved(study: optuna.Study, about: Mapping[str, Any]) -> SavedSearch:

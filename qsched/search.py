@@ -9,7 +9,7 @@ and processes on one or many machines that name the same storage share the work.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -40,6 +40,8 @@ __all__ = [
     "search",
 ]
 
+MEASURE = 2.0
+"""Seconds that measuring the rate for an estimate may take, unless two single images take longer."""
 WAIT = 0.5
 """Seconds between two looks at what other processes are finishing."""
 
@@ -170,23 +172,39 @@ def estimate(
     batch_size: int | None = None,
     device: Device | None = None,
 ) -> Plan:
-    """What `search` with the same arguments would cost, from one measured batch; nothing is stored.
+    """What `search` with the same arguments would cost, at a rate that is measured within MEASURE seconds; nothing is stored.
 
     Raises:
         ValueError, StorageError: as `search`.
     """
     options = options.checked(backbone)
-    job, strategy = Job(backbone, options, batch_size, device), strategy_of(options)
+    strategy = strategy_of(options)
     done = {} if storage is None else stored_scores(storage, study_name or name_of(backbone, options))
     missing = strategy.missing(done)
-    probe = [Candidate.pair(*point) for point in ((1.0, 1.0), (1.0, 1.02), (1.02, 1.0), (1.02, 1.02))][: job.at_once]
-    job.compute([Candidate.pair(0.98, 0.98)])  # warm-up: the shared first predictions, and nothing else of the probe
-    begin = time.perf_counter()
-    job.compute(probe)
-    rate = len(probe) * options.images / (time.perf_counter() - begin)
+    rate = _rate(backbone, options, batch_size, device)
     images = missing * options.images
     stored = strategy.total - missing
     return Plan(strategy.total, stored, images, strategy.calls(missing), images / rate, rate)
+
+
+def _rate(backbone: Backbone, options: SearchOptions, batch_size: int | None, device: Device | None) -> float:
+    """Images per second of a search: of the largest batch, up to its own, that MEASURE leaves time for."""
+    begin, job = time.perf_counter(), Job(backbone, options, batch_size, device)
+    batch = min(job.batch_size, len(options.prompts) if job.from_scratch else options.images * job.at_once)
+    probe = lambda images: Job(backbone, replace(options, prompts=options.prompts[:images], seeds=1), batch, device)
+    few = probe(1)
+    few.compute([Candidate.pair(0.98, 0.98)])  # warm-up: the first prediction, which all points share
+    images = 1
+    while True:
+        start = time.perf_counter()
+        if job.from_scratch:
+            probe(images).compute([Candidate.pair(1.0, 1.0)])
+        else:
+            few.compute([Candidate.pair(1.0, 1.0 + number / 1000) for number in range(images)])
+        end = time.perf_counter()
+        if images == batch or end - begin + 2 * (end - start) > MEASURE:
+            return images / (end - start)
+        images = min(2 * images, batch)
 
 
 class _Teller:

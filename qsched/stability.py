@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from qsched.surface import Surface
 
 SHARE = 0.95
+FEWEST_CELLS, FEWEST_PROMPTS = 9, 3
+"""Scored cells (of a smaller grid: all) and prompts (of one prompt: seeds) that it takes: the first cell of a search wins
+every resample, and two prompts have only three different resamples."""
 HIGHEST_K = 5.0
 KS = tuple(round(0.1 * step, 1) for step in range(round(10 * HIGHEST_K) + 1))
 """0, 0.1, ... 5."""
@@ -40,7 +43,9 @@ def stability(surface: "Surface", k: float) -> dict[str, Any]:
     Returns:
         k, prompts, seeds, resamples, level, method;
         best: {c_x, c_eps, jaq};
-        wins: share of the resamples whose best cell it is;
+        cells: how many have a score;
+        wins: share of the resamples whose best cell it is; None, as all that follows but the mean gain, where there are
+            fewer than FEWEST_CELLS cells or FEWEST_PROMPTS prompts;
         region: {cells: [[c_x, c_eps, share], ...] the likeliest first, c_x: [lowest, highest], c_eps: likewise};
         spread: {c_x: [2.5 %, 97.5 %], c_eps: likewise} of the resamples' best cells;
         gain: {mean, low, high} of JAQ, best minus plain, with the interval of that cell (which forgets that it was
@@ -64,6 +69,7 @@ def _stability(surface: "Surface", k: float) -> dict[str, Any]:
         "resamples": RESAMPLES,
         "level": SHARE,
         "best": {"c_x": c_x, "c_eps": c_eps, "jaq": value},
+        "cells": len(cells),
         "wins": None,
         "region": None,
         "spread": None,
@@ -72,7 +78,7 @@ def _stability(surface: "Surface", k: float) -> dict[str, Any]:
         "gain_out_of_bag": None,
         "method": f"{METHOD}; gain: {INTERVAL}",
     }
-    if count < 2:
+    if not _enough(surface, count, len(cells)):
         return answer
     rows = winners(alignment, quality, (k,))[0]
     points = _points(surface, cells[rows])
@@ -87,6 +93,20 @@ def _stability(surface: "Surface", k: float) -> dict[str, Any]:
         extra = optimism(alignment, quality, rows, k)
         answer |= {"optimism": extra, "gain_out_of_bag": gain - extra}
     return answer
+
+
+def too_few(found: dict[str, Any]) -> str:
+    """The sentence in place of the numbers that `stability` leaves out."""
+    images, cells = found["prompts"] * found["seeds"], found["cells"]
+    if images == 1:
+        return "One image per cell: how noisy the surface is cannot be said."
+    points = "1 point" if cells == 1 else f"{cells} points"
+    return f"{points} with {images} images each are too few: how sure the best one is cannot be said yet."
+
+
+def _enough(surface: "Surface", count: int, cells: int) -> bool:
+    """Whether so many prompts and scored cells carry a statement about the best cell."""
+    return count >= FEWEST_PROMPTS and cells >= min(FEWEST_CELLS, len(surface.c_x) * len(surface.c_eps))
 
 
 def winners(alignment: np.ndarray, quality: np.ndarray, ks: Sequence[float]) -> np.ndarray:
@@ -175,7 +195,7 @@ def k_sweep(surface: "Surface", ks: Sequence[float] | None = None) -> Sweep:
 def _k_sweep(surface: "Surface", ks: tuple[float, ...]) -> Sweep:
     alignment, quality, cells = replicates(surface)
     plain = plain_row(surface, cells)
-    drawn = winners(alignment, quality, ks) if alignment.shape[1] > 1 else None
+    drawn = winners(alignment, quality, ks) if _enough(surface, alignment.shape[1], len(cells)) else None
     rows = []
     for index, k in enumerate(ks):
         c_x, c_eps, value = surface.best(k)

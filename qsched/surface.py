@@ -141,9 +141,15 @@ class Surface:
         """How the best cell and its gain move with k, see `qsched.stability`."""
         return k_sweep(self.laid_out(prompts), ks)
 
-    def summary(self, k: float = K_DEFAULT) -> dict[str, Any]:
-        """The surface in a few numbers, JSON friendly: best, plain (the cell nearest to (1, 1), if the grid covers it),
-        gain (best minus plain), worst, median, cells, failed, images. Numbers that do not exist are None."""
+    def summary(self, k: float = K_DEFAULT, failed: int | None = None) -> dict[str, Any]:
+        """The surface in a few numbers, JSON friendly; those that do not exist are None.
+
+        Args:
+            failed: how many cells were computed and failed; None: all that have no score.
+        Returns:
+            k, best, plain (the cell nearest to (1, 1), if the grid covers it), gain (best minus plain), worst, median;
+            cells, scored, failed: how many; images: per cell.
+        """
         values = self.jaq(k)
         finite = values[np.isfinite(values)]
         plain = math.nan if self.plain() is None else float(values[self.plain()])
@@ -156,7 +162,8 @@ class Surface:
             "worst": float(finite.min()) if finite.size else None,
             "median": float(np.median(finite)) if finite.size else None,
             "cells": values.size,
-            "failed": int(values.size - finite.size),
+            "scored": int(finite.size),
+            "failed": int(values.size - finite.size) if failed is None else failed,
             "images": self.images,
         }
 

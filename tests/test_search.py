@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +10,15 @@ import torch
 from embedded_model import PROMPTS, counted, embedded
 
 from qsched import prefixes, search_job
+from qsched import search as search_module
 from qsched.backbones import Quantization
 from qsched.coefficients import Coefficients
 from qsched.presets import load_preset, save_preset
 from qsched.sampling import draw_noise, sample
 from qsched.scoring import jaq
-from qsched.search import Plan, SearchError, SearchOptions, StorageError, estimate, grid, search
+from qsched.search import Candidate, Plan, SearchError, SearchOptions, StorageError, estimate, grid, search
 from qsched.strategies import strategy_of
+from qsched.studies import Scores
 
 STEPS = 2
 SMALL = SearchOptions("w4a8", PROMPTS, STEPS, resolution=3)
@@ -275,6 +278,41 @@ def test_an_estimate_counts_what_the_search_will_do(found, tmp_path):
     search(embedded(), SMALL, storage=storage)
     rest = estimate(embedded(), SMALL, storage=storage)
     assert (rest.stored, rest.images, rest.calls, rest.seconds) == (9, 0, 0, 0)
+
+
+@pytest.mark.parametrize("strategy", ["exhaustive", "shared", "adaptive"])
+@pytest.mark.parametrize("each", [0.01, 0.05, 0.3, 5.0])
+def test_an_estimate_measures_for_two_seconds_at_most_or_two_images(strategy, each, monkeypatch):
+    """On a clock on which an image takes `each` seconds, however large its batch."""
+    clock, batches = [0.0], []
+
+    def device(batch):
+        count = batch()
+        if count is not None:
+            clock[0] += each * count
+            batches.append(count)
+        return count
+
+    monkeypatch.setattr(search_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    plan = estimate(embedded(), changed(SMALL, resolution=9, strategy=strategy), device=device)
+    assert plan.images_per_second == pytest.approx(1 / each) and plan.seconds == pytest.approx(plan.images * each)
+    assert clock[0] <= 2 or sum(batches) == 2
+    assert max(batches) >= {0.01: 15, 0.05: 15, 0.3: 2, 5.0: 1}[each] or strategy == "exhaustive"
+
+
+def test_cells_that_were_never_computed_did_not_fail(monkeypatch):
+    broken = Candidate.pair(1.0, 1.0)
+    compute = search_module.Job.compute
+
+    def spoiled(self, candidates, *rest):
+        none = Scores([float("nan")] * len(PROMPTS), [float("nan")] * len(PROMPTS))
+        return [none if c == broken else s for c, s in zip(candidates, compute(self, candidates, *rest), strict=True)]
+
+    monkeypatch.setattr(search_module.Job, "compute", spoiled)
+    preset = search(embedded(), changed(SMALL, resolution=11, strategy="adaptive"))
+    summary = preset.provenance["summary"]
+    assert summary["failed"] == preset.provenance["failed"] == 1
+    assert (summary["cells"], summary["scored"]) == (121, preset.provenance["points_done"] - 1)
 
 
 @pytest.mark.parametrize("strategy", ["exhaustive", "shared", "adaptive"])

@@ -8,6 +8,7 @@ import pytest
 from qsched.scoring import jaq
 from qsched.stability import KS, winners
 from qsched.surface import Surface
+from qsched.ui import fragments
 from qsched.uncertainty import RESAMPLES, resample
 
 AXIS = tuple(round(0.8 + 0.04 * i, 4) for i in range(11))
@@ -159,3 +160,24 @@ def test_the_sweep_agrees_with_what_is_said_at_one_k():
 def test_a_sweep_without_noise_or_plain_cell_leaves_these_numbers_out():
     one = Surface((1.1, 1.2), (1.0,), np.full((1, 2, 1), 20.0), np.random.rand(1, 2, 1)).k_sweep()
     assert set(one.gain) == set(one.c_x_low) == set(one.gain_low) == set(one.gain_out_of_bag) == {None}
+
+
+@pytest.mark.parametrize(("cells", "prompts"), [(1, 20), (8, 20), (121, 2)])
+def test_nothing_is_said_before_there_are_points_and_prompts_to_carry_it(cells, prompts):
+    whole, surface = flat(0, prompts), Surface.empty(AXIS, AXIS, prompts)
+    order = sorted(np.ndindex(11, 11), key=lambda cell: cell != (5, 5))  # the plain cell first
+    for cell in order[:cells]:
+        surface.record(*cell, whole.alignment[cell], whole.quality[cell])
+    found, row = surface.stability(k=2.0), surface.k_sweep(ks=(2.0,)).to_rows()[0]
+    assert found["cells"] == cells and found["gain"]["mean"] is not None
+    assert found["wins"] is found["region"] is found["gain"]["low"] is found["gain_out_of_bag"] is None
+    assert row["c_x_low"] is row["gain_low"] is row["gain_out_of_bag"] is None
+    line = fragments.stability(found)
+    assert "too few" in line and "resamples" not in line and "95 %" not in line
+
+
+def test_nine_points_of_three_prompts_or_a_whole_small_grid_carry_it():
+    whole, surface = flat(0, 3), Surface.empty(AXIS, AXIS, 3)
+    for cell in list(np.ndindex(11, 11))[:9]:
+        surface.record(*cell, whole.alignment[cell], whole.quality[cell])
+    assert surface.stability(k=2.0)["wins"] > 0 and small().stability(k=2.0)["wins"] > 0

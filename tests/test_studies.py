@@ -8,8 +8,11 @@ import pytest
 from embedded_model import PROMPTS, counted, embedded
 
 from qsched import load_backbone, packed_layers, workers
-from qsched.saved_searches import delete_search, load_search, open_study, saved_searches
+from qsched import saved_searches as saved_module
+from qsched.saved_searches import delete_search, find_search, load_search, open_study, saved_searches
 from qsched.search import Candidate, SearchOptions, StorageError, estimate, search
+from qsched.strategies import strategy_of
+from qsched.strategies.gaussian_process import GaussianProcess
 from qsched.studies import Scores, Study
 
 STEPS = 2
@@ -231,3 +234,30 @@ def test_a_read_only_storage_is_one_sentence(storage):
     with pytest.raises(StorageError, match="readonly database") as caught:
         Study(f"sqlite:///file:{path}?mode=ro&uri=true", "new", {}, (0.8, 1.2), {})
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_saved_search_says_is_computed_once_per_state_of_its_trials(storage, monkeypatch):
+    fits, reads = [], []
+    fit, read = GaussianProcess.__init__, saved_module.finished
+    monkeypatch.setattr(GaussianProcess, "__init__", lambda *args: fits.append(1) or fit(*args))
+    monkeypatch.setattr(saved_module, "finished", lambda study: reads.append(1) or read(study))
+    half = []
+    options = dataclasses.replace(SMALL, strategy="adaptive")
+    search(embedded(), options, storage=storage, on_progress=lambda p: half.append(1), stop=lambda: bool(half))
+    (first,) = saved_searches(storage)
+    preset = load_search(storage, first.name)
+    fits.clear(), reads.clear()
+    for _ in range(3):
+        assert saved_searches(storage) == [first] == [find_search(storage, first.name)]
+        again = load_search(storage, first.name)
+        assert again == preset
+        again.provenance.clear()  # what is handed out is nobody else's
+    assert not fits and not reads
+    checked = options.checked(embedded())
+    unfinished = open_study(embedded(), checked, storage)
+    missing = [point for point in strategy_of(checked).points if point not in unfinished.look().done]
+    (claim,) = unfinished.claim(missing[:1])
+    unfinished.store(claim, Scores([50.0] * len(PROMPTS), [0.5] * len(PROMPTS)), 5.0)
+    assert find_search(storage, first.name).done == first.done + 1 and reads
+    delete_search(storage, first.name)
+    assert find_search(storage, first.name) is None

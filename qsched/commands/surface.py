@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> Result:
     found, noise = surface.stability(k=k), surface.uncertainty(k)
     data = {
         "preset": {"backbone": preset.backbone, "bits": preset.bits, "steps": preset.steps, "shape": preset.shape},
-        "summary": surface.summary(k),
+        "summary": surface.summary(k, preset.provenance.get("failed")),
         "coefficients": preset.best(k).to_dict(),
         "stability": found,
         "not_different": None if noise is None or noise.p is None else int(noise.alike.sum()),
@@ -81,6 +81,8 @@ def _png(picture: Any) -> bytes:
 
 
 def _text(preset: "Preset", data: dict[str, Any]) -> str:
+    from qsched.stability import too_few
+
     found, summary = data["stability"], data["summary"]
     best, gain = found["best"], found["gain"]
     many = lambda count, noun: f"{count} {noun}" + "s" * (count != 1)
@@ -92,7 +94,7 @@ def _text(preset: "Preset", data: dict[str, Any]) -> str:
     if gain is not None:
         lines.append(f"gain          {_between(gain['mean'], gain['low'], gain['high'])} over plain{_verdict(gain)}")
     if found["wins"] is None:
-        lines.append("One image per cell: how noisy the surface is cannot be said.")
+        lines.append(too_few(found))
     else:
         region = found["region"]
         ends = lambda name: f"{name} {region[name][0]:g} to {region[name][1]:g}"

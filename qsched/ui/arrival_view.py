@@ -12,7 +12,7 @@ from qsched.sizes import size
 from qsched.ui import fragments
 from qsched.ui.controls import Controls
 from qsched.ui.engine import Engine
-from qsched.ui.errors import explained, toast
+from qsched.ui.errors import explained, sentence_for, toast
 
 
 def can_load(engine: Engine, backbone: str) -> bool:
@@ -30,7 +30,7 @@ def standing(controls: Controls, engine: Engine, backbone: str, remark: str = ""
     try:
         sentence = not_here(spec, engine.device) or incomplete(spec)
     except BackboneError as error:
-        told = fragments.notes((str(error),))
+        told = fragments.notes((sentence_for(error),))
         return {controls.arrival: gr.update(value=told, visible=True), controls.download: gr.update(visible=False)}
     if sentence is None:
         return {controls.arrival: gr.update(value="", visible=False), controls.download: gr.update(visible=False)}

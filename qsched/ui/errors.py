@@ -4,8 +4,11 @@ import errno
 import functools
 import inspect
 import logging
+import re
+import tempfile
 from collections.abc import Callable
 from html import escape
+from pathlib import Path
 from typing import Any, NoReturn
 
 import gradio as gr
@@ -20,6 +23,10 @@ from qsched.studies import StorageError
 SPOKEN = BackboneError | PresetError | PublishError | SearchError | StorageError
 """Errors whose text is one sentence for the user."""
 log = logging.getLogger("qsched.ui")
+_PATH = re.compile(
+    r"""(?<![\w:/\\.~<-])(?:\w+:/{2,3})?(?:/|~/|[A-Za-z]:[\\/])(?:[^\s'",;:()/\\]+[/\\])*([^\s'",;:()/\\]+)"""
+)
+"""An absolute path, or the URL of a file in one; the group is its last name. Addresses of the web do not match."""
 
 
 def toast(sentence: str, page: bool = True) -> NoReturn:
@@ -28,14 +35,22 @@ def toast(sentence: str, page: bool = True) -> NoReturn:
 
 
 def sentence_for(error: BaseException) -> str:
-    """One sentence for the person at the page."""
+    """One sentence for the person at the page, who learns nothing of where files lie on the server."""
     if isinstance(error, ValueError | TypeError | SPOKEN):
-        return str(error).strip().splitlines()[0] if str(error).strip() else "This input cannot be used."
+        return without_paths(str(error).strip().splitlines()[0]) if str(error).strip() else "This input cannot be used."
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "The device ran out of memory: choose fewer steps or a smaller backbone, then try again."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "The disk is full: nothing could be written, and the pictures on the page are still the last good ones."
     return "Something went wrong on the server: the pictures on the page are still the last good ones."
+
+
+def without_paths(text: str) -> str:
+    """The text with the last name alone of every absolute path in it."""
+    for folder in (Path.home(), Path(tempfile.gettempdir()), Path.cwd()):  # these may hold spaces
+        if folder != Path(folder.anchor):
+            text = re.sub(rf"(?<![\w.:-]){re.escape(str(folder))}(?=[/\\])", "/folder", text)
+    return _PATH.sub(r"\1", text)
 
 
 def explained(error: Exception, where: str) -> str:

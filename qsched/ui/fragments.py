@@ -11,6 +11,7 @@ from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
 from qsched.scoring.signatures import Badge
 from qsched.search_options import DESCENTS
 from qsched.sizes import size
+from qsched.stability import too_few
 
 KEYS = {FULL_PRECISION: "full-precision", NAIVE: "naive", QSCHED: "qsched"}
 TITLES = {FULL_PRECISION: "Full precision", NAIVE: "Naive", QSCHED: "Q-Sched"}
@@ -127,7 +128,7 @@ def stability(found: dict[str, Any], different: str = "") -> str:
     """How sure the surface's optimum is, from Surface.stability: one line, its method on hover."""
     k, gain = f"{found['k']:g}", found["gain"]
     if found["wins"] is None:
-        return f'<p class="fine">k = {k}. One image per cell: how noisy the surface is cannot be said.</p>'
+        return f'<p class="fine">k = {k}. {too_few(found)}</p>'
     c_x, c_eps = (_range(*found["region"][name]) for name in ("c_x", "c_eps"))
     text = (
         f"At k = {k} the <b>best cell wins in {100 * found['wins']:.0f} % of resamples</b>; 95 % region: "

@@ -10,6 +10,7 @@ from qsched.rivals import METHODS
 from qsched.saved_searches import SavedSearch
 from qsched.search import Plan, SearchOptions
 from qsched.ui.engine import SOURCE, named
+from qsched.ui.errors import without_paths
 from qsched.ui.fragments import signed
 from qsched.ui.search_runner import Frame
 
@@ -100,7 +101,7 @@ def label(search: SavedSearch) -> str:
     score = "no score" if search.best is None else f"JAQ {search.best[1]:.3f}"
     steps = "1 step" if options.steps == 1 else f"{options.steps} steps"
     return " · ".join(
-        [f"{search.begun[:10]} {search.begun[11:16]}", named(search.backbone, search.source), options.quantization.bits.upper(), steps, options.strategy,
+        [f"{search.begun[:10]} {search.begun[11:16]}", without_paths(named(search.backbone, search.source)), options.quantization.bits.upper(), steps, options.strategy,
          f"{search.done}/{search.total} points", score]
     )  # fmt: skip
 

@@ -263,7 +263,7 @@ class Runner:
             backbone = self._ready(run.backbone, run.options)
             run.options = run.options.checked(backbone)
             run.name, run.formula = name_of(backbone, run.options), jaq_definition(backbone.scorer())
-            run.is_new = all(search.name != run.name for search in self.searches.list())
+            run.is_new = self.searches.get(run.name) is None
             url, batch = self.searches.url, BATCH.get(backbone.device.type)
             run.expect(batch or images_per_batch(backbone.device))
             try:

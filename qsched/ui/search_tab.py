@@ -15,7 +15,7 @@ from qsched.saved_searches import SavedSearch
 from qsched.ui import search_fragments, search_inputs, search_view
 from qsched.ui.compare_tab import CompareTab
 from qsched.ui.engine import SESSIONS, SOURCE, Engine
-from qsched.ui.errors import explained, toast
+from qsched.ui.errors import explained, sentence_for, toast
 from qsched.ui.search_results import build_results
 from qsched.ui.search_runner import Frame, Run, Runner
 from qsched.ui.search_view import Shown
@@ -92,7 +92,7 @@ class SearchTab:
             backbone, options = search_inputs.options_from(self.engine, *settings)
             options = self.runner.checked(backbone, options)
         except ValueError as error:
-            return start | {i.plan: search_fragments.wrong(str(error)), i.quantizer: ""}
+            return start | {i.plan: search_fragments.wrong(sentence_for(error)), i.quantizer: ""}
         text = search_fragments.plan(self.runner.planned(backbone, options), options)
         if why := self.lent() or hurdle(self.engine.spec(backbone), self.engine.device):
             text += search_fragments.elsewhere(why, backbone, options)

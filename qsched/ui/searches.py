@@ -8,7 +8,7 @@ from pathlib import Path
 from sqlalchemy.engine import URL
 
 from qsched.presets import Preset
-from qsched.saved_searches import SavedSearch, delete_search, load_search, saved_searches
+from qsched.saved_searches import SavedSearch, delete_search, find_search, load_search, saved_searches
 from qsched.studies import StorageError
 
 FILE = "searches.sqlite3"
@@ -54,10 +54,16 @@ class Searches:
         Raises:
             ValueError: there is none of that name.
         """
-        for search in self.list():
-            if search.name == name:
-                return search
-        raise ValueError("This search is not stored any more.")
+        if (search := self.get(name)) is None:
+            raise ValueError("This search is not stored any more.")
+        return search
+
+    def get(self, name: str) -> SavedSearch | None:
+        """One of them, None if there is none of that name."""
+        if self._file is not None and not self._file.exists():
+            return None
+        found = find_search(self.url, name)
+        return found if found and found.done else None
 
     def load(self, name: str) -> Preset:
         """What it would recommend now."""

@@ -13,6 +13,7 @@ from qsched.presets import Preset, PresetError
 from qsched.scoring import K_DEFAULT
 from qsched.ui import fragments, pictures
 from qsched.ui.engine import Engine
+from qsched.ui.errors import sentence_for
 from qsched.ui.results import Results
 from qsched.uncertainty import DIFFERENT
 
@@ -31,7 +32,7 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
     try:
         preset, reason = engine.preset(place.backbone, place.quantization, place.steps), ""
     except PresetError as error:
-        preset, reason = None, str(error)
+        preset, reason = None, sentence_for(error)
     if preset is None:
         sentence = fragments.no_surface(
             place.backbone, place.quantization.bits, place.steps, reason, place.quantization.method

@@ -17,6 +17,8 @@ from qsched.rivals.bos import BosLinear
 from qsched.rivals.low_rank import LowRankLayer
 from qsched.sampling import draw_noise
 
+pytestmark = pytest.mark.slow
+
 ROUNDING = 1e-2
 """Relative difference that a compiler's order of float operations explains: a last bit moves an activation by a level."""
 

@@ -115,8 +115,6 @@ class _Handler(BaseHTTPRequestHandler):
         parts, query = self._begin()
         if parts[:1] == ["cdn"]:
             return self._content("/".join(parts[3:]), self.hub.repositories["/".join(parts[1:3])])
-        if parts == ["api", "whoami-v2"]:
-            return self._json({"type": "user", "name": self.hub.user, "orgs": []}) if self._known("push") else None
         if parts[:2] == ["api", "models"]:
             return self._models(parts[2:], query)
         if "resolve" in parts[1:3]:

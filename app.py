@@ -3,7 +3,6 @@
 Also the entry of a Hugging Face Space, which runs this file without arguments.
 """
 
-import argparse
 import atexit
 import os
 import shutil
@@ -11,6 +10,8 @@ import sys
 import tempfile
 import time
 
+from qsched.cli import Parser, UsageError
+from qsched.commands.options import whole
 from qsched.quiet import quiet
 
 BEGIN = time.perf_counter()
@@ -18,7 +19,10 @@ BEGIN = time.perf_counter()
 
 def main(argv: list[str] | None = None) -> int:
     """Parse, load, serve until Ctrl+C. Returns the exit status: 0, or 2 after one line about what is wrong."""
-    options = parser().parse_args(argv)
+    try:
+        options = parser().parse_args(argv)
+    except UsageError as error:
+        return fail(error)
     quiet(options.offline)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # with it no other host is even looked up
     keep_pictures_apart()
@@ -40,13 +44,18 @@ def main(argv: list[str] | None = None) -> int:
             prevent_thread_lock=True,
         )
     except (ValueError, OSError, BackboneError) as error:
-        print(f"app.py: {str(error).strip().splitlines()[0]}", file=sys.stderr)
-        return 2
+        return fail(error)
     print(
         f"Q-Sched is ready on {public or url} after {time.perf_counter() - BEGIN:.1f} s. Ctrl+C stops it.", flush=True
     )
     demo.block_thread()
     return 0
+
+
+def fail(error: Exception) -> int:
+    """Say in one line what is wrong; the exit status for it."""
+    print(f"app.py: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+    return 2
 
 
 def keep_pictures_apart() -> None:
@@ -57,9 +66,9 @@ def keep_pictures_apart() -> None:
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    options = argparse.ArgumentParser(prog="app.py", description="See, understand and use Q-Sched in the browser.")
+    options = Parser(prog="app.py", description="See, understand and use Q-Sched in the browser.")
     options.add_argument(
         "--backbone",
         default="emoji-lcm",
@@ -77,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         help="address to listen on; 0.0.0.0 is every network",
     )
-    options.add_argument("--port", type=int, default=None, help="default: the first free one from 7860 on")
+    options.add_argument("--port", type=whole(1, 65535), default=None, help="default: the first free one from 7860 on")
     options.add_argument(
         "--searches",
         metavar="URL_OR_FILE",

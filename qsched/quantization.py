@@ -20,10 +20,9 @@ The trade-off is in how it runs. There are two ways, equal up to float rounding 
   "int8" multiplies int8 by int8 into int32 (torch._int_mm); a convolution is k*k shifted 1x1 products. The sums are
     exact and so do not depend on batch size or kernel; 4-bit operands ride in int8, since neither CPUs nor Hopper have
     int4 products in reach of torch. Grouped weights, grouped and depthwise convolutions, 16-bit activations and padding
-    with anything but zeros fall back to "fake".
-  "auto" times both on a typical layer, once per process, device, dtype and kind of layer, and takes int8 where it is
-    exact and no slower. On a CPU with VNNI int8 takes 55 to 75 % of the float32 model's time. Two machines may choose
-    differently; name the execution where bits must repeat: one ulp can flip a rounding and 4 bits make that visible.
+    with anything but zeros fall back to "fake", and so do layers of more than 131,071 inputs, whose int32 sums could overflow.
+  "auto" is a rule and never a measurement: int8 on a CPU whose integer products are exact, "fake" elsewhere. Two kinds of
+    machine may differ; name the execution where bits must repeat: one ulp can flip a rounding and 4 bits make that visible.
 Unpacking at every call can cost more than a small model's arithmetic (a 12 M-parameter U-Net in "fake": +30 % at batch
 1), so small models may keep the unpacked weights, `cache`. That is memory and not storage: it is in no state_dict, copy
 or pickle, no stored size counts it, and SizeReport.cache_bytes names it.
@@ -31,12 +30,15 @@ or pickle, no stored size counts it, and SizeReport.cache_bytes names it.
 torch.compile takes a quantized model as one graph (fullgraph=True): what "auto" means is found before a layer is traced,
 and unpacked weights that are not held yet are unpacked in the graph.
 
-What is left to you: fuse LoRA weights first, since packed layers have no `.weight`, and expect no gradients.
+What is left to you: fuse LoRA weights first and expect no gradients. A packed layer's `.weight` is made anew at every access,
+for code that looks at its dtype. A model with a config (diffusers, transformers) notes there how it was quantized, so that a
+folder saved from it is not taken for an unquantized one; quantized_models.py loads such a folder.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -44,18 +46,22 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from .packed_layers import PackedLayer, QuantConv2d, QuantLinear, fastest_execution
+from .packed_layers import PackedLayer, QuantConv2d, QuantLinear, automatic_execution
 from .packing import ACTIVATION_BITS, WEIGHT_BITS, BitWidth, pack, unpack
 
 __all__ = [
     "ACTIVATION_BITS", "ACTIVATION_SCALES", "DEFAULT_KEEP", "EXECUTIONS", "SCOPES", "WEIGHT_BITS", "BitWidth",
-    "KeptLayer", "QuantConv2d", "QuantLinear", "SizeReport", "cache_bytes", "check_options", "fastest_execution",
+    "KeptLayer", "QuantConv2d", "QuantLinear", "SizeReport", "automatic_execution", "cache_bytes", "check_options",
     "layers_to_pack", "pack", "quantize", "sharing_copy", "stored_bytes", "unpack",
 ]  # fmt: skip
 
 ACTIVATION_SCALES = ("token", "tensor")
 SCOPES = ("all", "linear")
 EXECUTIONS = ("auto", "fake", "int8")
+METHOD = "qsched"
+"""The quant_method in a quantized model's config."""
+OTHER_LAYERS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Layers with weights that are not quantized, and reported so."""
 CACHE_LIMIT = 64_000_000
 """cache="auto" keeps unpacked weights in models of at most this many quantized weights."""
 DEFAULT_KEEP = (
@@ -149,8 +155,8 @@ def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None 
         make: called as make(name, layer, pack) for every layer to be packed; returns what stands in its place, a module
             with pack(layer) or pack(layer, BitWidth) in it.
     Raises:
-        ValueError: an option out of range, a module with packed layers in it, nothing to quantize, or weights that are
-            NaN or infinite. The module is then as it was.
+        ValueError: an option out of range, nothing to quantize, or a layer, named, that cannot be packed: packed already,
+            weights that are NaN, infinite, float8 or offloaded, LoRA adapters or hooks attached. The module is then as it was.
     """
     bits, keep = BitWidth.parse(bits), (keep,) if isinstance(keep, str) else tuple(keep)
     check_options(group_size, activation_scale, scope, execution, cache)
@@ -181,7 +187,17 @@ def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None 
             report.per_channel.append(names[0])
     report.layer_bits = dict(sorted(widths.items())) if set(widths) != {str(bits)} else {}
     report.bytes_after, report.bytes_in_memory = stored_bytes(module), stored_bytes(module, None)
+    note(module, {"quant_method": METHOD, "bits": str(bits), "group_size": group_size, "keep": list(keep), "scope": scope,
+                  "activation_scale": activation_scale, "execution": execution, "plain": make is None})  # fmt: skip
     return report
+
+
+def note(module: nn.Module, settings: dict) -> None:
+    """Write how a model was quantized into its config, where it has one: diffusers and transformers save it."""
+    if hasattr(module, "register_to_config"):
+        module.register_to_config(quantization_config=settings)
+    elif hasattr(getattr(module, "config", None), "save_pretrained"):
+        module.config.quantization_config = settings
 
 
 def sharing_copy(module: nn.Module) -> nn.Module:
@@ -214,10 +230,11 @@ def layers_to_pack(module: nn.Module, scope: str, keep: tuple[str, ...]) -> tupl
     """The names of the layers that quantize() would pack (several for one used in several places), and what it keeps.
 
     Raises:
-        ValueError: a module with packed layers in it, nothing to pack, or weights that are NaN or infinite.
+        ValueError: nothing to pack, or a layer that cannot be packed.
     """
     names: dict[int, list[str]] = {}
     kept = []
+    owners = Counter(id(p) for part in module.modules() for p in part._parameters.values() if p is not None)
     for name, layer in module.named_modules(remove_duplicate=False):
         if isinstance(layer, PackedLayer):
             raise ValueError(f"the module is already quantized (to {layer.bits}): take a full-precision copy")
@@ -227,18 +244,36 @@ def layers_to_pack(module: nn.Module, scope: str, keep: tuple[str, ...]) -> tupl
             kind = "linear" if isinstance(layer, nn.Linear) else "conv2d"
             # a subclass may use its weights in its own way: nn.MultiheadAttention reads out_proj.weight, for one
             packable = type(layer) in (nn.Linear, nn.Conv2d) and name != "" and (scope == "all" or kind == "linear")
-            if not packable or _matches(name, keep):
+            if not packable or _matches(name, keep) or owners[id(layer.weight)] > 1:  # tied weights stay tied
                 kept.append(KeptLayer(name, kind, stored_bytes(layer)))
                 continue
-            if not layer.weight.is_meta and not layer.weight.isfinite().all():
-                raise ValueError(f"{name} has weights that are NaN or infinite; nothing was quantized")
+            if reason := _obstacle(name, layer):
+                raise ValueError(f"{name} {reason}; nothing was quantized")
             names[id(layer)] = [name]
+        elif isinstance(layer, OTHER_LAYERS):
+            kept.append(KeptLayer(name, type(layer).__name__.lower(), stored_bytes(layer)))
     if not names:
         raise ValueError("nothing to quantize: no Linear or Conv2d inside the module is in scope and outside keep")
     return list(names.values()), kept
 
 
+def _obstacle(name: str, layer: nn.Module) -> str:
+    """Why a layer cannot be packed, as the rest of a sentence; empty if it can."""
+    weight = layer.weight
+    if name.endswith(".base_layer") or hasattr(layer, "lora_A"):
+        return "has LoRA adapters attached: fuse them first (pipe.fuse_lora(), then pipe.unload_lora_weights())"
+    if hasattr(layer, "_hf_hook"):
+        return "is offloaded by accelerate: load the model whole first, or remove its hooks"
+    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
+        return "has hooks, which would be lost: remove them first"
+    if weight.is_floating_point() and weight.element_size() == 1:
+        return f"has {str(weight.dtype).removeprefix('torch.')} weights: convert them to float16 or wider first"
+    if not weight.is_meta and not weight.isfinite().all():
+        return "has weights that are NaN or infinite"
+    return ""
+
+
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    parts = name.split(".")
+    parts = [part for part in name.removeprefix("module.").split(".") if part != "_orig_mod"]  # DataParallel, compiled
     around = [".".join(parts[: i + 1]) for i in range(len(parts))]
     return any(fnmatchcase(path, pattern) for path in around for pattern in patterns)

@@ -52,7 +52,9 @@ def open_study(
     name = study_name or name_of(backbone, options)
     if not resume:
         name += f"-{time.time_ns():x}"
-    return Study(storage, name, options.identity(backbone), options.reach, _about(backbone, options))
+    about = _about(backbone, options)
+    identity = options.identity(backbone) | {"execution": sorted(about["provenance"]["execution"])}
+    return Study(storage, name, identity, options.reach, about)
 
 
 def name_of(backbone: Backbone, options: SearchOptions) -> str:

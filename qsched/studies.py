@@ -61,6 +61,14 @@ class Standing(NamedTuple):
     busy: set[Candidate]
 
 
+def _differences(stored: dict[str, Any] | None, identity: dict[str, Any]) -> list[str]:
+    """In what a stored search is another one; searches that began before the execution was noted have it of any."""
+    if stored is None:
+        return []
+    keys = [key for key in (*identity, *(stored.keys() - identity)) if key != "execution" or key in stored]
+    return [key for key in keys if stored.get(key) != identity.get(key)]
+
+
 class Study:
     """The candidates of one search.
 
@@ -98,17 +106,23 @@ class Study:
                     stored = self._study.user_attrs.get("search")
                     if stored is None:
                         self._study.set_user_attr("search", identity)
-                    if stored in (None, identity):
+                    differs = _differences(stored, identity)
+                    if not differs:
                         self._study.set_user_attr("about", about)
                 break
             except StorageError:  # perhaps another process has just made the tables or the study
                 if pause is None:
                     raise
                 time.sleep(pause * (1 + random.random()))
-        if stored not in (None, identity):
-            other = ", ".join(key for key in identity if stored.get(key) != identity[key])
+        if differs == ["execution"]:
+            here, there = (" and ".join(each["execution"]) for each in (identity, stored))
             raise StorageError(
-                f"The study {name!r} belongs to another search (it differs in {other}); choose another name."
+                f"This search was computed by {there} products, and this machine computes by {here}: their scores do not mix. "
+                "Go on where it was begun, or start another search."
+            )
+        if differs:
+            raise StorageError(
+                f"The study {name!r} belongs to another search (it differs in {', '.join(differs)}); choose another name."
             )
 
     @contextmanager

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(__file__).resolve().parent / "bench" / "on_cuda.py"
 IDS = ("sdxl-turbo", "lcm-dreamshaper-v7", "flux1-schnell")
 DRY = ("--device", "cpu", "--tiny", "--repeats", 1, "--batches", 2, "--candidates", 3)

@@ -10,6 +10,8 @@ from timm.models import create_model
 
 from qsched.embedded import clip, clip_training, dataset, imagenet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from qsched.embedded import clip, clip_training, dataset, phrases, text_training, words
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_loose_caption_names_the_thing_and_its_style_among_other_words():
     rng = np.random.default_rng(0)

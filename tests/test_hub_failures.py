@@ -15,6 +15,8 @@ from qsched.backbones import hub_cache, transfer
 from qsched.backbones.hub import fetch, is_ready
 from qsched.backbones.spec import SPECS, Source
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", ["api", "file"])
 @pytest.mark.parametrize(

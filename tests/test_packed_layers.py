@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qsched import packed_layers
-from qsched.packed_layers import QuantConv2d, QuantLinear, _measured_execution, fastest_execution
+from qsched.packed_layers import QuantConv2d, QuantLinear, _int_mm_is_exact, automatic_execution
 from qsched.packing import BitWidth, int_mm, pack, quantize_activation, unpack
 
 CPU = torch.device("cpu")
@@ -197,28 +197,46 @@ def test_empty_batch_and_single_token():
         assert linear(torch.zeros(0, 16)).shape == (0, 8)
 
 
-def test_auto_follows_the_measurement(monkeypatch):
-    seconds = {"fake": 1.0}
-    monkeypatch.setattr(packed_layers, "_seconds", lambda layer, x: seconds[layer.execution])
-    layer, state = QuantLinear(nn.Linear(16, 8), BitWidth(4, 8)), torch.get_rng_state()
+def test_auto_is_a_rule_and_no_measurement(monkeypatch):
+    layer = QuantLinear(nn.Linear(16, 8), BitWidth(4, 8))
     try:
-        for seconds["int8"], expected in ((0.5, "int8"), (1.9, "int8"), (2.1, "fake")):
-            _measured_execution.cache_clear()
-            assert layer.uses(CPU, torch.float32) == expected
-            assert fastest_execution("conv2d", CPU, torch.float32) == expected
-        _measured_execution.cache_clear()
-        seconds["int8"] = 0.5
+        _int_mm_is_exact.cache_clear()
+        assert layer.uses(CPU, torch.float32) == ("int8" if _int_mm_is_exact() else "fake")
+        assert automatic_execution(torch.device("cuda")) == layer.uses(torch.device("meta"), torch.float32) == "fake"
+        _int_mm_is_exact.cache_clear()
         saturating = lambda a, b: (a.float() @ b.float().t()).clamp(-(2**15), 2**15 - 1)
         monkeypatch.setattr(packed_layers, "int_mm", saturating)
-        assert layer.uses(CPU, torch.float32) == "fake"  # however fast, a kernel that saturates is not trusted
+        assert layer.uses(CPU, torch.float32) == "fake"  # a kernel that saturates is not trusted
     finally:
-        _measured_execution.cache_clear()
-    assert torch.equal(torch.get_rng_state(), state)
-    assert layer.uses(torch.device("meta"), torch.float32) == "fake"
+        _int_mm_is_exact.cache_clear()
 
 
-def test_auto_really_measures_here():
-    for kind in ("linear", "conv2d"):
-        chosen = fastest_execution(kind, CPU, torch.float32)
-        assert chosen in ("fake", "int8")
-        assert fastest_execution(kind, CPU, torch.float32) == chosen
+def test_sums_that_could_overflow_are_not_made_of_integers():
+    most = 2**31 // 128**2 - 1
+    worst = lambda width: (torch.full((2, width), -1.0), nn.Linear(width, 2, bias=False))
+    for width, expected in ((most, "int8"), (most + 1, "fake")):
+        x, linear = worst(width)
+        nn.init.constant_(linear.weight, -1.0)
+        layer = QuantLinear(linear, BitWidth(8, 8), execution="int8")
+        assert layer.uses(CPU, torch.float32) == expected
+        assert torch.allclose(layer(x), torch.full((2, 2), float(width)), rtol=0.02)
+    conv = QuantConv2d(nn.Conv2d(most // 9 + 1, 1, 3, bias=False), BitWidth(8, 8), execution="int8")
+    assert conv.uses(CPU, torch.float32) == "fake"
+
+
+@pytest.mark.parametrize("execution", ["fake", "int8"])
+@pytest.mark.parametrize("layer", [nn.Linear(16, 8), nn.Conv2d(16, 8, 3)], ids=["linear", "conv2d"])
+def test_autocast_gives_its_own_dtype_as_the_stock_layer_does(execution, layer):
+    kind = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d
+    packed = kind(layer, BitWidth(8, 8), execution=execution)
+    x = torch.randn(2, 16) if kind is QuantLinear else torch.randn(2, 16, 6, 6)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert packed(x).dtype == layer(x).dtype == torch.bfloat16
+    assert packed(x).dtype == torch.float32
+
+
+def test_a_packed_layer_has_a_weight_to_look_at():
+    linear = nn.Linear(16, 8)
+    packed = QuantLinear(linear, BitWidth(8, 8))
+    assert torch.allclose(packed.weight, linear.weight, atol=0.01) and packed.weight.dtype == torch.float32
+    assert packed.half().weight.dtype == torch.float16 and packed.to(torch.bfloat16).weight.dtype == torch.bfloat16

@@ -68,10 +68,10 @@ def test_size_of_a_linear(weight, expected):
     model = nn.Sequential(nn.Linear(1280, 2560, bias=False, device="meta"))
     report = quantize(model, BitWidth(weight, 8))
     assert model[0].packed.nbytes == expected
-    assert report.bytes_after == expected + 2560 * 2
+    assert report.bytes_after == expected + 2560 * 2 + 3  # packed weights, scales, layout
     assert report.bytes_before == 1280 * 2560 * 2
     grouped = nn.Sequential(nn.Linear(1280, 2560, bias=False, device="meta"))
-    assert quantize(grouped, BitWidth(weight, 8), group_size=64).bytes_after == expected + 2560 * 20 * 2
+    assert quantize(grouped, BitWidth(weight, 8), group_size=64).bytes_after == expected + 2560 * 20 * 2 + 3
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -150,7 +150,13 @@ def test_cache_is_memory_and_not_storage(tiny, x):
             outputs.append(model(x))
             assert cache_bytes(model) == report.cache_bytes == (QUANTIZED_WEIGHTS * each if cache else 0)
             assert stored_bytes(model) == report.bytes_after
-            assert {name.rpartition(".")[2] for name in model.state_dict()} == {"weight", "bias", "packed", "scale"}
+            assert {name.rpartition(".")[2] for name in model.state_dict()} == {
+                "weight",
+                "bias",
+                "packed",
+                "scale",
+                "layout",
+            }
         assert torch.equal(*outputs)
     # 8-bit weights lie as the int8 product needs them
     assert quantize(tiny, "w8a8", execution="int8", cache=True).cache_bytes == 0

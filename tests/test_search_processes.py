@@ -23,6 +23,8 @@ from qsched.saved_searches import open_study, saved_searches
 from qsched.search import Candidate, search
 from qsched.studies import GRACE, Study
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 RESOLUTION = 6
 

@@ -8,8 +8,8 @@ import optuna
 import pytest
 from embedded_model import PROMPTS, counted, embedded
 
+from qsched import load_backbone, packed_layers, studies
 from qsched import saved_searches as saved_module
-from qsched import studies
 from qsched.saved_searches import delete_search, find_search, load_search, open_study, saved_searches
 from qsched.search import Candidate, SearchOptions, StorageError, estimate, search
 from qsched.strategies import strategy_of
@@ -61,6 +61,27 @@ def test_a_search_per_step_stores_one_parameter_per_step(storage):
     search(embedded(), dataclasses.replace(TINY, steps=2, strategy="per-step"), storage=storage)
     names = {tuple(sorted(trial.params)) for trial in trials(storage)}
     assert names == {("c_eps", "c_x"), ("c_eps_0", "c_eps_1", "c_x_0", "c_x_1")}
+
+
+def test_a_search_keeps_to_the_products_that_it_began_with(storage, monkeypatch):
+    backbone = fresh_embedded()
+    done = []
+    options = dict(storage=storage, batch_size=2 * len(PROMPTS))
+    search(backbone, SMALL, **options, on_progress=lambda progress: done.append(progress), stop=lambda: bool(done))
+    before = [(trial.params, trial.user_attrs.get("alignment")) for trial in trials(storage)]
+    monkeypatch.setattr(packed_layers, "_int_mm_is_exact", lambda: False)
+    with pytest.raises(StorageError, match="computed by int8 products, and this machine computes by fake"):
+        search(fresh_embedded(), SMALL, **options)
+    assert [(trial.params, trial.user_attrs.get("alignment")) for trial in trials(storage)] == before
+    monkeypatch.undo()
+    whole, at_once = search(fresh_embedded(), SMALL, **options), search(embedded(), SMALL)
+    assert np.array_equal(whole.surface.alignment, at_once.surface.alignment)
+    assert np.array_equal(whole.surface.quality, at_once.surface.quality)
+
+
+def fresh_embedded():
+    """A backbone that has not quantized anything yet."""
+    return load_backbone("emoji-lcm", device="cpu")
 
 
 def test_a_stopped_search_goes_on_where_it_was(storage):

@@ -12,6 +12,7 @@ import gradio as gr
 import pytest
 from browser_app import BEST, serving, tiny_backbone, write_preset
 from gradio_client import Client
+from PIL import Image
 
 from qsched.backbones import SPECS, BackboneError, Quantization
 from qsched.coefficients import Coefficients
@@ -214,7 +215,13 @@ def test_the_endpoint_answers_with_a_record(tmp_path):
         client = Client(url, verbose=False)
         record = client.predict("fox, flat style", "w4a8", 3, 4, [], [], "emoji-lcm", api_name="/compare")
         assert record["settings"]["seed"] == 3 and record["coefficients"]["c_x"] == [BEST[0], 1.0]
+        assert set(record["images"]) == {"full_precision", "naive", "qsched"}
+        for image in record["images"].values():  # files that the client has downloaded
+            with Image.open(image) as opened:
+                assert opened.format == "PNG" and opened.size == (64, 64)
         plain = client.predict("fox", "w4a8", 3, 2, [1.0], [1.0], "emoji-lcm", api_name="/compare")
+        whole = client.predict("fox", "w4a8", 3.0, 2.0, [1.0], [1.0], "emoji-lcm", api_name="/compare")
+        assert whole["settings"]["steps"] == 2 and whole["columns"][2]["jaq"] == plain["columns"][2]["jaq"]
         assert plain["columns"][1]["jaq"] == plain["columns"][2]["jaq"]
         with pytest.raises(Exception, match="type a prompt"):
             client.predict("", "w4a8", 0, 4, [], [], "emoji-lcm", api_name="/compare")
@@ -225,9 +232,14 @@ def test_the_endpoint_answers_with_a_record(tmp_path):
             ({"method": "gptq"}, "Unknown method .*gptq"),
             ({"decoder": "small"}, "full or tiny, not .*small"),
             ({"decoder": "tiny"}, "has no tiny decoder"),
+            ({"steps": 2.5}, r"The step count must be a whole number from 1 to \d+, not 2\.5"),
+            ({"seed": -1}, "The seed must be a whole number"),
+            ({"group_size": 7.5}, "The group size must be a whole number"),
+            ({"c_x": [9.0]}, r"c_x must be a number from 0\.05 to 5\.0, not 9\.0"),
+            ({"method": "<b>&"}, r"Unknown method '<b>&'"),  # a script is no page: nothing is escaped
         ):
             with pytest.raises(Exception, match=sentence):
-                client.predict("fox", "w4a8", 0, 1, **wrong, api_name="/compare")
+                client.predict("fox", "w4a8", **{"seed": 0, "steps": 1} | wrong, api_name="/compare")
         assert all("api-" not in session for session in engine._sessions)
 
 
@@ -261,7 +273,13 @@ def test_app_py_serves_the_embedded_model_in_silence():
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [(["--backbone", "nothing"], "known are emoji-lcm"), (["--source", "/no/such/folder"], "/no/such/folder")],
+    [
+        (["--backbone", "nothing"], "known are emoji-lcm"),
+        (["--source", "/no/such/folder"], "/no/such/folder"),
+        (["--port", "99999"], "'99999' is no whole number from 1 to 65535"),
+        (["--port", "abc"], "'abc' is no whole number"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
 )
 def test_app_py_answers_bad_input_with_one_line_and_exit_2(arguments, says, capsys, monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")

@@ -20,6 +20,8 @@ from qsched.ui.visitors import CHOOSE_SOURCE, DOWNLOAD, is_local, require_local
 UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
 
 
+REPEAT_S = 2.0
+"""A refusal is not repeated to the same page for so long."""
 PATIENCE_S = 3.0
 """What takes longer than this is announced."""
 
@@ -49,6 +51,7 @@ class CompareTab:
 
     def __init__(self, engine: Engine, dark: gr.Checkbox):
         self.engine, self.dark = engine, dark
+        self._refused: dict[str | None, tuple[tuple, float]] = {}
         settings, coefficients = engine.opening()
         with gr.Row(elem_classes=["q-columns", "q-compare"]):
             with gr.Column(elem_classes="q-side", min_width=280, scale=0):
@@ -187,20 +190,29 @@ class CompareTab:
         return backbone, settings
 
     def picked(self, request: gr.Request, given: dict):
-        """As `generate`, after a pick in a list: nothing to do if it picks what is shown, and of a backbone that has to be
-        downloaded first only the note and the button appear."""
+        """As `generate`, after a pick in a list: nothing to do if it picks what is shown (gradio calls this twice for one
+        pick with the mouse, and for none when a list is left), and of a backbone that has to be downloaded first only the
+        note and the button appear."""
         c, held = self.controls, self.engine.session(request.session_hash)
         name = self.name(request, given[c.backbone], given[c.source])
         arrival = arrival_view.standing(c, self.engine, name)
         if not arrival_view.can_load(self.engine, name):
             return arrival
+        how = values.quantization_from(*(given[widget] for widget in c.quantization))
+        tiny = given[c.decoder] == DECODERS[1] and self.engine.has_tiny_decoder(name)
+        wish, page = (name, given[c.steps], how, tiny), request.session_hash
         if held is not None:
             now = held.comparison.settings
-            asked = values.quantization_from(*(given[widget] for widget in c.quantization))
-            tiny = given[c.decoder] == DECODERS[1] and self.engine.has_tiny_decoder(name)
-            if (name, given[c.steps], asked, tiny) == (held.backbone, now.steps, now.quantization, now.tiny_decoder):
+            if wish == (held.backbone, now.steps, now.quantization, now.tiny_decoder):
                 return arrival
-        return self.generate(request, given) | arrival
+        refused, when = self._refused.get(page, (None, 0.0))
+        if wish == refused and time.monotonic() - when < REPEAT_S:
+            return arrival
+        try:
+            return self.generate(request, given) | arrival
+        except Exception:
+            self._refused[page] = wish, time.monotonic()
+            raise
 
     def restore(self, request: gr.Request):
         """The lists as they belong to what is shown, after a pick that could not be had."""
@@ -372,4 +384,5 @@ class CompareTab:
 
     def forget(self, request: gr.Request) -> None:
         """Free what a closed tab held."""
+        self._refused.pop(request.session_hash, None)
         self.engine.forget(request.session_hash)

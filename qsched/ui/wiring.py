@@ -48,9 +48,8 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     demo.unload(tab.forget)
     asked = [c.generate.click, c.prompt.submit, c.seed.submit]
     settle(gr.on(asked, api_name="generate", **make), "")
-    lists = [c.backbone, c.bits, c.steps, c.group_size, c.method]  # `input` fires twice for one pick with the mouse
-    switches = [c.activation_scale, c.scope, c.keep, c.decoder]
-    picks = [*(widget.change for widget in lists), *(widget.input for widget in switches)]
+    lists = [c.backbone, c.bits, c.steps, c.group_size, c.method, c.activation_scale, c.scope, c.keep, c.decoder]
+    picks = [widget.input for widget in lists]  # of a list it comes twice for one pick, and once for none: see `picked`
     pick = make | {"fn": spoken(tab.picked), "outputs": [*shown, *chosen, *tab.standing]}
     picked = gr.on(picks, api_name="pick", **pick)
     settle(picked, "_pick")

@@ -1,17 +1,14 @@
 """95 % intervals of scores that were measured on several prompts with several seeds, as arrays (seeds, prompts)."""
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy.special import ndtr, stdtrit
 
 RESAMPLES = 2000
 BOOTSTRAP = f"2.5 to 97.5 % of {RESAMPLES} bootstrap resamples of prompts and seeds"
 OVER_SEEDS = "Student's t over the seeds"
-
-_T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-          2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,8 +38,8 @@ def over_seeds(values: np.ndarray) -> Estimate:
 
 
 def student(freedom: int) -> float:
-    """The 97.5 % quantile of Student's t with this many degrees of freedom (beyond 30 within 0.001)."""
-    return _T_975[freedom - 1] if freedom <= len(_T_975) else 1.96 + 2.4 / freedom
+    """The 97.5 % quantile of Student's t with this many degrees of freedom."""
+    return float(stdtrit(freedom, 0.975))
 
 
 def expanded_tail(count: int) -> float:
@@ -51,7 +48,7 @@ def expanded_tail(count: int) -> float:
     The plain 2.5 % give intervals that are too narrow for few values: resamples vary by (count - 1) / count too little
     and know nothing of Student's t. The "expanded percentile interval" (Hesterberg 2015, arXiv 1411.5279) cuts less.
     """
-    return 0.5 * math.erfc(student(count - 1) * math.sqrt(count / (count - 1)) / math.sqrt(2))
+    return float(ndtr(-student(count - 1) * (count / (count - 1)) ** 0.5))
 
 
 def bootstrap(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], seeds: int, prompts: int) -> Estimate:

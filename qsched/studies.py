@@ -5,13 +5,17 @@ scores of every image as user attributes, so any Optuna tool can read a search, 
 image.
 
 No point is computed twice: a process claims a candidate by storing a running trial for it. Optuna numbers trials in the
-order they are stored, so of two processes that claim the same candidate both see the lower number, which wins. Claims of
-processes that died are taken up again (see `qsched.workers`).
+order they are stored, so of two processes that claim the same candidate both see the lower number, which wins. A process
+records a heartbeat for each of its claims (Optuna's own, `RDBStorage.record_heartbeat`); a claim without one for GRACE
+seconds belongs to a process that died, and is given up.
 """
 
+import math
 import random
 import sqlite3
+import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
@@ -22,10 +26,12 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from qsched.search_options import Candidate
-from qsched.workers import Pulse, Watch, this_worker
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+warnings.filterwarnings("ignore", ".*(heartbeat_interval|fail_stale_trials)", optuna.exceptions.ExperimentalWarning)
 NOT_FINITE = "an image was not finite"
+INTERVAL, GRACE = 2, 10
+"""Seconds between two heartbeats of a claim, and without one until others give it up."""
 SQLITE_WAIT = 60
 """Seconds that a process waits for another one's write."""
 
@@ -86,7 +92,9 @@ class Study:
     ):
         self.shown, self.name, self.about = without_password(storage), name, about
         self._distribution = optuna.distributions.FloatDistribution(*c_range)
-        self._worker, self._watch = this_worker(), Watch()
+        self._claims: set[int] = set()
+        self._seen: dict[int, float] = {}
+        self._checked = float("-inf")
         for pause in (0.1, 0.3, 0.5, None):
             try:
                 with storage_errors(self.shown):
@@ -117,17 +125,41 @@ class Study:
                 f"The study {name!r} belongs to another search (it differs in {', '.join(differs)}); choose another name."
             )
 
-    def at_work(self) -> Pulse:
-        """A block in which other processes know this one to be alive; claims belong inside."""
-        return Pulse(self._worker, self._beat)
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """A block in which claims stay alive, however long a point takes: a thread records their heartbeats."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(INTERVAL):
+                for trial in tuple(self._claims):
+                    with suppress(Exception):  # what matters will fail where it is reported
+                        self._beat(trial)
+
+        thread = threading.Thread(target=beat, daemon=True, name="heartbeat")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
 
     def look(self) -> Standing:
         """How the search stands now. What dead processes left behind is given up first."""
         with storage_errors(self.shown):
+            if (now := time.monotonic()) - self._checked >= INTERVAL:
+                optuna.storages.fail_stale_trials(self._study)
+                self._checked = now
             trials = self._study.get_trials(deepcopy=False)
             running = [trial for trial in trials if trial.state is TrialState.RUNNING]
-            others = [trial for trial in running if trial.user_attrs.get("worker") != self._worker]
-            return Standing(_scores(trials), {_candidate(trial) for trial in self._alive(others)})
+            others = [trial for trial in running if trial._trial_id not in self._claims]
+            for (
+                trial
+            ) in others:  # whoever died before a first heartbeat, which comes after INTERVAL, would never be stale
+                if now - self._seen.setdefault(trial._trial_id, now) > GRACE:
+                    self._beat(trial._trial_id)
+                    self._seen[trial._trial_id] = math.inf
+            return Standing(_scores(trials), {_candidate(trial) for trial in others})
 
     def claim(self, candidates: Sequence[Candidate]) -> list[Claim]:
         """Take those of the candidates that no other process has or had; may be none."""
@@ -139,9 +171,9 @@ class Study:
                     state=TrialState.RUNNING,
                     params=params,
                     distributions=dict.fromkeys(params, self._distribution),
-                    user_attrs={"worker": self._worker},
                 )
-                claimed.add(self._storage.create_new_trial(self._id, trial))
+                claimed.add(trial := self._storage.create_new_trial(self._id, trial))
+                self._claims.add(trial)
             trials = self._study.get_trials(deepcopy=False)
         first: dict[Candidate, FrozenTrial] = {}
         for trial in trials:  # in the order of their numbers
@@ -158,6 +190,7 @@ class Study:
         Nothing happens if other processes have taken this one for dead and given the claim up.
         """
         trial, state = claim.trial._trial_id, TrialState.FAIL if value is None else TrialState.COMPLETE
+        self._claims.discard(trial)
         notes = {"failed": NOT_FINITE} if value is None else scores._asdict()
         with storage_errors(self.shown), suppress(optuna.exceptions.UpdateFinishedTrialError):
             for key, note in notes.items():
@@ -169,25 +202,13 @@ class Study:
         """Give up unfinished claims, so that whoever comes next computes these candidates."""
         with storage_errors(self.shown):
             for claim in claims:
-                self._give_up(claim.trial)
+                self._claims.discard(claim.trial._trial_id)
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                    self._storage.set_trial_state_values(claim.trial._trial_id, TrialState.FAIL)
 
-    def _beat(self, key: str, count: int) -> None:
-        with storage_errors(self.shown):
-            self._study.set_user_attr(key, count)
-
-    def _alive(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-        """Those of other processes' trials that are still being computed."""
-        pulses, alive = self._study.user_attrs if trials else {}, []
-        for trial in trials:
-            if self._watch.is_dead(trial.user_attrs.get("worker", ""), pulses):
-                self._give_up(trial)
-            else:
-                alive.append(trial)
-        return alive
-
-    def _give_up(self, trial: FrozenTrial) -> None:
-        with suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+    def _beat(self, trial: int) -> None:
+        if isinstance(self._storage, optuna.storages.RDBStorage):  # a search in memory has no other process
+            self._storage.record_heartbeat(trial)
 
 
 def finished(study: optuna.Study) -> dict[Candidate, Scores]:
@@ -208,12 +229,10 @@ def open_storage(storage: str | None) -> optuna.storages.BaseStorage:
     """An Optuna storage; SQLite made fit for several processes."""
     if storage is None:
         return optuna.storages.InMemoryStorage()
-    url = make_url(storage)
-    if url.get_backend_name() != "sqlite":
-        return optuna.storages.RDBStorage(storage, engine_kwargs={"pool_pre_ping": True})
-    return optuna.storages.RDBStorage(
-        storage, engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT, "factory": _Connection}}
-    )
+    kwargs: dict[str, Any] = {"pool_pre_ping": True}
+    if make_url(storage).get_backend_name() == "sqlite":
+        kwargs = {"connect_args": {"timeout": SQLITE_WAIT, "factory": _Connection}}
+    return optuna.storages.RDBStorage(storage, heartbeat_interval=INTERVAL, grace_period=GRACE, engine_kwargs=kwargs)
 
 
 class _Connection(sqlite3.Connection):

@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import betainc
+from scipy.stats import false_discovery_control
 
 from qsched.intervals import RESAMPLES, expanded_tail
 from qsched.remembering import Remembered
@@ -101,9 +103,7 @@ _FIELDS = ("low", "high", "difference", "difference_low", "difference_high", "p"
 def discoveries(p: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
     """Which of many tests to believe, so that of those at most `rate` are expected to be wrong (Benjamini & Hochberg
     1995; valid for the positively dependent tests that neighbouring cells are). p: shape (tests,)."""
-    order = np.sort(p)
-    passed = np.nonzero(order <= rate * np.arange(1, len(p) + 1) / len(p))[0]
-    return p <= order[passed[-1]] if passed.size else np.zeros(len(p), bool)
+    return false_discovery_control(p) <= rate
 
 
 def replicates(surface: "Surface") -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,18 +181,6 @@ def _p_values(difference: np.ndarray, influence: np.ndarray, weights: np.ndarray
     p = (1 + beaten) / (1 + weights.shape[0])
     constant = variance <= 1e-18  # every prompt differs by the same amount: certain, unless that amount is nothing
     beyond = (beaten == 0) & ~constant
-    p[beyond] *= _students_tail(observed[beyond], count - 1) / _students_tail(t[beyond].max(axis=1), count - 1)
+    tail = lambda ratio: betainc((count - 1) / 2, 0.5, 1 / (1 + ratio))  # of Student's t squared / freedom
+    p[beyond] *= tail(observed[beyond]) / tail(t[beyond].max(axis=1))
     return np.where(constant, np.where(np.abs(difference) > 1e-9, 2.0 ** (1 - count), 1.0), p)
-
-
-def _students_tail(ratio: np.ndarray, freedom: int) -> np.ndarray:
-    """Probability that t squared / freedom exceeds `ratio`, up to a factor that depends on the freedom alone: the
-    incomplete beta function of x = 1 / (1 + ratio), as a power series (Abramowitz & Stegun 26.5.4, 26.7.1)."""
-    x, half = 1 / (1 + ratio), freedom / 2
-    total = np.zeros_like(x)
-    for n in range(_TERMS, 0, -1):
-        total = (1 / (half + n) + total) * x * ((n - 0.5) / n)
-    return x**half * (1 / half + total)
-
-
-_TERMS = 400  # enough for |t| above 3 with 200 prompts

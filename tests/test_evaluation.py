@@ -57,7 +57,7 @@ def test_students_interval_over_seeds():
     assert estimate.mean == 2 and (estimate.high - 2, 2 - estimate.low) == pytest.approx((2.484, 2.484), abs=1e-3)
     assert over_seeds(np.array([5.0])).to_dict() == {"mean": 5.0, "low": None, "high": None}
     wide, narrow = over_seeds(np.arange(31.0)), over_seeds(np.arange(400.0) % 31)
-    assert wide.high - wide.low == pytest.approx(2 * 2.042 * np.std(np.arange(31), ddof=1) / np.sqrt(31))
+    assert wide.high - wide.low == pytest.approx(2 * 2.0422725 * np.std(np.arange(31), ddof=1) / np.sqrt(31))
     assert narrow.high - narrow.low == pytest.approx(2 * 1.966 * np.std(np.arange(400) % 31, ddof=1) / 20, rel=1e-3)
 
 

@@ -1,13 +1,14 @@
 """What is stored of a search: one trial per candidate, claimed by one process, resumed, listed and turned into presets."""
 
 import dataclasses
+import time
 
 import numpy as np
 import optuna
 import pytest
 from embedded_model import PROMPTS, counted, embedded
 
-from qsched import load_backbone, packed_layers, workers
+from qsched import load_backbone, packed_layers, studies
 from qsched import saved_searches as saved_module
 from qsched.saved_searches import delete_search, find_search, load_search, open_study, saved_searches
 from qsched.search import Candidate, SearchOptions, StorageError, estimate, search
@@ -183,35 +184,38 @@ def test_released_claims_can_be_claimed_again(storage):
     assert not other.look().busy and [claim.candidate for claim in other.claim([ONE])] == [ONE]
 
 
-def test_a_process_whose_pulse_stands_still_is_dead(storage, monkeypatch):
-    monkeypatch.setattr(workers, "GRACE", 0.3)
-    monkeypatch.setattr(workers, "INTERVAL", 0.05)
-    monkeypatch.setattr(workers, "_machine", lambda: "elsewhere")  # so that only the pulse can tell
-    sleeping, beating = study(storage), study(storage)
-    monkeypatch.undo()
-    monkeypatch.setattr(workers, "GRACE", 0.3)
-    monkeypatch.setattr(workers, "INTERVAL", 0.05)
-    here, (late,) = study(storage), sleeping.claim([ONE])
+def test_the_claims_of_a_process_without_a_heartbeat_are_taken_over(storage, monkeypatch):
+    monkeypatch.setattr(studies, "GRACE", 1)  # in the whole seconds of SQLite's clock
+    monkeypatch.setattr(studies, "INTERVAL", 0.2)
+    sleeping, beating, here = study(storage), study(storage), study(storage)
+    (late,) = sleeping.claim([ONE])
     with beating.at_work():
         beating.claim([OTHER])
-        waited, until = [], workers.time.monotonic() + 1
-        while workers.time.monotonic() < until:
-            waited.append(here.look().busy)
-            workers.time.sleep(0.05)
-    assert waited[0] == {ONE, OTHER} and waited[-1] == {OTHER}
+        assert here.look().busy == {ONE, OTHER}
+        wait_for(lambda: ONE not in here.look().busy)
+        assert here.look().busy == {OTHER}
     (claim,) = here.claim([ONE])
     sleeping.store(late, Scores([1.0], [0.1]), 0.2)  # it wakes up, too late
     here.store(claim, DONE, 5.0)
     assert here.look().done[ONE] == DONE
 
 
-def test_a_dead_process_of_this_machine_is_known_at_once():
-    worker = workers.this_worker()
-    assert not workers.known_dead(worker) and workers.this_worker() != worker
-    machine, _, rest = worker.partition(":")
-    pid, start, token = rest.split(":")
-    assert workers.known_dead(f"{machine}:{pid}:{float(start) - 60:.2f}:{token}")  # the number was given out again
-    assert not workers.known_dead(f"elsewhere:1:{start}:{token}")
+def test_a_claim_whose_process_died_before_its_first_heartbeat_is_taken_over(storage, monkeypatch):
+    monkeypatch.setattr(studies, "GRACE", 1)
+    monkeypatch.setattr(studies, "INTERVAL", 0.2)
+    dying, here = study(storage), study(storage)
+    monkeypatch.setattr(dying, "_beat", lambda trial: None)
+    dying.claim([ONE])
+    assert here.look().busy == {ONE}
+    wait_for(lambda: not here.look().busy)
+    assert [claim.candidate for claim in here.claim([ONE])] == [ONE]
+
+
+def wait_for(check):
+    until = time.monotonic() + 60
+    while not check():
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.1)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from qsched.intervals import RESAMPLES, expanded_tail
 from qsched.scoring import jaq
 from qsched.surface import Surface
-from qsched.uncertainty import FALSE_DISCOVERIES, _students_tail, discoveries, resample
+from qsched.uncertainty import FALSE_DISCOVERIES, discoveries, resample
 
 AXIS = (0.9, 1.0, 1.1)
 PLAIN = (1, 1)
@@ -166,16 +166,6 @@ def test_a_new_score_is_seen():
     assert surface.uncertainty(2.0) is before, "remembered"
     surface.record(0, 0, surface.alignment[0, 0], surface.quality[0, 0] + 0.1)
     assert surface.uncertainty(2.0).low[0, 0] > before.low[0, 0]
-
-
-def test_beyond_the_farthest_resample_the_tail_is_students():
-    """Against the distribution itself, by integrating its density; up to the factor that all share."""
-    freedom, t = 19, np.array([3.0, 5.0, 9.0])
-    u = np.linspace(0, 1, 200_001)[1:]  # t = limit / u
-    density = lambda limit: np.mean((1 + (limit / u) ** 2 / freedom) ** (-(freedom + 1) / 2) * limit / u**2)
-    expected = np.array([density(limit) for limit in t])
-    tail = _students_tail(t**2 / freedom, freedom)
-    assert tail / tail[0] == pytest.approx(expected / expected[0], rel=1e-3)
 
 
 def test_one_real_difference_among_many_cells_is_found():

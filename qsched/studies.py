@@ -31,7 +31,8 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", ".*(heartbeat_interval|fail_stale_trials)", optuna.exceptions.ExperimentalWarning)
 NOT_FINITE = "an image was not finite"
 INTERVAL, GRACE = 2, 10
-"""Seconds between two heartbeats of a claim, and without one until others give it up."""
+"""Seconds between two heartbeats of a claim, and without one until others give it up; twice as long where the process died
+before the first."""
 SQLITE_WAIT = 60
 """Seconds that a process waits for another one's write."""
 

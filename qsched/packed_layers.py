@@ -81,7 +81,7 @@ class PackedLayer(nn.Module):
 
     def _autocast(self, x: Tensor) -> Tensor | None:
         """The layer's output in autocast's dtype, on either execution, None outside of autocast."""
-        if not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
+        if x.is_meta or not torch.is_autocast_enabled(x.device.type) or x.dtype == torch.float64:
             return None
         with torch.autocast(x.device.type, enabled=False):
             return self.forward(x.to(self.dtype)).to(torch.get_autocast_dtype(x.device.type))

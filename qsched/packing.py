@@ -67,6 +67,10 @@ def pack(values: Tensor, bits: int) -> Tensor:
     return _pack_plane(unsigned, bits)
 
 
+LAYOUT_BYTES = 3
+"""What every packed layer stores besides: the bits of weights and activations, and what shares an activation scale."""
+
+
 def packed_bytes(numel: int, bits: int) -> int:
     """Bytes of pack() for this many integers."""
     plane = lambda bits: -(-numel * bits // 8)

@@ -62,6 +62,9 @@ METHOD = "qsched"
 """The quant_method in a quantized model's config."""
 OTHER_LAYERS = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Layers with weights that are not quantized, and reported so."""
+HOOKS = ("_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks",
+         "_forward_pre_hooks_with_kwargs")  # fmt: skip
+"""Where a module keeps its hooks."""
 CACHE_LIMIT = 64_000_000
 """cache="auto" keeps unpacked weights in models of at most this many quantized weights."""
 DEFAULT_KEEP = (
@@ -156,7 +159,7 @@ def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None 
             with pack(layer) or pack(layer, BitWidth) in it.
     Raises:
         ValueError: an option out of range, nothing to quantize, or a layer, named, that cannot be packed: packed already,
-            weights that are NaN, infinite, float8 or offloaded, LoRA adapters or hooks attached. The module is then as it was.
+            weights that are NaN, infinite, float8 or offloaded, LoRA adapters attached. The module is then as it was.
     """
     bits, keep = BitWidth.parse(bits), (keep,) if isinstance(keep, str) else tuple(keep)
     check_options(group_size, activation_scale, scope, execution, cache)
@@ -175,6 +178,8 @@ def quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None 
         device, dtype = layer.weight.device, layer.weight.dtype
         made = pack_layer(layer) if make is None else make(names[0], layer, pack_layer)
         packed = next(part for part in made.modules() if isinstance(part, PackedLayer))
+        for hooks in HOOKS:  # the same dicts, so that their handles still remove them
+            setattr(made, hooks, getattr(layer, hooks))
         for name in names:  # one layer used in several places stays one layer
             parent, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(parent), leaf, made)
@@ -264,8 +269,6 @@ def _obstacle(name: str, layer: nn.Module) -> str:
         return "has LoRA adapters attached: fuse them first (pipe.fuse_lora(), then pipe.unload_lora_weights())"
     if hasattr(layer, "_hf_hook"):
         return "is offloaded by accelerate: load the model whole first, or remove its hooks"
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks:
-        return "has hooks, which would be lost: remove them first"
     if weight.is_floating_point() and weight.element_size() == 1:
         return f"has {str(weight.dtype).removeprefix('torch.')} weights: convert them to float16 or wider first"
     if not weight.is_meta and not weight.isfinite().all():

@@ -52,7 +52,7 @@ def test_flux_by_hand():
     assert parts.vae == 2 * VAE_FLUX and parts.decode == decoder_by_hand(1024, 2)
     assert parts.unpack == UNPACKED * 6 * 3072 * 3072, "a modulation is the largest matrix"
     for bits, width in (("w8a8", 8), ("w4a8", 4), ("w4a4", 4), ("w3a8", 3), ("w2a8", 2)):
-        assert parts.packed[bits] == packed * width // 8 + 2 * outs
+        assert parts.packed[bits] == packed * width // 8 + 2 * outs + 3 * 494  # layers, with their layout
         assert parts.quantized[bits] == parts.packed[bits] + 2 * (parameters - packed)
 
 

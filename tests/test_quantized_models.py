@@ -78,8 +78,6 @@ def adapted(model):
         (float8, "linear has float8_e4m3fn weights"),
         (offloaded, "conv is offloaded by accelerate"),
         (adapted, r"linear\.base_layer has LoRA adapters attached: fuse them first"),
-        (lambda model: model.conv.register_forward_hook(print), "conv has hooks"),
-        (lambda model: model.conv.register_forward_pre_hook(print), "conv has hooks"),
         (lambda model: model.linear.weight.data.fill_(float("nan")), "linear has weights that are NaN"),
     ],
 )
@@ -90,6 +88,21 @@ def test_what_cannot_be_packed_is_named_before_anything_changes(spoil, said):
     with pytest.raises(ValueError, match=f"^{said}.*; nothing was quantized$"):
         quantize(model, "w4a8")
     assert [type(part) for part in model.modules()] == before
+
+
+def test_hooks_stay_with_the_layer_and_their_handles_remove_them():
+    model, seen = Small(), []
+    handles = [
+        model.conv.register_forward_hook(lambda module, inputs, output: seen.append("after")),
+        model.conv.register_forward_pre_hook(lambda module, inputs, options: seen.append("before"), with_kwargs=True),
+    ]
+    quantize(model, "w4a8")
+    model(torch.randn(1, 3, 4, 4))
+    assert isinstance(model.conv, PackedLayer) and seen == ["before", "after"]
+    for handle in handles:
+        handle.remove()
+    model(torch.randn(1, 3, 4, 4))
+    assert seen == ["before", "after"]
 
 
 def test_tied_weights_stay_tied_and_the_model_does_not_grow():

@@ -16,7 +16,7 @@ from torch import nn
 from qsched.backbones.activations import peak_activation_bytes
 from qsched.backbones.architectures import ARCHITECTURES, build
 from qsched.backbones.spec import SPECS, BackboneSpec
-from qsched.packing import packed_bytes
+from qsched.packing import LAYOUT_BYTES, packed_bytes
 from qsched.quantization import DEFAULT_KEEP, BitWidth, layers_to_pack, stored_bytes
 from qsched.sizes import size
 
@@ -205,7 +205,7 @@ def quantized_bytes(module: nn.Module, bits: str) -> int:
 def packed_and_kept(module: nn.Module, bits: str) -> tuple[int, int]:
     """Bytes of the packed weights with their scales, and of everything else in 16 bits, from shapes alone."""
     layers = [module.get_submodule(names[0]).weight for names in layers_to_pack(module, "all", DEFAULT_KEEP)[0]]
-    packed = sum(packed_bytes(w.numel(), BitWidth.parse(bits).weight) + 2 * len(w) for w in layers)
+    packed = sum(packed_bytes(w.numel(), BitWidth.parse(bits).weight) + 2 * len(w) + LAYOUT_BYTES for w in layers)
     return packed, stored_bytes(module) - sum(2 * w.numel() for w in layers)
 
 
@@ -213,7 +213,7 @@ def packing_need(module: nn.Module, bits: str, group_size: int | None = None) ->
     """Bytes that quantizing a sharing_copy() of a module takes at most: all its matrices packed, one in the making."""
     width, weights = BitWidth.parse(bits).weight, [p for p in module.parameters() if p.dim() > 1]
     scales = lambda weight: 2 * (weight.numel() // group_size if group_size else len(weight))
-    packed = sum(packed_bytes(weight.numel(), width) + scales(weight) for weight in weights)
+    packed = sum(packed_bytes(weight.numel(), width) + scales(weight) + LAYOUT_BYTES for weight in weights)
     return packed + UNPACKED * max((weight.numel() for weight in weights), default=0)
 
 

@@ -115,7 +115,7 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
     page.add_argument("--steps", type=int, default=4)
     judge = commands.add_parser(
-        "evaluate", help="how good the judge and the model are, with 95 % intervals, and a sheet"
+        "evaluate", help="how good the judge and the model are, with 95 %% intervals, and a sheet"
     )
     judge.add_argument("--only", choices=("judge", "model", "sheet"), help="one part instead of all three")
     judge.add_argument("--seeds", type=int, default=3, help="noise seeds per prompt (default: %(default)s)")

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 
-from qsched.cli import Parser, UsageError
+from qsched.commands.cli import Parser, UsageError
 from qsched.commands.options import whole
 from qsched.quiet import quiet
 
@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     keep_pictures_apart()
     if os.environ.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401 - it has to see torch before anyone touches CUDA
-    from qsched.backbones import BackboneError
-    from qsched.ui import build_app
+    from qsched.hub.source import BackboneError
+    from qsched.ui.page import build_app
 
     try:
         demo = build_app(

@@ -2,14 +2,15 @@
 
 from typing import Any
 
-__all__ = ["load_backbone"]
-__version__ = "0.1.0"
+from qsched.version import __version__
+
+__all__ = ["__version__", "load_backbone"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when asked for, so that `from qsched.schedulers import ...` needs only diffusers.
     if name == "load_backbone":
-        from qsched.backbones import load_backbone
+        from qsched.load import load_backbone
 
         return load_backbone
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

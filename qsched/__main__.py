@@ -1,8 +1,8 @@
-"""`python -m qsched`: see `qsched.cli`."""
+"""`python -m qsched`: see `qsched.commands.cli`."""
 
 import sys
 
-from qsched.cli import main
+from qsched.commands.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

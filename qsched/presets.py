@@ -16,12 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qsched import schedulers
-from qsched.coefficients import Coefficients
 from qsched.quantization import BitWidth
+from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
-from qsched.surface import Surface
-from qsched.usage import usage
+from qsched.surfaces.surface import Surface
 
 __all__ = [
     "PRESETS",
@@ -29,7 +27,6 @@ __all__ = [
     "PresetError",
     "PresetFile",
     "Surface",
-    "export_scheduler",
     "find_preset",
     "list_presets",
     "load_preset",
@@ -123,7 +120,7 @@ class Preset:
 
     @property
     def method(self) -> str:
-        """The method of qsched.rivals that quantized the denoiser; "plain" in presets that do not name one."""
+        """The method of qsched.quantizers that quantized the denoiser; "plain" in presets that do not name one."""
         return self.settings.get("method", "plain")
 
     @property
@@ -276,36 +273,6 @@ def find_preset(
 def preset_name(bits: Any, steps: int, method: str = "plain") -> str:
     """The name of a shipped preset's file: w4a8-4steps.json, w4a8-mixdq-4steps.json."""
     return f"{bits}-{steps}steps.json" if method == "plain" else f"{bits}-{method}-{steps}steps.json"
-
-
-def export_scheduler(
-    preset: Preset, scheduler: Any, folder: str | Path, source: str | None = None, called: str | None = None
-) -> str:
-    """Write a diffusers scheduler folder: scheduler_config.json with the coefficients, a copy of the one file that
-    knows them (schedulers.py), and README.md with the text that is returned.
-
-    Args:
-        preset: whose coefficients to use.
-        scheduler: the backbone's diffusers scheduler, stock or Q-Sched.
-        folder: is made if it does not exist.
-        source: folder or Hub id of the pipeline, for the text; None is the backbone's own.
-        called: path or Hub id that the text loads the scheduler from; None is `folder`.
-    Returns:
-        Markdown that shows how to load the folder, with the qsched package and without it.
-    Raises:
-        TypeError: if the scheduler has no Q-Sched twin.
-        PresetError: if the folder cannot be written.
-    """
-    twin = schedulers.with_coefficients(scheduler, **preset.coefficients.to_dict())
-    folder = Path(folder)
-    text = usage(preset, type(twin).__name__, called or str(folder), source)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        twin.save_pretrained(folder)
-        (folder / "README.md").write_text(text, "utf-8")
-    except OSError as error:
-        raise PresetError(f"The scheduler cannot be written to {folder}: {error.strerror}.") from None
-    return text
 
 
 def _compact(value: Any) -> str:

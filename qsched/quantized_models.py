@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING
 
-from qsched.quantization import METHOD, quantize
+from qsched.quantization import quantize
+from qsched.quantization.convert import METHOD
 
 INDEXES = ("diffusion_pytorch_model.safetensors.index.json", "model.safetensors.index.json")
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")

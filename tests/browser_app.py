@@ -17,11 +17,13 @@ from diffusers import LCMScheduler
 from PIL import Image
 from torch import nn
 
-from qsched.backbones import SPECS, Backbone, Condition
-from qsched.coefficients import Coefficients
+from qsched.models.base import Backbone, Condition
+from qsched.models.registry import SPECS
 from qsched.presets import Preset, save_preset
+from qsched.quantizers.methods import METHODS
+from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import ImageScores
-from qsched.surface import Surface
+from qsched.surfaces.surface import Surface
 
 CHROMIUM = Path("/usr/bin/chromium")
 NEEDS_BROWSER = [
@@ -85,7 +87,7 @@ class TinyBackbone(Backbone):
 def tiny_backbone(id="emoji-lcm", device="auto", source=None):
     """Has the signature of qsched.load_backbone."""
     spec = SPECS[id].at(source) if source else SPECS[id]
-    return TinyBackbone(spec, torch.device("cpu"), torch.float32, TwoLayers(), LCMScheduler(), "tiny")
+    return TinyBackbone(spec, torch.device("cpu"), torch.float32, TwoLayers(), LCMScheduler(), "tiny", methods=METHODS)
 
 
 def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
@@ -101,8 +103,8 @@ def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
 @contextmanager
 def serving(presets: Path, load=tiny_backbone, talk=False):
     """The page on a tiny backbone: (url, engine)."""
-    from qsched.ui import build_app
-    from qsched.ui.engine import Engine
+    from qsched.server.engine import Engine
+    from qsched.ui.page import build_app
 
     engine = Engine(load=load, presets=presets)
     app = build_app(engine=engine, talk=talk, searches=str(presets / "searches.sqlite3"))

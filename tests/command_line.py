@@ -5,8 +5,7 @@ import json
 import pytest
 from embedded_model import embedded
 
-from qsched import cli
-from qsched.commands import options
+from qsched.commands import cli, options
 
 COMMANDS = ("backbones", "generate", "search", "evaluate", "presets", "options", "bench")
 

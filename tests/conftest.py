@@ -53,7 +53,7 @@ def emoji_data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def emoji(emoji_data):
     """The same, loaded."""
-    from qsched.embedded import dataset
+    from qsched.embedded.data import dataset
 
     return dataset.load(emoji_data)
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from qsched import load_backbone
-from qsched.backbones import Backbone
-from qsched.coefficients import Coefficients
+from qsched.models.base import Backbone
 from qsched.presets import Preset
 from qsched.quiet import quiet
-from qsched.surface import Surface
+from qsched.sampling.coefficients import Coefficients
+from qsched.surfaces.surface import Surface
 
 PROMPTS = ["red apple, glossy style", "fox, flat style", "pizza, classic style"]
 

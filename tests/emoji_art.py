@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from qsched.embedded import dataset
+from qsched.embedded.data import dataset
 
 SVG = '<rect x="4" y="4" width="24" height="24" fill="{}"/>'
 CONCEPTS = {"red apple": 4, "green pear": 4, "fox": 3, "owl": 3, "ant": 3, "bee": 3, "cow": 3, "pig": 3}

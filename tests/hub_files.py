@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from qsched.backbones.hub import fetch, is_ready
-from qsched.backbones.spec import BackboneError, Source
+from qsched.hub.fetch import fetch, is_ready
+from qsched.hub.source import BackboneError, Source
 
 REPO = "org/model"
 WEIGHTS = "unet/diffusion_pytorch_model.fp16.safetensors"

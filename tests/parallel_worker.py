@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from qsched.embedded import parallel, training
+from qsched.embedded.training import loop as training
+from qsched.embedded.training import parallel
 
 
 def halves():

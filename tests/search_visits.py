@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 from browser_app import tiny_backbone, write_preset
 
-from qsched.ui import build_app
-from qsched.ui.engine import Engine
+from qsched.server.engine import Engine
+from qsched.ui.page import build_app
 
 NAMES = "backbone bits steps strategy low high resolution shape seeds k source count text file group scale scope keep method tiny".split()
 USUAL = dict(

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from embedded_model import PROMPTS, embedded
 
-from qsched import search_job
-from qsched.search import SearchOptions, search
-from qsched.studies import Scores
+from qsched.search import job as search_job
+from qsched.search.options import SearchOptions
+from qsched.search.run import search
+from qsched.search.study import Scores
 
 
 def scores_of(candidate):

@@ -10,13 +10,14 @@ from search_visits import visitor
 from tiny_models import FakeScorer, folder_of, tiny_vae_of
 from tiny_scorers import serve_scorers
 
-from qsched.backbones import SPECS, BackboneError
-from qsched.backbones.arrival import arriving, download_size, incomplete, missing, not_here
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings
+from qsched.comparison.comparison import Settings
+from qsched.hub.source import BackboneError
+from qsched.models.download import arriving, download_size, incomplete, missing, not_here
+from qsched.models.registry import SPECS
+from qsched.sampling.coefficients import Coefficients
 from qsched.scoring.lpips import alexnet_place
-from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import Engine, load_downloaded, named
+from qsched.server.engine import Engine, load_downloaded, named
+from qsched.ui.compare.tab import CompareTab
 from qsched.ui.fragments import search_command
 
 REPO = "me/turbo"
@@ -34,7 +35,7 @@ def hub(monkeypatch, tmp_path):
         hub.add(REPO, files_of(folder_of("sdxl-turbo")))
         hub.add(TURBO.tiny_vae.repo, files_of(Path(tiny_vae_of("sdxl").repo)))
         serve_scorers(hub, monkeypatch, tmp_path / "torch")
-        monkeypatch.setattr("qsched.backbones.pipeline.PipelineBackbone._make_scorer", lambda self: FakeScorer())
+        monkeypatch.setattr("qsched.models.pipeline.PipelineBackbone._make_scorer", lambda self: FakeScorer())
         yield hub
 
 

@@ -8,9 +8,11 @@ import torch
 from embedded_model import PROMPTS, embedded
 
 from qsched import load_backbone
-from qsched.backbones import SPECS, BackboneError, Quantization, Quantized
-from qsched.backbones.base import CACHED_DENOISERS
-from qsched.sampling import draw_noise, sample
+from qsched.hub.source import BackboneError
+from qsched.models.base import CACHED_DENOISERS
+from qsched.models.registry import SPECS
+from qsched.quantization import Quantization, Quantized
+from qsched.sampling.loop import draw_noise, sample
 
 ASSETS = Path(SPECS["emoji-lcm"].source).parent
 

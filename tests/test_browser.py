@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from browser_app import AXIS, BEST, NEEDS_BROWSER, serving, write_preset
 
-from qsched.backbones.spec import EMOJI_LCM
-from qsched.coefficients import Coefficients
+from qsched.models.registry import EMOJI_LCM
+from qsched.sampling.coefficients import Coefficients
 
 pytestmark = NEEDS_BROWSER
 STEPS = 4

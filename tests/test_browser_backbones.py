@@ -9,10 +9,10 @@ from fake_hub import connected
 from tiny_models import folder_of, tiny_vae_of
 from tiny_scorers import serve_scorers, write_scorers
 
-from qsched.backbones import SPECS
-from qsched.backbones.arrival import arriving, missing
-from qsched.rivals import METHODS
-from qsched.ui.engine import load_downloaded
+from qsched.models.download import arriving, missing
+from qsched.models.registry import SPECS
+from qsched.quantizers.methods import METHODS
+from qsched.server.engine import load_downloaded
 
 pytestmark = NEEDS_BROWSER
 LCM = "lcm-dreamshaper-v7"
@@ -34,7 +34,7 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     with pytest.MonkeyPatch.context() as patch, connected(patch, folder / "cache") as hub:
         patch.setitem(SPECS, LCM, replace(SPECS[LCM], size=64))
-        patch.setattr("qsched.backbones.memory.free_bytes", lambda device: 12_000_000_000)
+        patch.setattr("qsched.models.memory.plan.free_bytes", lambda device: 12_000_000_000)
         hub.add(SPECS[LCM].source, files_of(folder_of(LCM)))
         hub.add(TUNED, files_of(folder_of(LCM)))
         hub.add(SPECS[LCM].tiny_vae.repo, files_of(Path(tiny_vae_of("sd").repo)))

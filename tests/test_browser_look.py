@@ -10,7 +10,7 @@ import pytest
 from browser_app import NEEDS_BROWSER, Visitor, serving, write_preset
 from PIL import Image
 
-from qsched.backbones.spec import EMOJI_LCM
+from qsched.models.registry import EMOJI_LCM
 from qsched.scoring.signatures import Badge
 from qsched.ui import fragments, preview
 

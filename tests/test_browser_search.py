@@ -43,7 +43,10 @@ class PacedBackbone(TinyBackbone):
 def paced(id="emoji-lcm", device="auto", source=None):
     backbone = tiny_backbone(id, device, source)
     return PacedBackbone(
-        **{name: getattr(backbone, name) for name in ("spec", "device", "dtype", "denoiser", "scheduler", "revision")}
+        **{
+            name: getattr(backbone, name)
+            for name in ("spec", "device", "dtype", "denoiser", "scheduler", "revision", "methods")
+        }
     )
 
 

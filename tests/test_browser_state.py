@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
 
-from qsched.coefficients import Coefficients
 from qsched.presets import save_preset
+from qsched.sampling.coefficients import Coefficients
 
 pytestmark = NEEDS_BROWSER
 BITS = {"W2A8": (0.9, 1.1), "W4A4": (1.04, 0.96), "W4A8": (1.08, 0.92), "W3A8": (0.84, 1.2)}

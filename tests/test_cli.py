@@ -10,13 +10,13 @@ import numpy as np
 from embedded_model import counted, embedded
 from PIL import Image
 
-from qsched import cli
-from qsched.coefficients import Coefficients
+from qsched.commands import cli
 from qsched.presets import load_preset
+from qsched.sampling.coefficients import Coefficients
 from qsched.schedulers import QSchedLCMScheduler
-from qsched.studies import Study
+from qsched.search.study import Study
 
-REPOSITORY = Path(cli.__file__).resolve().parents[1]
+REPOSITORY = Path(cli.__file__).resolve().parents[2]
 SMALL = ["--grid", "2", "--prompts", "2", "--steps", "1"]
 
 
@@ -200,7 +200,7 @@ def test_generate_as_a_process_is_silent_light_and_offline(tmp_path):
         "import socket, sys\n"
         "def refuse(*args): raise SystemExit('asked the network')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from qsched.cli import main\n"
+        "from qsched.commands.cli import main\n"
         "status = main(sys.argv[1:])\n"
         "heavy = {'gradio', 'optuna', 'pyiqa', 'matplotlib', 'sqlalchemy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else status)\n"
@@ -238,5 +238,5 @@ def test_ctrl_c_elsewhere_is_one_line_too(line, tmp_path, monkeypatch):
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("qsched.comparison.sample", interrupt)
+    monkeypatch.setattr("qsched.comparison.comparison.sample", interrupt)
     assert line.run("generate", "--prompt", "fox", "--out", tmp_path) == (130, "", "qsched: Interrupted.\n")

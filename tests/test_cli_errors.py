@@ -9,10 +9,9 @@ import pytest
 import torch
 from embedded_model import counted, embedded
 
-from qsched import cli
-from qsched.commands import output
+from qsched.commands import cli, output
 from qsched.presets import load_preset, save_preset
-from qsched.prompts import builtin_prompts
+from qsched.prompts.builtin import builtin_prompts
 
 GENERATE = ["generate", "--prompt", "fox", "--out", "OUT"]
 SEARCH = ["search", "--out", "OUT/p.json"]
@@ -154,7 +153,7 @@ def test_out_of_memory_is_one_line(line, tmp_path, monkeypatch):
     def exhausted(*_args, **_kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate everything.")
 
-    monkeypatch.setattr("qsched.comparison.sample", exhausted)
+    monkeypatch.setattr("qsched.comparison.comparison.sample", exhausted)
     assert "ran out of memory" in line.fails("generate", "--prompt", "fox", "--out", tmp_path)
 
 

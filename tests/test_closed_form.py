@@ -6,11 +6,11 @@ import torch
 from embedded_model import embedded
 from tiny_models import PROMPTS, REAL, fresh
 
-from qsched.backbones import Quantization
-from qsched.closed_form import CORRECTIONS, Moments, fit
-from qsched.coefficients import Coefficients
-from qsched.diagnosis import diagnose
-from qsched.sampling import draw_noise, sample
+from qsched.evaluation.closed_form import CORRECTIONS, Moments, fit
+from qsched.evaluation.diagnosis import diagnose
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import draw_noise, sample
 
 P, Q = 1.25, 0.1
 QUANTIZED = torch.nn.Identity()

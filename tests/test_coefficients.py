@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from qsched.coefficients import Coefficients, expand, stack
+from qsched.sampling.coefficients import Coefficients, stack
+from qsched.schedulers import expand
 
 
 def test_a_number_is_the_same_at_every_step():

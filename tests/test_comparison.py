@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
-from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare, rescale
-from qsched.records import record
-from qsched.sampling import draw_noise, sample
+from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare, rescale
+from qsched.comparison.record import record
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import draw_noise, sample
 from qsched.scoring import jaq
 
 STEPS = 3

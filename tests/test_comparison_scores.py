@@ -8,16 +8,16 @@ import torch
 from command_line import CommandLine
 from embedded_model import embedded, make_preset
 
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
 from qsched.commands.output import to_json
-from qsched.comparison import Settings, compare, rescale
+from qsched.comparison.comparison import Settings, compare, rescale
+from qsched.comparison.record import record
 from qsched.presets import save_preset
-from qsched.records import record
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import ImageScores, ScorerError
 from qsched.scoring.photo import Perceptual
+from qsched.server.engine import Engine
 from qsched.ui import fragments
-from qsched.ui.engine import Engine
 
 WHY = "CLIP ViT-B-32 of the scores is not on this machine."
 SETTINGS = Settings("fox", steps=2, quantization=Quantization("w4a8"))

@@ -8,14 +8,11 @@ import torch
 from tiny_models import PROMPTS, tiny
 from torch import nn
 
-from qsched import packed_layers
-from qsched.backbones import Quantization
-from qsched.packed_layers import QuantLinear
-from qsched.packing import BitWidth
-from qsched.quantization import cache_bytes, quantize
-from qsched.rivals.bos import BosLinear
-from qsched.rivals.low_rank import LowRankLayer
-from qsched.sampling import draw_noise
+from qsched.quantization import BitWidth, Quantization, QuantLinear, cache_bytes, quantize
+from qsched.quantization import layers as packed_layers
+from qsched.quantizers.bos import BosLinear
+from qsched.quantizers.low_rank import LowRankLayer
+from qsched.sampling.loop import draw_noise
 
 pytestmark = pytest.mark.slow
 

@@ -15,24 +15,17 @@ from emoji_art import CONCEPTS, write_packages
 from torch import nn
 from torch.distributed.run import get_args_parser
 
-from qsched.backbones.spec import ASSETS
-from qsched.embedded import (
-    clip,
-    clip_training,
-    dataset,
-    degradations,
-    denoiser,
-    distil,
-    export,
-    parallel,
-    report,
-    scenes,
-    teacher,
-    training,
-    whole,
-)
+from qsched.embedded import export, report, whole
 from qsched.embedded.__main__ import main, parser
-from qsched.embedded.tokenizer import train_tokenizer
+from qsched.embedded.data import dataset, scenes
+from qsched.embedded.denoiser import distil, teacher
+from qsched.embedded.denoiser import unet as denoiser
+from qsched.embedded.judges import clip, clip_training, degradations
+from qsched.embedded.judges.tokenizer import train_tokenizer
+from qsched.embedded.training import loop as training
+from qsched.embedded.training import parallel
+from qsched.models.emoji import CHANNELS, to_images
+from qsched.models.registry import ASSETS
 from qsched.scoring.embedded_clip import prepared
 
 
@@ -103,7 +96,7 @@ def test_degradations_grow_with_strength_and_start_at_nothing(kind):
 def test_the_denoiser_starts_as_a_copy_of_its_input():
     torch.manual_seed(0)
     unet = denoiser.new_unet().eval()
-    noise = torch.randn(2, *(denoiser.CHANNELS, 16, 16))
+    noise = torch.randn(2, *(CHANNELS, 16, 16))
     with torch.no_grad():
         predicted = unet(
             noise, torch.tensor([999, 259]), torch.randn(2, 16, 256), class_labels=torch.randn(2, 256)
@@ -114,7 +107,7 @@ def test_the_denoiser_starts_as_a_copy_of_its_input():
 def test_what_makes_training_fast_changes_no_prediction():
     torch.manual_seed(0)
     unet = denoiser.new_unet().eval()
-    given = torch.randn(2, denoiser.CHANNELS, 16, 16), torch.tensor([999, 259]), torch.randn(2, 16, 256)
+    given = torch.randn(2, CHANNELS, 16, 16), torch.tensor([999, 259]), torch.randn(2, 16, 256)
     predict = lambda: unet(*given, class_labels=torch.ones(2, 256)).sample
     with torch.no_grad():
         before = predict()
@@ -133,7 +126,7 @@ def test_high_timesteps_are_drawn_more_often_and_none_is_outside_the_schedule():
 
 def test_latents_and_pictures_are_inverse():
     images = torch.rand(2, 3, 64, 64)
-    assert torch.allclose(denoiser.to_images(denoiser.to_latents(images)), images, atol=1e-6)
+    assert torch.allclose(to_images(denoiser.to_latents(images)), images, atol=1e-6)
 
 
 def test_true_noise_gives_the_true_picture():

@@ -8,7 +8,10 @@ import pytest
 import torch
 from emoji_art import CONCEPTS
 
-from qsched.embedded import batches, clip, dataset, denoiser, scenes, words
+from qsched.embedded.data import dataset, scenes, words
+from qsched.embedded.denoiser import batches
+from qsched.embedded.denoiser import unet as denoiser
+from qsched.embedded.judges import clip
 
 
 def scenes_of(emoji, **options):

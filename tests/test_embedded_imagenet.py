@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from timm.models import create_model
 
-from qsched.embedded import clip, clip_training, dataset, imagenet
+from qsched.embedded.data import dataset
+from qsched.embedded.judges import clip, clip_training
+from qsched.embedded.training import imagenet
 
 pytestmark = pytest.mark.slow
 

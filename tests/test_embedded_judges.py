@@ -7,19 +7,9 @@ from embedded_model import embedded
 from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
-from qsched.embedded import (
-    clip,
-    clip_training,
-    damage,
-    dataset,
-    frechet,
-    judging,
-    observer,
-    report,
-    restyle,
-    scenes,
-    sheet,
-)
+from qsched.embedded import report, sheet
+from qsched.embedded.data import dataset, scenes
+from qsched.embedded.judges import clip, clip_training, damage, frechet, judging, observer, restyle
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from embedded_model import embedded
 
-from qsched.backbones import Quantization
-from qsched.embedded.degradations import KINDS, degrade, noise_and_flat
-from qsched.embedded.judging import auc
+from qsched.embedded.judges.degradations import KINDS, degrade, noise_and_flat
+from qsched.embedded.judges.judging import auc
 from qsched.embedded.report import draw
-from qsched.prompts import builtin_prompts
+from qsched.prompts.builtin import builtin_prompts
+from qsched.quantization import Quantization
 
 
 def judge():

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from qsched.embedded import training
-from qsched.embedded.optimiser import MuonAdamW, as_matrix
+from qsched.embedded.training import loop as training
+from qsched.embedded.training.optimiser import MuonAdamW, as_matrix
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 OPTIONS = {"lr": 0.02, "weight_decay": 0.1}

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qsched.embedded import clip, clip_training, dataset, phrases, text_training, words
+from qsched.embedded.data import dataset, phrases, words
+from qsched.embedded.judges import clip, clip_training, text_training
 
 pytestmark = pytest.mark.slow
 

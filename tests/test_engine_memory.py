@@ -5,12 +5,13 @@ import torch
 from browser_app import tiny_backbone
 from tiny_models import fresh
 
-from qsched.backbones import SPECS, BackboneError
-from qsched.backbones.memory import out_of_memory, would_fit
-from qsched.backbones.residency import Residency
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings
-from qsched.ui.engine import Engine
+from qsched.comparison.comparison import Settings
+from qsched.hub.source import BackboneError
+from qsched.models.memory.plan import out_of_memory, would_fit
+from qsched.models.memory.residency import Residency
+from qsched.models.registry import SPECS
+from qsched.sampling.coefficients import Coefficients
+from qsched.server.engine import Engine
 from qsched.ui.errors import sentence_for
 
 ONE, PLAIN = Settings("a red fox", 0, 1), Coefficients.identity()
@@ -45,7 +46,7 @@ def test_the_backbone_that_is_left_leaves_the_device(engine, loaded):
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
 def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(engine, loaded, monkeypatch, error):
     first = engine.compare("a", IDS[0], ONE, PLAIN)
-    monkeypatch.setattr("qsched.backbones.memory.free_bytes", lambda device: 12 << 30)
+    monkeypatch.setattr("qsched.models.memory.plan.free_bytes", lambda device: 12 << 30)
     fits = would_fit(12 << 30, CPU)
 
     def too_much(*args, **kwargs):
@@ -63,7 +64,7 @@ def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(engi
 
 
 def test_what_ran_out_of_memory_is_not_recommended(monkeypatch):
-    monkeypatch.setattr("qsched.backbones.memory.free_bytes", lambda device: 200 << 30)
+    monkeypatch.setattr("qsched.models.memory.plan.free_bytes", lambda device: 200 << 30)
     largest = would_fit(200 << 30, CPU)
     assert largest not in out_of_memory(SPECS[largest], CPU) and largest in out_of_memory(SPECS["sdxl-turbo"], CPU)
     assert out_of_memory(SPECS["sdxl-turbo"], torch.device("cuda")).endswith("or the CPU would fit.")

@@ -8,13 +8,23 @@ import pytest
 import torch
 from embedded_model import PROMPTS, counted, embedded, make_preset
 
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
-from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare
-from qsched.evaluation import COLUMNS, CONTROL, DIFFERENCES, FIRST_SEED, METRICS, Evaluation, evaluate, quantization_of
-from qsched.intervals import bootstrap, over_seeds
+from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare
+from qsched.evaluation.held_out import (
+    COLUMNS,
+    CONTROL,
+    DIFFERENCES,
+    FIRST_SEED,
+    METRICS,
+    Evaluation,
+    evaluate,
+    quantization_of,
+)
 from qsched.presets import load_preset, save_preset
-from qsched.scoring import jaq, similarity
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.scoring import jaq
+from qsched.scoring.similarity import similarity
+from qsched.surfaces.intervals import bootstrap, over_seeds
 
 STEPS = 2
 CHOSEN = Coefficients.ramp(1.1, 0.9)
@@ -220,7 +230,7 @@ def test_lpips_is_reported_where_the_scorer_side_offers_it(monkeypatch, offered_
             like = similarity(images, reference)
             return SimpleNamespace(ssim=like.ssim, psnr=like.psnr, lpips=distance(images, reference))
 
-        monkeypatch.setattr("qsched.evaluation.similarity", with_lpips)
+        monkeypatch.setattr("qsched.evaluation.held_out.similarity", with_lpips)
     result = evaluate(embedded(), make_preset(), PROMPTS[:2], [3])
     assert set(result.metrics) == set(METRICS) and result.metrics["lpips"] == "LPIPS"
     assert result.estimate(FULL_PRECISION, "lpips").mean == 0 < result.estimate(NAIVE, "lpips").mean

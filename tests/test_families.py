@@ -8,11 +8,13 @@ import torch
 from embedded_model import grey_levels
 from tiny_models import NATIVE, PROMPTS, REAL, fresh, spec_of, tiny
 
-from qsched.backbones import SPECS, Quantization, Source
-from qsched.backbones.loading import load_pipeline
-from qsched.backbones.memory import half_dtype
-from qsched.coefficients import Coefficients
-from qsched.sampling import Noise, draw_noise, first_prediction, prepare_scheduler, sample
+from qsched.hub.source import Source
+from qsched.models.diffusers_folder import load_pipeline
+from qsched.models.memory.plan import half_dtype
+from qsched.models.registry import SPECS
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import Noise, draw_noise, first_prediction, prepare_scheduler, sample
 
 SEED = 7
 SIZES = {"native": (NATIVE, NATIVE), "odd": (48, 80), "uneven": (56, 72)}
@@ -200,7 +202,7 @@ def test_decoding_goes_picture_by_picture(monkeypatch):
     backbone, batches = tiny("sdxl-turbo"), []
     latents = torch.randn(5, *backbone.latent_shape)
     whole = backbone.decode(latents)
-    monkeypatch.setattr("qsched.backbones.pipeline.DECODED_PIXELS", 2 * NATIVE * NATIVE)
+    monkeypatch.setattr("qsched.models.pipeline.DECODED_PIXELS", 2 * NATIVE * NATIVE)
     decode = backbone.pipe.vae.decode
     monkeypatch.setattr(backbone.pipe.vae, "decode", lambda z, **k: batches.append(len(z)) or decode(z, **k))
     sliced = backbone.decode(latents)

@@ -6,16 +6,17 @@ import pytest
 import torch
 from tiny_models import NATIVE, PROMPTS, REAL, FakeScorer, folder_of, tiny
 
-from qsched import cli
-from qsched.backbones import SPECS, Quantization
-from qsched.coefficients import Coefficients
 from qsched.commands import backbones as listing
-from qsched.comparison import Settings, compare, rescale
+from qsched.commands import cli
+from qsched.comparison.comparison import Settings, compare, rescale
+from qsched.comparison.record import record
+from qsched.models.registry import SPECS
 from qsched.presets import load_preset, save_preset
-from qsched.records import record
-from qsched.sampling import draw_noise, prepare_scheduler, sample
-from qsched.search import search
-from qsched.search_options import SearchOptions
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import draw_noise, prepare_scheduler, sample
+from qsched.search.options import SearchOptions
+from qsched.search.run import search
 
 
 @pytest.mark.parametrize("id", REAL)
@@ -92,7 +93,7 @@ def run(capsys, *argv):
 
 
 def test_generate_from_a_local_folder(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("qsched.backbones.pipeline.PipelineBackbone._make_scorer", lambda self: FakeScorer())
+    monkeypatch.setattr("qsched.models.pipeline.PipelineBackbone._make_scorer", lambda self: FakeScorer())
     arguments = ["--backbone", "sdxl-turbo", "--source", folder_of("sdxl-turbo"), "--prompt", "a fox", "--steps", "1"]
     status, out, err = run(capsys, "generate", *arguments, "--device", "cpu", "--out", tmp_path, "--json")
     assert (status, err) == (0, "")

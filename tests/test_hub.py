@@ -12,10 +12,11 @@ import pytest
 from fake_hub import wait_until
 from hub_files import FILES, NEEDED, REPO, SIZE, WEIGHTS, content, fails
 
-from qsched.backbones import hub as hub_module
-from qsched.backbones import transfer
-from qsched.backbones.hub import fetch, is_ready, revision_of
-from qsched.backbones.spec import Source
+from qsched.hub import fetch as hub_module
+from qsched.hub import transfer
+from qsched.hub.cache import revision_of
+from qsched.hub.fetch import fetch, is_ready
+from qsched.hub.source import Source
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ import pytest
 from fake_hub import unused_port
 from hub_files import FILES, NEEDED, REPO, SHORT, WEIGHTS, content, fails
 
-from qsched.backbones import hub_cache, transfer
-from qsched.backbones.hub import fetch, is_ready
-from qsched.backbones.spec import SPECS, Source
+from qsched.hub import cache as hub_cache
+from qsched.hub import transfer
+from qsched.hub.fetch import fetch, is_ready
+from qsched.hub.source import Source
+from qsched.models.registry import SPECS
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,12 @@ from diffusers import EulerDiscreteScheduler, LCMScheduler
 from tiny_models import NATIVE, PROMPTS, REAL, FakeScorer, folder_of, fresh, lora_of, spec_of, tiny, tiny_vae_of
 
 from qsched import load_backbone
-from qsched.backbones import SPECS, BackboneError, Source, loading, memory, pick_dtype
-from qsched.backbones.spec import ANY_FILES
+from qsched.hub.source import BackboneError, Source
+from qsched.models import diffusers_folder as loading
+from qsched.models.devices import pick_dtype
+from qsched.models.memory import plan as memory
+from qsched.models.registry import SPECS
+from qsched.models.spec import ANY_FILES
 from qsched.schedulers import TWINS
 
 CPU = torch.device("cpu")

@@ -9,10 +9,10 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2D
 from safetensors.torch import load_file, save_file
 from tiny_models import PROMPTS, folder_of, fresh, lora_of, lora_weights
 
-from qsched.backbones import BackboneError, Quantization
-from qsched.backbones.lora import fuse_lora
-from qsched.quantization import quantize
-from qsched.sampling import draw_noise, sample
+from qsched.hub.source import BackboneError
+from qsched.models.lora import fuse_lora
+from qsched.quantization import Quantization, quantize
+from qsched.sampling.loop import draw_noise, sample
 
 PIPELINES = {"pcm-sd15": StableDiffusionPipeline, "pcm-sdxl": StableDiffusionXLPipeline}
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"

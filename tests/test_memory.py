@@ -7,10 +7,11 @@ import torch
 from tiny_models import REAL, tiny
 from torch import nn
 
-from qsched.backbones import SPECS, memory
-from qsched.backbones.activations import peak_activation_bytes
-from qsched.backbones.architectures import ARCHITECTURES, build
-from qsched.backbones.memory import BITS, facts, needs, plan, quantized_bytes
+from qsched.models.memory import plan as memory
+from qsched.models.memory.activations import peak_activation_bytes
+from qsched.models.memory.architectures import ARCHITECTURES, build
+from qsched.models.memory.plan import BITS, facts, needs, plan, quantized_bytes
+from qsched.models.registry import SPECS
 from qsched.quantization import quantize, stored_bytes
 
 MIB, GIB = 2**20, 2**30

@@ -11,12 +11,14 @@ from test_residency import DEVICE, Moves
 from tiny_models import REAL, fresh
 from torchvision.transforms.functional import to_tensor
 
-from qsched import cli
-from qsched.backbones import SPECS, Quantization, memory
-from qsched.backbones.memory import BITS, CARDS, CONTEXT, RESERVE, SCORER, UNPACKED, facts, needs, plan, plan_on_card
-from qsched.backbones.residency import HOST, Residency, _bytes
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings, compare, rescale
+from qsched.commands import cli
+from qsched.comparison.comparison import Settings, compare, rescale
+from qsched.models.memory import plan as memory
+from qsched.models.memory.plan import BITS, CARDS, CONTEXT, RESERVE, SCORER, UNPACKED, facts, needs, plan, plan_on_card
+from qsched.models.memory.residency import HOST, Residency, _bytes
+from qsched.models.registry import SPECS
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
 
 GIB, CUDA = 2**30, torch.device("cuda")
 CLIP_L, CLIP_G, T5_XXL = 123_060_480, 694_659_840, 4_762_310_656

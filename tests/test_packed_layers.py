@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from qsched import packed_layers
-from qsched.packed_layers import QuantConv2d, QuantLinear, _int_mm_is_exact, automatic_execution
-from qsched.packing import BitWidth, int_mm, pack, quantize_activation, unpack
+from qsched.quantization import BitWidth, QuantConv2d, QuantLinear, pack, unpack
+from qsched.quantization import layers as packed_layers
+from qsched.quantization.layers import _int_mm_is_exact, automatic_execution
+from qsched.quantization.packing import int_mm, quantize_activation
 
 CPU = torch.device("cpu")
 BITS = ["w8a8", "w4a8", "w4a4", "w3a8", "w2a8", "w4a16", "w8a4"]

@@ -8,8 +8,10 @@ from matplotlib import colormaps
 from PIL import ImageChops
 
 from qsched import plots
-from qsched.plots import surface_figure
-from qsched.surface import Surface
+from qsched.plots.heatmap import surface_figure
+from qsched.plots.look import SIZE
+from qsched.plots.working import WorkingCell
+from qsched.surfaces.surface import Surface
 
 ORANGE = (255, 90, 31)
 
@@ -25,9 +27,7 @@ def pixels(shown) -> np.ndarray:
     return np.asarray(shown.image).astype(int)
 
 
-@pytest.mark.parametrize(
-    ("columns", "rows", "size"), [(11, 11, plots.SIZE), (7, 10, (600, 500)), (50, 50, (1003, 770))]
-)
+@pytest.mark.parametrize(("columns", "rows", "size"), [(11, 11, SIZE), (7, 10, (600, 500)), (50, 50, (1003, 770))])
 def test_every_pixel_of_the_cells_has_the_colour_of_the_cell_a_click_on_it_gives(columns, rows, size):
     """So the inverse is exact to the pixel, and no legend covers a cell; only the star of the optimum is left out."""
     grid = surface(columns, rows)
@@ -180,7 +180,7 @@ def test_a_cell_in_work_fills_with_its_colour_as_its_images_come():
     norm, colours, _ = plots.look.scale(grid.jaq(), "grey")
     filled = []
     for share in (0.0, 0.25, 1.0):
-        shown = surface_figure(grid, working=[plots.WorkingCell(*where, share, value if share else None)])
+        shown = surface_figure(grid, working=[WorkingCell(*where, share, value if share else None)])
         changed = (pixels(shown) != pixels(before)).any(-1)
         rows, columns = changed.nonzero()
         assert {shown.to_cell(x, y) for y, x in zip(rows, columns, strict=True)} == {(8, 3)}

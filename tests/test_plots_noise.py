@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import ImageChops
 
-from qsched.plots import k_sweep_figure, surface_figure
+from qsched.plots.heatmap import surface_figure
 from qsched.plots.look import CURRENT, scale
-from qsched.surface import Surface
+from qsched.plots.sweep import k_sweep_figure
+from qsched.surfaces.surface import Surface
 
 AXIS = tuple(round(0.8 + 0.04 * i, 4) for i in range(11))
 DIFFERENT = (1, 2)

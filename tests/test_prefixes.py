@@ -5,10 +5,10 @@ import torch
 from embedded_model import PROMPTS, counted, embedded
 from stock_schedulers import FAMILIES, make
 
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
-from qsched.prefixes import SharedSampler
-from qsched.sampling import draw_noise, sample
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import draw_noise, sample
+from qsched.sampling.sharing import SharedSampler
 
 STEPS = 4
 IMAGES = len(PROMPTS)

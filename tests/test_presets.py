@@ -12,22 +12,14 @@ import numpy as np
 import pytest
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
-from qsched.backbones import SPECS
-from qsched.coefficients import Coefficients
-from qsched.presets import (
-    PRESETS,
-    Preset,
-    PresetError,
-    export_scheduler,
-    find_preset,
-    list_presets,
-    load_preset,
-    save_preset,
-)
+from qsched.export.usage import export_scheduler
+from qsched.models.registry import SPECS
+from qsched.presets import PRESETS, Preset, PresetError, find_preset, list_presets, load_preset, save_preset
 from qsched.quantization import BitWidth
+from qsched.sampling.coefficients import Coefficients
 from qsched.schedulers import QSchedLCMScheduler
 from qsched.scoring import jaq
-from qsched.surface import Surface
+from qsched.surfaces.surface import Surface
 
 NAN = math.nan
 

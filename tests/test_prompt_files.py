@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from qsched.prompt_files import LONGEST_DATA, LONGEST_TEXT, read_prompts
+from qsched.prompts.files import LONGEST_DATA, LONGEST_TEXT, read_prompts
 
 
 def read(folder, name: str, content: str | bytes) -> list[str]:
@@ -129,7 +129,7 @@ def test_tables_json_lines_and_coco(tmp_path, name, content):
 
 
 def test_without_libyaml_the_same_rules_hold(tmp_path, monkeypatch):
-    monkeypatch.setattr("qsched.prompt_files.LOADER", yaml.SafeLoader)
+    monkeypatch.setattr("qsched.prompts.files.LOADER", yaml.SafeLoader)
     assert read(tmp_path, "a.yaml", "sa_1: a fox\n") == ["a fox"]
     for content, message in (
         ("&a [*a]", "levels"),

@@ -5,8 +5,8 @@ import re
 import open_clip
 import pytest
 
-from qsched.backbones import SPECS
-from qsched.prompts import SETS, builtin_prompts, categories, categorised, choose_prompts
+from qsched.models.registry import SPECS
+from qsched.prompts.builtin import SETS, builtin_prompts, categories, categorised, choose_prompts
 
 EMOJI = ["animals", "plants", "food", "drink", "travel", "activities", "objects", "composition", "unseen"]
 PHOTO = ["abstract", "fine detail", "text rendering", "people", "composition"]

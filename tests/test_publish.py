@@ -11,14 +11,15 @@ from embedded_model import make_preset
 from fake_hub import connected, unused_port
 from huggingface_hub import constants
 
-from qsched.backbones.hub import fetch
-from qsched.backbones.spec import SPECS, Source
-from qsched.coefficients import Coefficients
-from qsched.model_card import model_card
+from qsched.export.model_card import model_card
+from qsched.export.publish import PublishError, publish
+from qsched.hub.fetch import fetch
+from qsched.hub.source import Source
+from qsched.models.registry import SPECS
 from qsched.presets import Preset, find_preset, save_preset
-from qsched.publish import PublishError, publish
+from qsched.sampling.coefficients import Coefficients
 from qsched.schedulers import QSchedLCMScheduler
-from qsched.surface import Surface
+from qsched.surfaces.surface import Surface
 
 REPO = "me/qsched-test"
 FILES = ("README.md", "scheduler_config.json", "schedulers.py")

@@ -8,17 +8,19 @@ import pytest
 from diffusers import EulerAncestralDiscreteScheduler
 from tiny_models import folder_of, tiny
 
-from qsched.backbones import SPECS, Quantization
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings
-from qsched.evaluation import evaluate
-from qsched.model_card import model_card
+from qsched.comparison.comparison import Settings
+from qsched.evaluation.held_out import evaluate
+from qsched.export.model_card import model_card
+from qsched.models.registry import SPECS
 from qsched.presets import PRESETS, Preset, PresetError, find_preset, load_preset, save_preset
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
 from qsched.schedulers import QSchedEulerAncestralDiscreteScheduler
-from qsched.ui import fragments, links
-from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import Engine
-from qsched.ui.surface_view import Place, draw, sweep
+from qsched.server.engine import Engine
+from qsched.ui import fragments
+from qsched.ui.compare import links
+from qsched.ui.compare.surface_view import Place, draw, sweep
+from qsched.ui.compare.tab import CompareTab
 
 FILE = PRESETS / "sdxl-turbo" / "w4a4-4steps.json"
 SOURCE = "arXiv 2509.01624"
@@ -77,8 +79,8 @@ def test_a_missing_surface_and_one_beside_the_mark_are_refused(tmp_path):
 
 def test_export_needs_no_download(line, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("qsched.hub_session.cache_folder", lambda: tmp_path / "hub")
-    monkeypatch.setattr("qsched.backbones.hub.is_ready", lambda source: False)
+    monkeypatch.setattr("qsched.hub.session.cache_folder", lambda: tmp_path / "hub")
+    monkeypatch.setattr("qsched.hub.fetch.is_ready", lambda source: False)
     data = line.ok("export", "--preset", FILE, "--out", tmp_path / "out")
     assert data["mark"] == MARK and MARK in (tmp_path / "out" / "README.md").read_text()
     scheduler = QSchedEulerAncestralDiscreteScheduler.from_pretrained(tmp_path / "out")
@@ -142,7 +144,7 @@ def test_text_of_a_foreign_preset_is_escaped():
 
 
 def test_the_scheduler_without_weights_is_the_published_one(monkeypatch):
-    from qsched.backbones.loading import scheduler_of
+    from qsched.models.diffusers_folder import scheduler_of
 
-    monkeypatch.setattr("qsched.backbones.hub.is_ready", lambda source: False)
+    monkeypatch.setattr("qsched.hub.fetch.is_ready", lambda source: False)
     assert isinstance(scheduler_of(SPECS["sdxl-turbo"]), EulerAncestralDiscreteScheduler)

@@ -12,9 +12,9 @@ from hub_files import FILES, NEEDED, REPO, SIZE, WEIGHTS, content
 from tiny_models import folder_of, tiny_vae_of
 from tiny_scorers import serve_scorers, write_scorers
 
-from qsched import cli
-from qsched.backbones.hub import fetch
-from qsched.backbones.spec import SPECS
+from qsched.commands import cli
+from qsched.hub.fetch import fetch
+from qsched.models.registry import SPECS
 from qsched.scoring.lpips import alexnet_place
 
 

@@ -175,7 +175,7 @@ def test_moving_the_weights_drops_the_cache(tiny, x):
 
 def test_auto_cache_is_for_small_models(tiny, monkeypatch):
     assert quantize(copy.deepcopy(tiny), "w4a8", execution="fake").cache_bytes > 0
-    monkeypatch.setattr("qsched.quantization.CACHE_LIMIT", QUANTIZED_WEIGHTS - 1)
+    monkeypatch.setattr("qsched.quantization.convert.CACHE_LIMIT", QUANTIZED_WEIGHTS - 1)
     assert quantize(tiny, "w4a8", execution="fake").cache_bytes == 0
 
 

@@ -6,8 +6,7 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, T5Config, T5EncoderModel
 
-from qsched.packed_layers import PackedLayer
-from qsched.quantization import quantize
+from qsched.quantization import PackedLayer, quantize
 from qsched.quantized_models import from_quantized
 
 

@@ -9,11 +9,12 @@ import torch
 from tiny_models import PROMPTS, fresh
 from torch import nn
 
-import qsched.backbones.residency as residency_module
-from qsched.backbones import BackboneError, Quantization
-from qsched.backbones.memory import RESERVE, SCORER, needs, packing_need
-from qsched.backbones.residency import HOST, DoesNotFit, Residency
-from qsched.sampling import draw_noise, sample
+import qsched.models.memory.residency as residency_module
+from qsched.hub.source import BackboneError
+from qsched.models.memory.plan import RESERVE, SCORER, needs, packing_need
+from qsched.models.memory.residency import HOST, DoesNotFit, Residency
+from qsched.quantization import Quantization
+from qsched.sampling.loop import draw_noise, sample
 
 DEVICE = torch.device("cuda:0")  # a name only: nothing is moved
 
@@ -211,7 +212,7 @@ def test_older_quantized_ones_are_dropped_where_main_memory_is_full(backbone, mo
     for bits in ("w2a8", "w3a8"):
         backbone.quantized(Quantization(bits))
     free = iter([0, 10**9])
-    monkeypatch.setattr("qsched.backbones.memory.free_bytes", lambda device: next(free))
+    monkeypatch.setattr("qsched.models.memory.plan.free_bytes", lambda device: next(free))
     backbone.quantized(Quantization("w4a8"))
     assert [settings.bits for settings in backbone._quantized] == ["w3a8", "w4a8"]
 

@@ -9,15 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from qsched.packed_layers import PackedLayer
-from qsched.packing import BitWidth, pack, packed_bytes
-from qsched.quantization import quantize, stored_bytes
-from qsched.rivals.allocation import allocate
-from qsched.rivals.bos import BosLinear
-from qsched.rivals.low_rank import LowRankLayer, factors
-from qsched.rivals.mixdq import Plan, Sensitivity, mixdq, plan
-from qsched.rivals.sensitivity import CHOICES
-from qsched.rivals.svdquant import LIMIT, rank_for, smoothing, svdquant
+from qsched.quantization import BitWidth, PackedLayer, pack, packed_bytes, quantize, stored_bytes
+from qsched.quantizers.allocation import allocate
+from qsched.quantizers.bos import BosLinear
+from qsched.quantizers.low_rank import LowRankLayer, factors
+from qsched.quantizers.mixdq import Plan, Sensitivity, mixdq, plan
+from qsched.quantizers.sensitivity import CHOICES
+from qsched.quantizers.svdquant import LIMIT, rank_for, smoothing, svdquant
 
 WIDTH, TOKENS = 64, 16
 
@@ -81,7 +79,7 @@ def test_a_planted_first_token_ruins_per_tensor_scales_and_is_kept_out(reader, t
 
 
 def test_a_first_token_that_differs_is_not_taken_for_a_constant():
-    from qsched.rivals.calibration import LayerInputs, _first_row, _largest
+    from qsched.quantizers.calibration import LayerInputs, _first_row, _largest
 
     x = torch.randn(2, 5, 4)
     assert _first_row(x) is None

@@ -11,19 +11,19 @@ from embedded_model import PROMPTS, embedded
 from tiny_models import fresh
 from torch import nn
 
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings, compare
-from qsched.evaluation import evaluate, quantization_of
-from qsched.presets import export_scheduler, find_preset, list_presets, preset_name, save_preset
-from qsched.quantization import stored_bytes
-from qsched.records import record
-from qsched.rivals import METHODS
-from qsched.rivals import mixdq as mixdq_module
-from qsched.rivals.bos import BosLinear
-from qsched.rivals.calibration import observe
-from qsched.search import search
-from qsched.search_options import SearchOptions
+from qsched.comparison.comparison import Settings, compare
+from qsched.comparison.record import record
+from qsched.evaluation.held_out import evaluate, quantization_of
+from qsched.export.usage import export_scheduler
+from qsched.presets import find_preset, list_presets, preset_name, save_preset
+from qsched.quantization import Quantization, stored_bytes
+from qsched.quantizers import mixdq as mixdq_module
+from qsched.quantizers.bos import BosLinear
+from qsched.quantizers.calibration import observe
+from qsched.quantizers.methods import METHODS
+from qsched.sampling.coefficients import Coefficients
+from qsched.search.options import SearchOptions
+from qsched.search.run import search
 
 
 @pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
@@ -143,7 +143,7 @@ def test_generate_says_what_the_method_did(tmp_path, capsys, monkeypatch):
     stored = json.loads((tmp_path / "result.json").read_text())
     assert stored["settings"]["quantization"]["method"] == "svdquant"
     assert stored["size"]["bytes_after"] == stored["columns"][1]["stored_bytes"]
-    monkeypatch.setattr("qsched.rivals.torchao.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("qsched.quantizers.torchao.importlib.util.find_spec", lambda name: None)
     assert "pip install torchao" in line.fails(*arguments, "--method", "torchao")
     assert "invalid choice: 'gptq'" in line.fails(*arguments, "--method", "gptq")
 
@@ -160,11 +160,11 @@ def test_the_command_line_knows_the_registry():
 
 
 def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
+    from qsched.server.arithmetic import describe
+    from qsched.server.engine import Engine
     from qsched.ui import fragments, values
-    from qsched.ui.arithmetic import describe
-    from qsched.ui.engine import Engine
 
-    monkeypatch.setattr("qsched.rivals.torchao.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("qsched.quantizers.torchao.importlib.util.find_spec", lambda name: None)
     choices = values.method_choices()
     assert [name for _, name in choices] == list(METHODS)
     assert [name for label, name in choices if "(not here)" in label] == ["torchao"]
@@ -192,7 +192,7 @@ def test_without_torchao_one_sentence(monkeypatch):
 
 def torchao_quantize(*arguments, **options):
     pytest.importorskip("torchao", reason="the optional package torchao is not installed")
-    from qsched.rivals.torchao import torchao_quantize as call
+    from qsched.quantizers.torchao import torchao_quantize as call
 
     return call(*arguments, **options)
 

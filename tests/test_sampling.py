@@ -4,9 +4,9 @@ import pytest
 import torch
 from embedded_model import PROMPTS, counted, embedded, grey_levels, jumps, stock_picture
 
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
-from qsched.sampling import Noise, draw_noise, first_prediction, prepare_scheduler, sample
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import Noise, draw_noise, first_prediction, prepare_scheduler, sample
 
 STEPS = 2
 CANDIDATES = [Coefficients.identity(), Coefficients.ramp(1.1, 0.9), Coefficients.constant(0.85, 1.15)]

@@ -8,7 +8,7 @@ import torch
 from stock_schedulers import FAMILIES, SHAPE, assert_same, make, model, rows, trajectory, twin_class
 
 from qsched import schedulers
-from qsched.coefficients import Coefficients, stack
+from qsched.sampling.coefficients import Coefficients, stack
 from qsched.schedulers import with_coefficients
 
 STEPS = [1, 2, 4, 8]

@@ -8,15 +8,9 @@ import torch
 from skimage.metrics import structural_similarity
 from torch.nn import functional as F
 
-from qsched.scoring import ImageScores, Scorer, jaq, jaq_values, similarity
-from qsched.scoring.signatures import (
-    colour_shift,
-    contrast,
-    detail_ratio,
-    failure_badges,
-    noise_likeness,
-    to_lab,
-)
+from qsched.scoring import ImageScores, Scorer, jaq, jaq_values
+from qsched.scoring.signatures import colour_shift, contrast, detail_ratio, failure_badges, noise_likeness, to_lab
+from qsched.scoring.similarity import similarity
 
 
 def shapes(seed: int, size: int = 64) -> torch.Tensor:

@@ -15,7 +15,7 @@ from fake_hub import connected, unused_port
 from tiny_scorers import write_scorers
 
 import qsched.scoring
-from qsched.backbones import BackboneError
+from qsched.hub.source import BackboneError
 from qsched.scoring import ScorerError, load_scorer, loading
 from qsched.scoring.loading import CLIP_B32, CLIP_RN50, SCORERS, scorer_weights
 from qsched.scoring.lpips import LINEAR, load_lpips
@@ -264,6 +264,6 @@ def test_nothing_imports_pyiqa_before_a_photo_is_scored():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             module = getattr(node, "module", None) or ""
             assert not any(name.startswith("pyiqa") for name in [*names, module]), path
-    for module in ("comparison", "ui/engine", "ui/fragments", "backbones/__init__", "backbones/base"):
+    for module in ("comparison/comparison", "server/engine", "ui/fragments", "load", "models/base"):
         text = Path(qsched.scoring.__file__).parents[1].joinpath(f"{module}.py").read_text()
         assert "scoring.loading" not in text and "scoring.photo" not in text

@@ -16,15 +16,16 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from tiny_scorers import RN, VIT, random_clip, random_lpips, write_scorers
 from torchvision.transforms.functional import to_pil_image
 
-from qsched.backbones.spec import ASSETS
-from qsched.sampling import draw_noise, sample
-from qsched.scoring import Scorer, jaq_definition, loading, quality_name, similarity
+from qsched.models.registry import ASSETS
+from qsched.sampling.loop import draw_noise, sample
+from qsched.scoring import Scorer, jaq_definition, loading, quality_name
 from qsched.scoring.clip import ClipModel
 from qsched.scoring.clip_iqa import PAIRS, ClipIqa
 from qsched.scoring.embedded_clip import EmbeddedScorer
 from qsched.scoring.loading import SCORERS
 from qsched.scoring.lpips import LINEAR, Lpips
 from qsched.scoring.photo import Perceptual, PhotoScorer
+from qsched.scoring.similarity import similarity
 from qsched.scoring.weights import ScorerError
 
 TEXTS = ["a red apple", "a fox", "two cups of tea on a table"]

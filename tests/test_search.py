@@ -9,16 +9,19 @@ import pytest
 import torch
 from embedded_model import PROMPTS, counted, embedded
 
-from qsched import prefixes, search_job
-from qsched import search as search_module
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
 from qsched.presets import load_preset, save_preset
-from qsched.sampling import draw_noise, sample
+from qsched.quantization import Quantization
+from qsched.sampling import sharing as prefixes
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import draw_noise, sample
 from qsched.scoring import jaq
-from qsched.search import Candidate, Plan, SearchError, SearchOptions, StorageError, estimate, grid, search
-from qsched.strategies import strategy_of
-from qsched.studies import Scores
+from qsched.search import job as search_job
+from qsched.search import run as search_module
+from qsched.search.job import SearchError
+from qsched.search.options import Candidate, SearchOptions, grid
+from qsched.search.run import Plan, estimate, search
+from qsched.search.strategies.choice import strategy_of
+from qsched.search.study import Scores, StorageError
 
 STEPS = 2
 SMALL = SearchOptions("w4a8", PROMPTS, STEPS, resolution=3)

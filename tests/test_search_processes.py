@@ -19,9 +19,10 @@ import pytest
 from embedded_model import embedded
 from search_worker import options, scores_of
 
-from qsched.saved_searches import open_study, saved_searches
-from qsched.search import Candidate, search
-from qsched.studies import GRACE, Study
+from qsched.search.options import Candidate
+from qsched.search.run import search
+from qsched.search.saved import open_study, saved_searches
+from qsched.search.study import GRACE, Study
 
 pytestmark = pytest.mark.slow
 
@@ -203,8 +204,8 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
     code = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from embedded_model import embedded\nfrom search_worker import options\nfrom qsched.search import search\n"
-        "from qsched.studies import StorageError\n"
+        "from embedded_model import embedded\nfrom search_worker import options\nfrom qsched.search.run import search\n"
+        "from qsched.search.study import StorageError\n"
         "backbone, limit = embedded(), int(sys.argv[2])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"
         "try:\n    search(backbone, options(6), storage=sys.argv[1])\n"

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 from search_visits import click, in_background, run, search_tab, settings, until, visitor
 
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
-from qsched.comparison import NAIVE, QSCHED, Settings
+from qsched.comparison.comparison import NAIVE, QSCHED, Settings
 from qsched.presets import load_preset
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
 from qsched.schedulers import QSchedLCMScheduler
-from qsched.ui import search_fragments, takeaway
 from qsched.ui.errors import spoken
-from qsched.ui.search_taking import Taking
+from qsched.ui.search import fragments as search_fragments
+from qsched.ui.search import takeaway
+from qsched.ui.search.taking import Taking
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_the_source_that_the_page_was_started_with_needs_no_second_model(tab):
 
 
 def test_a_clicked_cell_is_what_is_taken(tab):
-    from qsched.ui.search_view import figure
+    from qsched.ui.search.view import figure
 
     run(tab)
     shown = tab.visit("a").shown

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from search_visits import html, in_background, run, search_tab, settings, until, visitor
 
-from qsched.coefficients import Coefficients
-from qsched.search import StorageError
-from qsched.ui.device_thread import DeviceThread
+from qsched.sampling.coefficients import Coefficients
+from qsched.search.study import StorageError
+from qsched.server.device_thread import DeviceThread
+from qsched.server.search_runner import Stopped
+from qsched.server.searches import Searches, default_file
 from qsched.ui.errors import sentence_for, spoken
-from qsched.ui.search_inputs import options_from
-from qsched.ui.search_runner import Stopped
-from qsched.ui.searches import Searches, default_file
+from qsched.ui.search.inputs import options_from
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_the_device_hands_errors_and_context_to_and_fro():
 
 @pytest.mark.parametrize("strategy", ["adaptive", "ends", "per-step"])
 def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strategy):
-    from qsched.ui.search_view import figure, modelled
+    from qsched.ui.search.view import figure, modelled
 
     run(tab, strategy=strategy, resolution=7)
     shown = tab.visit("a").shown

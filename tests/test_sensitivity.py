@@ -12,18 +12,17 @@ from embedded_model import embedded
 from test_memory_plan import Card, Watched
 from tiny_models import REAL, fresh
 
-from qsched import rivals
-from qsched.backbones import Quantization
-from qsched.backbones.memory import RESERVE, needs
-from qsched.backbones.residency import Residency
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings
-from qsched.quantization import DEFAULT_KEEP, layers_to_pack, quantize
-from qsched.rivals import mixdq, sensitivity
-from qsched.rivals.calibration import observe
-from qsched.rivals.mixdq import calibrate, measure, plan
-from qsched.rivals.sensitivity import LayerErrors, _rounded
-from qsched.ui.engine import Engine
+from qsched.comparison.comparison import Settings
+from qsched.models import methods
+from qsched.models.memory.plan import RESERVE, needs
+from qsched.models.memory.residency import Residency
+from qsched.quantization import DEFAULT_KEEP, Quantization, layers_to_pack, quantize
+from qsched.quantizers import mixdq, sensitivity
+from qsched.quantizers.calibration import observe
+from qsched.quantizers.mixdq import calibrate, measure, plan
+from qsched.quantizers.sensitivity import LayerErrors, _rounded
+from qsched.sampling.coefficients import Coefficients
+from qsched.server.engine import Engine
 
 DEVICE = torch.device("cuda:0")  # a name only: nothing is moved
 
@@ -167,7 +166,7 @@ def test_calibration_takes_no_more_memory_than_was_foreseen(kind, method):
     backbone.parts = parts = replace(backbone.parts, denoise=3000, decode=4000)
     card, budget = Card(), needs(parts, "w4a8")[kind] - RESERVE
     backbone.residency = Watched(DEVICE, budget, move=card)
-    while rivals.calibrate(backbone, Quantization("w4a8", method=method)):
+    while methods.calibrate(backbone, Quantization("w4a8", method=method)):
         pass
     assert parts.denoise < card.peak <= budget
 
@@ -230,7 +229,7 @@ def test_a_calibration_ends_where_others_keep_changing_the_model():
 
 
 def test_the_page_announces_only_what_takes_long(monkeypatch):
-    from qsched.ui import compare_tab
+    from qsched.ui.compare import tab as compare_tab
 
     told, now = [], iter([0.0, 1.0, 2.0, 5.0])
     monkeypatch.setattr(compare_tab.time, "monotonic", lambda: next(now))

@@ -5,10 +5,10 @@ import pickle
 import pytest
 from browser_app import tiny_backbone
 
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings
-from qsched.ui import engine as engine_module
-from qsched.ui.engine import ALL_SESSIONS_BYTES, SESSION_BYTES, SESSIONS, Engine
+from qsched.comparison.comparison import Settings
+from qsched.sampling.coefficients import Coefficients
+from qsched.server import engine as engine_module
+from qsched.server.engine import ALL_SESSIONS_BYTES, SESSION_BYTES, SESSIONS, Engine
 
 FOX = Settings("fox", 0, 2)
 

@@ -5,11 +5,10 @@ import torch
 from tiny_models import PROMPTS, REAL, fresh, tiny
 from torch import nn
 
-from qsched.backbones import Quantization
-from qsched.backbones.activations import peak_activation_bytes
-from qsched.backbones.memory import packed_and_kept, packing_need
-from qsched.quantization import quantize, sharing_copy, stored_bytes
-from qsched.sampling import draw_noise
+from qsched.models.memory.activations import peak_activation_bytes
+from qsched.models.memory.plan import packed_and_kept, packing_need
+from qsched.quantization import Quantization, quantize, sharing_copy, stored_bytes
+from qsched.sampling.loop import draw_noise
 
 
 def tensors(module):

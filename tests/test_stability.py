@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from qsched.scoring import jaq
-from qsched.stability import KS, winners
-from qsched.surface import Surface
+from qsched.surfaces.intervals import RESAMPLES
+from qsched.surfaces.stability import KS, winners
+from qsched.surfaces.surface import Surface
+from qsched.surfaces.uncertainty import resample
 from qsched.ui import fragments
-from qsched.uncertainty import RESAMPLES, resample
 
 AXIS = tuple(round(0.8 + 0.04 * i, 4) for i in range(11))
 

@@ -8,13 +8,16 @@ import optuna
 import pytest
 from embedded_model import PROMPTS, counted, embedded
 
-from qsched import load_backbone, packed_layers, studies
-from qsched import saved_searches as saved_module
-from qsched.saved_searches import delete_search, find_search, load_search, open_study, saved_searches
-from qsched.search import Candidate, SearchOptions, StorageError, estimate, search
-from qsched.strategies import strategy_of
-from qsched.strategies.gaussian_process import GaussianProcess
-from qsched.studies import Scores, Study
+from qsched import load_backbone
+from qsched.quantization import layers as packed_layers
+from qsched.search import saved as saved_module
+from qsched.search import study as studies
+from qsched.search.options import Candidate, SearchOptions
+from qsched.search.run import estimate, search
+from qsched.search.saved import delete_search, find_search, load_search, open_study, saved_searches
+from qsched.search.strategies.choice import strategy_of
+from qsched.search.strategies.gaussian_process import GaussianProcess
+from qsched.search.study import Scores, StorageError, Study
 
 STEPS = 2
 SMALL = SearchOptions("w4a8", PROMPTS, STEPS, resolution=3)

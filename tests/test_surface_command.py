@@ -5,9 +5,9 @@ import pytest
 from embedded_model import counted, embedded, make_preset
 from PIL import Image
 
-from qsched.coefficients import Coefficients
 from qsched.presets import load_preset, save_preset
-from qsched.surface import Surface
+from qsched.sampling.coefficients import Coefficients
+from qsched.surfaces.surface import Surface
 
 
 @pytest.fixture

@@ -8,15 +8,16 @@ from browser_app import tiny_backbone
 from embedded_model import counted, embedded
 from tiny_models import fresh, models, tiny
 
-from qsched import cli
-from qsched.backbones import Quantization
-from qsched.backbones.spec import Source
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings, compare, rescale, sketch
-from qsched.records import record
-from qsched.search import SearchOptions, search
-from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import Engine
+from qsched.commands import cli
+from qsched.comparison.comparison import Settings, compare, rescale, sketch
+from qsched.comparison.record import record
+from qsched.hub.source import Source
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.search.options import SearchOptions
+from qsched.search.run import search
+from qsched.server.engine import Engine
+from qsched.ui.compare.tab import CompareTab
 
 FULL = Settings("a red fox", 0, 2, Quantization("w4a8"))
 TINY = Settings("a red fox", 0, 2, Quantization("w4a8"), tiny_decoder=True)

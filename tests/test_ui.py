@@ -14,14 +14,17 @@ from browser_app import BEST, serving, tiny_backbone, write_preset
 from gradio_client import Client
 from PIL import Image
 
-from qsched.backbones import SPECS, BackboneError, Quantization
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings
+from qsched.comparison.comparison import Settings
+from qsched.hub.source import BackboneError
+from qsched.models.registry import SPECS
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
 from qsched.scoring.signatures import Badge
-from qsched.ui import fragments, links, values
+from qsched.server.arithmetic import describe
+from qsched.server.engine import Engine
+from qsched.ui import fragments, values
 from qsched.ui.about_tab import snippet
-from qsched.ui.arithmetic import describe
-from qsched.ui.engine import Engine
+from qsched.ui.compare import links
 from qsched.ui.errors import sentence_for, spoken
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,16 +7,17 @@ import gradio as gr
 import pytest
 from search_visits import html, run, search_tab
 
-from qsched.backbones import BackboneError, load_backbone
+from qsched.export.publish import PublishError
+from qsched.hub.source import BackboneError
+from qsched.load import load_backbone
 from qsched.presets import PresetError, load_preset
-from qsched.prompts import read_prompts
-from qsched.publish import PublishError
-from qsched.saved_searches import load_search, saved_searches
-from qsched.search_job import SearchError
-from qsched.studies import StorageError
-from qsched.ui import search_fragments
+from qsched.prompts.files import read_prompts
+from qsched.search.job import SearchError
+from qsched.search.saved import load_search, saved_searches
+from qsched.search.study import StorageError
+from qsched.server.searches import Searches
 from qsched.ui.errors import SPOKEN, sentence_for, spoken, without_paths
-from qsched.ui.searches import Searches
+from qsched.ui.search import fragments as search_fragments
 
 
 def corrupt(path, content="{"):

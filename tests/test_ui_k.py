@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 from browser_app import AXIS, BEST, tiny_backbone, write_preset
 
-from qsched.coefficients import Coefficients
 from qsched.presets import save_preset
+from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import jaq
-from qsched.surface import Surface
-from qsched.ui import build_app, downloads, fragments, links, surface_view, values
+from qsched.server.engine import Engine
+from qsched.surfaces.surface import Surface
+from qsched.ui import fragments, values
 from qsched.ui.api import public_compare
-from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import Engine
+from qsched.ui.compare import links, surface_view
+from qsched.ui.compare import save as downloads
+from qsched.ui.compare.tab import CompareTab
+from qsched.ui.page import build_app
 
 QUALITY_BEST = (0.88, 1.12)
 

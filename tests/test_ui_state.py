@@ -8,11 +8,13 @@ import gradio as gr
 import pytest
 from browser_app import tiny_backbone, write_preset
 
-from qsched.backbones import Quantization
-from qsched.coefficients import Coefficients
 from qsched.presets import find_preset, save_preset
-from qsched.ui import build_app, links, values
-from qsched.ui.engine import Engine
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.server.engine import Engine
+from qsched.ui import values
+from qsched.ui.compare import links
+from qsched.ui.page import build_app
 
 REQUEST = SimpleNamespace(session_hash="a", query_params={}, client=None, headers={})
 MOST_POSITIONAL = 6

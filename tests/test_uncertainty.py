@@ -6,10 +6,10 @@ import time
 import numpy as np
 import pytest
 
-from qsched.intervals import RESAMPLES, expanded_tail
 from qsched.scoring import jaq
-from qsched.surface import Surface
-from qsched.uncertainty import FALSE_DISCOVERIES, discoveries, resample
+from qsched.surfaces.intervals import RESAMPLES, expanded_tail
+from qsched.surfaces.surface import Surface
+from qsched.surfaces.uncertainty import FALSE_DISCOVERIES, discoveries, resample
 
 AXIS = (0.9, 1.0, 1.1)
 PLAIN = (1, 1)

@@ -12,10 +12,10 @@ import pytest
 from browser_app import tiny_backbone, write_preset
 from search_visits import in_background, run, settings, until, visitor
 
-from qsched.ui import build_app
-from qsched.ui.engine import Engine
+from qsched.export.publish import Published
+from qsched.server.engine import Engine
 from qsched.ui.errors import spoken
-from qsched.ui.takeaway import Published
+from qsched.ui.page import build_app
 from qsched.ui.visitors import furnish, is_local
 
 REFUSED = "Only somebody at the machine that runs this page may"
@@ -65,8 +65,8 @@ class Scene:
         self.engine = Engine(load=self._load, presets=folder / "presets")
         self.app = build_app(engine=self.engine, searches=str(folder / "data" / "s.sqlite3"))
         self.tab = self.app.search
-        monkeypatch.setattr("qsched.ui.takeaway.publish", self._publish)
-        monkeypatch.setattr("qsched.ui.arrival_view.arriving", self._arriving)
+        monkeypatch.setattr("qsched.ui.search.takeaway.publish", self._publish)
+        monkeypatch.setattr("qsched.ui.compare.download.arriving", self._arriving)
         for place, name in ((os, "stat"), (os, "scandir"), (os, "listdir"), (builtins, "open")):
             monkeypatch.setattr(place, name, self._watched(getattr(place, name)))
         run(self.tab, "owner", steps=4)

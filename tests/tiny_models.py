@@ -38,9 +38,12 @@ from transformers import (
     T5Tokenizer,
 )
 
-from qsched.backbones.loading import load_pipeline
-from qsched.backbones.pipeline import PipelineBackbone
-from qsched.backbones.spec import LATENT_BETAS, SPECS, BackboneSpec, Source
+from qsched.hub.source import Source
+from qsched.models.diffusers_folder import load_pipeline
+from qsched.models.pipeline import PipelineBackbone
+from qsched.models.registry import LATENT_BETAS, SPECS
+from qsched.models.spec import BackboneSpec
+from qsched.quantizers.methods import METHODS
 from qsched.scoring import ImageScores
 
 REAL = tuple(id for id in SPECS if id != "emoji-lcm")
@@ -147,6 +150,7 @@ def spec_of(id: str) -> BackboneSpec:
 def fresh(id: str, **changes) -> PipelineBackbone:
     """A backbone of one's own, on the CPU in float32, that draws its configuration's size (FLUX: 64 px)."""
     backbone = load_pipeline(replace(spec_of(id), **changes), torch.device("cpu"), torch.float32)
+    backbone.methods = METHODS
     backbone.judge = FakeScorer()
     backbone.resize(NATIVE, NATIVE)
     return backbone

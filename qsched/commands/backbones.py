@@ -4,16 +4,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qsched.commands import Result
 from qsched.commands.options import add_backbone, open_backbone
 from qsched.commands.output import table
+from qsched.commands.result import Result
 from qsched.sizes import size
 
 if TYPE_CHECKING:
     import torch
 
-    from qsched.backbones import BackboneSpec
-    from qsched.backbones.memory import MemoryPlan
+    from qsched.models.memory.plan import MemoryPlan
+    from qsched.models.spec import BackboneSpec
 
 DEFAULT = "w4a8"
 SIZES = ("w8a8", "w4a8", "w3a8", "w2a8")
@@ -27,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Every backbone with its facts, its sizes, and ready or why not; nothing is downloaded, only the embedded one is loaded."""
-    from qsched.backbones import SPECS, pick_device
+    from qsched.models.devices import pick_device
+    from qsched.models.registry import SPECS
 
     device = pick_device(args.device)
     found = [_embedded(args, spec) if spec.family == "emoji" else _real(args, spec, device) for spec in SPECS.values()]
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _facts(spec: "BackboneSpec", **more: Any) -> dict[str, Any]:
-    from qsched.backbones.parts import remote_parts
+    from qsched.models.parts import remote_parts
 
     pulled = remote_parts(spec)
     downloads = {
@@ -60,7 +61,8 @@ def _facts(spec: "BackboneSpec", **more: Any) -> dict[str, Any]:
 
 
 def _embedded(args: argparse.Namespace, spec: "BackboneSpec") -> dict[str, Any]:
-    from qsched.backbones import BackboneError, memory
+    from qsched.hub.source import BackboneError
+    from qsched.models.memory import plan as memory
 
     try:
         backbone = open_backbone(args, spec.id)
@@ -75,7 +77,7 @@ def _embedded(args: argparse.Namespace, spec: "BackboneSpec") -> dict[str, Any]:
 
 
 def _real(args: argparse.Namespace, spec: "BackboneSpec", device: "torch.device") -> dict[str, Any]:
-    from qsched.backbones import memory
+    from qsched.models.memory import plan as memory
 
     spec = spec.at(args.source) if args.source else spec
     parts, free = memory.facts(spec), memory.free_bytes(device)
@@ -107,7 +109,7 @@ def _plan(plan: "MemoryPlan") -> dict[str, Any]:
 
 def _cards(found: list[dict[str, Any]]) -> list[list[str]]:
     """How each real backbone runs on usual cards, and what that takes."""
-    from qsched.backbones.memory import CARDS
+    from qsched.models.memory.plan import CARDS
 
     cell = lambda plan: f"{plan['kind']} {size(plan['peak_bytes'])}" if plan["kind"] != "none" else "-"
     rows = [["on a GPU of", *(f"{card} GB" for card in CARDS)]]
@@ -116,16 +118,16 @@ def _cards(found: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _legend() -> str:
-    from qsched.backbones.memory import PLANS
+    from qsched.models.memory.plan import PLANS
 
     return "; ".join(f"{kind}: {sentence}" for kind, sentence in PLANS.items() if kind != "none")
 
 
 def _missing(spec: "BackboneSpec") -> str | None:
     """Why the files are not there, None if they are; the tiny decoder is not needed."""
-    from qsched.backbones import BackboneError
-    from qsched.backbones.hub import is_ready
-    from qsched.backbones.loading import check_family
+    from qsched.hub.fetch import is_ready
+    from qsched.hub.source import BackboneError
+    from qsched.models.diffusers_folder import check_family
 
     needed = [source for source in spec.sources() if source != spec.tiny_vae]
     if not all(is_ready(source) for source in needed):

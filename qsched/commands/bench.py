@@ -2,9 +2,9 @@
 
 import argparse
 
-from qsched.commands import Result
 from qsched.commands.options import add_backbone, add_granularity, open_backbone, quantization, whole
 from qsched.commands.output import table
+from qsched.commands.result import Result
 from qsched.sizes import size
 
 WIDTHS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> Result:
     """Measure and tabulate."""
     from tqdm import tqdm
 
-    from qsched.benchmark import WARM_UP, benchmark
+    from qsched.evaluation.benchmark import WARM_UP, benchmark
 
     widths = [quantization(args, bits) for bits in args.bits]
     backbone = open_backbone(args)

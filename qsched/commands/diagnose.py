@@ -2,9 +2,9 @@
 
 import argparse
 
-from qsched.commands import Result
 from qsched.commands.options import add_backbone, add_quantization, open_backbone, quantization, whole
 from qsched.commands.output import table
+from qsched.commands.result import Result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +24,9 @@ def run(args: argparse.Namespace) -> Result:
     """Measure; the text is a table of layers, one of corrections, and the coefficients that follow."""
     from tqdm import tqdm
 
-    from qsched.closed_form import CORRECTIONS
-    from qsched.diagnosis import diagnose
-    from qsched.prompts import choose_prompts
+    from qsched.evaluation.closed_form import CORRECTIONS
+    from qsched.evaluation.diagnosis import diagnose
+    from qsched.prompts.builtin import choose_prompts
 
     settings = quantization(args)
     backbone = open_backbone(args)

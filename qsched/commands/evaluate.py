@@ -2,8 +2,8 @@
 
 import argparse
 
-from qsched.commands import Result
 from qsched.commands.options import add_backbone, add_k, add_scorer, open_backbone, whole
+from qsched.commands.result import Result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> Result:
     from tqdm import tqdm
 
     from qsched.commands.evaluation_report import as_markdown, as_text
-    from qsched.evaluation import COLUMNS, evaluate
+    from qsched.evaluation.held_out import COLUMNS, evaluate
     from qsched.presets import load_preset, save_preset
-    from qsched.prompts import categorised, choose_prompts
+    from qsched.prompts.builtin import categorised, choose_prompts
 
     preset = load_preset(args.preset)
     backbone = open_backbone(args, preset.backbone)

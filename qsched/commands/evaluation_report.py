@@ -4,9 +4,9 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from qsched.commands.output import table
-from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED
-from qsched.evaluation import COLUMNS, DIFFERENCES, FEWEST_PROMPTS, TO_FULL_PRECISION, Evaluation
-from qsched.intervals import BOOTSTRAP, OVER_SEEDS, Estimate
+from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED
+from qsched.evaluation.held_out import COLUMNS, DIFFERENCES, FEWEST_PROMPTS, TO_FULL_PRECISION, Evaluation
+from qsched.surfaces.intervals import BOOTSTRAP, OVER_SEEDS, Estimate
 
 WIDTH = 120
 GAIN = next(iter(DIFFERENCES))

@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
-from qsched.commands import Result
 from qsched.commands.options import add_backbone, open_scheduler
 from qsched.commands.output import writable_folder
+from qsched.commands.result import Result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,8 @@ def online(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> Result:
     """Write the folder, publish it; the text shows how to use it."""
-    from qsched.presets import export_scheduler, load_preset
+    from qsched.export.usage import export_scheduler
+    from qsched.presets import load_preset
 
     if args.out is None and args.push is None:
         raise ValueError("--out is missing: where should the scheduler go? (--push does without.)")
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _publish(args: argparse.Namespace, preset: Any, scheduler: Any) -> dict[str, Any]:
-    from qsched.publish import publish
+    from qsched.export.publish import publish
 
     url, files = publish(preset, scheduler, args.push, private=args.private, dry_run=args.dry_run)
     return {"url": url, "files": list(files), "dry_run": args.dry_run, "private": args.private}

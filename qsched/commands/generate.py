@@ -4,7 +4,6 @@ import argparse
 import io
 from typing import TYPE_CHECKING
 
-from qsched.commands import Result
 from qsched.commands.options import (
     add_backbone,
     add_coefficients,
@@ -18,6 +17,7 @@ from qsched.commands.options import (
     whole,
 )
 from qsched.commands.output import table, to_json, writable_folder, write_files
+from qsched.commands.result import Result
 from qsched.sizes import size
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Compare full precision, naive quantization and Q-Sched. Coefficients: as given, else the best known ones."""
-    from qsched.backbones import SPECS
-    from qsched.coefficients import Coefficients
-    from qsched.comparison import Settings, compare
+    from qsched.comparison.comparison import Settings, compare
+    from qsched.comparison.record import record
+    from qsched.models.registry import SPECS
     from qsched.presets import find_preset, load_preset
-    from qsched.records import record
+    from qsched.sampling.coefficients import Coefficients
 
     chosen, how = coefficients(args), quantization(args)
     if chosen is not None and args.preset is not None:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    from qsched.backbones import Backbone, Quantization
-    from qsched.coefficients import Coefficients
+    from qsched.models.base import Backbone
+    from qsched.quantization import Quantization
+    from qsched.sampling.coefficients import Coefficients
 
 
 METHODS = ("plain", "mixdq", "svdquant", "torchao")
-"""Those of qsched.rivals, spelled out so that --help need not import them."""
+"""Those of qsched.quantizers, spelled out so that --help need not import them."""
 
 
 SCORERS = ("clip-b32", "clip-l14", "hps")
@@ -69,7 +70,7 @@ def open_backbone(args: argparse.Namespace, id: str | None = None) -> "Backbone"
     Raises:
         ValueError: a scorer is asked for of a backbone that has its own alone.
     """
-    from qsched.backbones import load_backbone
+    from qsched.load import load_backbone
 
     backbone = load_backbone(id or args.backbone, args.device, args.dtype, args.source)
     if scorer := getattr(args, "scorer", None):
@@ -81,11 +82,11 @@ def open_backbone(args: argparse.Namespace, id: str | None = None) -> "Backbone"
 
 def open_scheduler(args: argparse.Namespace, id: str) -> "SchedulerMixin":
     """The stock scheduler of a backbone; of the large ones no weights are loaded or needed."""
-    from qsched.backbones import SPECS
+    from qsched.models.registry import SPECS
 
     if id not in SPECS or SPECS[id].family == "emoji":
         return open_backbone(args, id).scheduler
-    from qsched.backbones.loading import scheduler_of
+    from qsched.models.diffusers_folder import scheduler_of
 
     return scheduler_of(SPECS[id].at(args.source) if args.source else SPECS[id])
 
@@ -121,8 +122,7 @@ def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantiza
     Raises:
         ValueError: an unknown bit-width; the message lists the known ones.
     """
-    from qsched.backbones import Quantization
-    from qsched.quantization import BitWidth
+    from qsched.quantization import BitWidth, Quantization
 
     name = str(BitWidth.parse(bits or args.bits))
     return Quantization(name, args.group_size, args.activation_scale, args.scope, not args.quantize_all, args.method)
@@ -141,7 +141,7 @@ def coefficients(args: argparse.Namespace) -> "Coefficients | None":
     Raises:
         ValueError: unless all numbers are finite and positive.
     """
-    from qsched.coefficients import Coefficients
+    from qsched.sampling.coefficients import Coefficients
 
     if args.c_x is None and args.c_eps is None:
         return None

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qsched.commands import Interrupted, Result
 from qsched.commands.options import add_backbone, add_granularity, add_k, add_scorer, open_backbone, quantization, whole
 from qsched.commands.output import writable_folder
+from qsched.commands.result import Interrupted, Result
 
 if TYPE_CHECKING:
-    from qsched.backbones import Backbone
+    from qsched.models.base import Backbone
     from qsched.presets import Preset
-    from qsched.search import SearchOptions
+    from qsched.search.options import SearchOptions
 
 FOOTNOTE = (
     "Held-out prompts and noise: mean JAQ, then paired differences of Q-Sched to naive [95 % interval].\n"
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """One preset after the other: the whole grid, then a pair for each end of the path, then the held-out prompts."""
     from qsched.presets import preset_name, save_preset
-    from qsched.prompts import choose_prompts
-    from qsched.search import SearchOptions
+    from qsched.prompts.builtin import choose_prompts
+    from qsched.search.options import SearchOptions
 
     folder = Path(args.out)
     writable_folder(folder)
@@ -84,10 +84,10 @@ def _made(
     backbone: "Backbone", options: "SearchOptions", unseen: list[str], storage: str, path: Path, label: str
 ) -> "Preset":
     """A preset with its held-out numbers; those that the file has are kept if they are of the same coefficients."""
-    from qsched.evaluation import COLUMNS, evaluate
+    from qsched.evaluation.held_out import COLUMNS, evaluate
     from qsched.presets import load_preset
-    from qsched.prompts import categorised
-    from qsched.search import search
+    from qsched.prompts.builtin import categorised
+    from qsched.search.run import search
 
     with _bar(f"{label}: search", "point") as show:
         preset = search(backbone, options, storage=storage, on_progress=lambda p: show(p.done, p.total))
@@ -124,9 +124,9 @@ def _bar(label: str, unit: str):
 def _table(presets: dict[str, "Preset"]) -> str:
     """Markdown: what every preset changes on held-out prompts, with its control."""
     from qsched.commands.evaluation_report import markdown_table, shown
-    from qsched.comparison import NAIVE, QSCHED
-    from qsched.evaluation import METRICS
-    from qsched.intervals import Estimate
+    from qsched.comparison.comparison import NAIVE, QSCHED
+    from qsched.evaluation.held_out import METRICS
+    from qsched.surfaces.intervals import Estimate
 
     metrics = ("jaq", "alignment", "quality", "ssim")
     rows = [["preset", NAIVE, QSCHED, *(METRICS[metric] for metric in metrics), "control"]]

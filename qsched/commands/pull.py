@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qsched.commands import Interrupted, Result
 from qsched.commands.options import add_scorer
+from qsched.commands.result import Interrupted, Result
 from qsched.sizes import size
 
 if TYPE_CHECKING:
-    from qsched.backbones.parts import Part
+    from qsched.models.parts import Part
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +33,8 @@ def online(args: argparse.Namespace) -> bool:
 
 def run(args: argparse.Namespace) -> Result:
     """Fetch all parts of the backbone and of its scorer, and say what came and where it lies."""
-    from qsched.backbones import SPECS
-    from qsched.backbones.parts import PHOTO_SCORER, remote_parts
+    from qsched.models.parts import PHOTO_SCORER, remote_parts
+    from qsched.models.registry import SPECS
 
     if args.id not in SPECS:
         raise ValueError(f"Unknown backbone {args.id!r}; known are {', '.join(SPECS)}.")
@@ -59,7 +59,7 @@ def _fetch(part: "Part", offline: bool) -> dict[str, Any]:
     """One part, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    from qsched.backbones.hub import revision_of
+    from qsched.hub.cache import revision_of
 
     first: list[int] = []
     with tqdm(desc=part.name, unit="B", unit_scale=True, disable=None, leave=False) as bar:

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qsched.commands import Interrupted, Result
 from qsched.commands.options import (
     add_backbone,
     add_decoder,
@@ -18,10 +17,11 @@ from qsched.commands.options import (
     whole,
 )
 from qsched.commands.output import writable_folder
+from qsched.commands.result import Interrupted, Result
 
 if TYPE_CHECKING:
     from qsched.presets import Preset
-    from qsched.search import Progress
+    from qsched.search.run import Progress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,8 +83,9 @@ def run(args: argparse.Namespace) -> Result:
     from tqdm import tqdm
 
     from qsched.presets import save_preset
-    from qsched.prompts import choose_prompts
-    from qsched.search import SearchOptions, estimate, grid, search
+    from qsched.prompts.builtin import choose_prompts
+    from qsched.search.options import SearchOptions, grid
+    from qsched.search.run import estimate, search
 
     if args.out is None and not args.dry_run:
         raise ValueError("--out is missing: where should the preset go? (--dry-run does without.)")

@@ -5,9 +5,9 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qsched.commands import Result
 from qsched.commands.options import number
 from qsched.commands.output import table, writable_folder, write_files
+from qsched.commands.result import Result
 
 if TYPE_CHECKING:
     from qsched.presets import Preset
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Read the surface; the text ends with what was written."""
     from qsched.presets import load_preset
-    from qsched.uncertainty import DIFFERENT
+    from qsched.surfaces.uncertainty import DIFFERENT
 
     preset = load_preset(args.preset)
     if preset.surface is None:
@@ -63,7 +63,8 @@ def _folder(out: str | None) -> Path | None:
 
 
 def _draw(preset: "Preset", k: float, sweep: bool, folder: Path, path: Path) -> list[str]:
-    from qsched.plots import k_sweep_figure, surface_figure
+    from qsched.plots.heatmap import surface_figure
+    from qsched.plots.sweep import k_sweep_figure
 
     note = f"{preset.backbone}, {preset.bits.upper()}, {preset.steps} steps, {len(preset.prompts)} prompts"
     pictures = {path.name: surface_figure(preset.surface, None, k, note=note, formula=preset.formula).image}
@@ -81,7 +82,7 @@ def _png(picture: Any) -> bytes:
 
 
 def _text(preset: "Preset", data: dict[str, Any]) -> str:
-    from qsched.stability import too_few
+    from qsched.surfaces.stability import too_few
 
     found, summary = data["stability"], data["summary"]
     best, gain = found["best"], found["gain"]

@@ -9,26 +9,14 @@ from qsched.quiet import quiet
 
 quiet()
 
-from qsched.backbones.spec import ASSETS  # noqa: E402
-from qsched.embedded import (  # noqa: E402
-    clip,
-    clip_training,
-    damage,
-    dataset,
-    distil,
-    export,
-    imagenet,
-    judging,
-    observer,
-    parallel,
-    report,
-    sheet,
-    teacher,
-    text_training,
-    training,
-    whole,
-)
-from qsched.embedded.batches import STYLES  # noqa: E402
+from qsched.embedded import export, report, sheet, whole  # noqa: E402
+from qsched.embedded.data import dataset  # noqa: E402
+from qsched.embedded.denoiser import distil, teacher  # noqa: E402
+from qsched.embedded.denoiser.batches import STYLES  # noqa: E402
+from qsched.embedded.judges import clip, clip_training, damage, judging, observer, text_training  # noqa: E402
+from qsched.embedded.training import imagenet, parallel  # noqa: E402
+from qsched.embedded.training import loop as training  # noqa: E402
+from qsched.models.registry import ASSETS  # noqa: E402
 
 WORK = Path("work")
 
@@ -233,7 +221,7 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
 
 
 def _backbone(folder: Path, device: str):
-    from qsched.backbones import load_backbone
+    from qsched.load import load_backbone
 
     return load_backbone("emoji-lcm", device=device, source=str(folder))
 

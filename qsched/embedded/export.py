@@ -9,9 +9,9 @@ from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
 from torch import Tensor
 
-from qsched.backbones import Backbone
-from qsched.embedded import denoiser
+from qsched.embedded.denoiser import unet as denoiser
 from qsched.embedded.report import draw
+from qsched.models.base import Backbone
 
 SHEET_SEED = 0
 

@@ -13,14 +13,15 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from qsched.backbones import Backbone
-from qsched.coefficients import Coefficients
-from qsched.embedded import dataset, frechet
-from qsched.embedded.denoiser import noise_in
-from qsched.embedded.judging import Judge
-from qsched.embedded.observer import Observer, load_observer, observe
-from qsched.intervals import bootstrap
-from qsched.sampling import draw_noise, sample
+from qsched.embedded.data import dataset
+from qsched.embedded.denoiser.unet import noise_in
+from qsched.embedded.judges import frechet
+from qsched.embedded.judges.judging import Judge
+from qsched.embedded.judges.observer import Observer, load_observer, observe
+from qsched.models.base import Backbone
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import draw_noise, sample
+from qsched.surfaces.intervals import bootstrap
 
 BATCH = 64
 TEACHER_STEPS = 50
@@ -205,7 +206,7 @@ def evaluate(
     **options: Any,
 ) -> dict[str, Any]:
     """Load data set, model(s) and observer and report; options as for `report`."""
-    from qsched.backbones import load_backbone
+    from qsched.load import load_backbone
 
     student = load_backbone("emoji-lcm", device=device, source=str(model))
     other = None if teacher is None else load_backbone("emoji-lcm", device=device, source=str(teacher))

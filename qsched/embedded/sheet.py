@@ -8,12 +8,13 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from qsched.backbones import Backbone, Quantization
-from qsched.embedded import dataset
-from qsched.embedded.damage import BITS
+from qsched.embedded.data import dataset
+from qsched.embedded.judges.damage import BITS
 from qsched.embedded.report import TEACHER_STEPS, as_teacher, draw, pairs
-from qsched.evaluation import quantization_of
+from qsched.evaluation.held_out import quantization_of
+from qsched.models.base import Backbone
 from qsched.presets import find_preset
+from qsched.quantization import Quantization
 
 PROMPTS = 64
 STEPS = 4

@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from qsched.embedded import clip_training, damage, dataset, distil, observer, teacher, training
-from qsched.embedded.batches import STYLES
+from qsched.embedded.data import dataset
+from qsched.embedded.denoiser import distil, teacher
+from qsched.embedded.denoiser.batches import STYLES
+from qsched.embedded.judges import clip_training, damage, observer
+from qsched.embedded.training import loop as training
 
 PART = 15_000_000
 """Bytes: `split_file` cuts weights into parts of this size where a transfer allows no larger files."""
@@ -47,7 +50,7 @@ def run(
     """
     data, gpu = work / "emoji.npz", training.pick_device(device).type == "cuda"
     if not (work / "damage.npz").exists():
-        from qsched.backbones import load_backbone
+        from qsched.load import load_backbone
 
         backbone = load_backbone("emoji-lcm", device=device, source=str(model))
         asked = damage.known_prompts(dataset.load(data), damage.GROUPS, STYLES, prompts)

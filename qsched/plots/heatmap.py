@@ -23,9 +23,9 @@ from qsched.plots.geometry import SurfaceImage, whole
 from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, fainter, label, scale, ticks
 from qsched.plots.noise import hatch, outline
 from qsched.plots.working import WorkingCell, draw_working
-from qsched.remembering import Remembered
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
-from qsched.surface import Surface
+from qsched.surfaces.remembering import Remembered
+from qsched.surfaces.surface import Surface
 
 MARGINS = (128, 148, 138, 92)  # left, top, right, bottom of the cells at the default width
 SECOND_ROW = 40  # of the legend: what the noise does
@@ -47,7 +47,7 @@ def surface_figure(
     """The surface as a heatmap of JAQ with the optimum, the plain scheduler (1, 1) and the current point.
 
     Cells that do not differ significantly from the plain scheduler's are hatched, and the cells that hold 95 % of the
-    optima of resampled prompts are outlined (see `qsched.uncertainty` and `qsched.stability`).
+    optima of resampled prompts are outlined (see `qsched.surfaces.uncertainty` and `qsched.surfaces.stability`).
 
     Args:
         surface: may have failed or not yet computed cells, which are grey; best and plain need a score to be marked.

@@ -12,7 +12,7 @@ from matplotlib.path import Path
 
 from qsched.plots.geometry import SurfaceImage
 from qsched.plots.look import Look
-from qsched.surface import Surface
+from qsched.surfaces.surface import Surface
 
 HATCHED = "not different from plain"
 REGION = "optimum in 95 % of resamples"

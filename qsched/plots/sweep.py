@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from qsched.plots.look import CURRENT, DPI, LOOKS
-from qsched.remembering import Remembered
 from qsched.scoring import JAQ_DEFINITION
-from qsched.stability import KS, Sweep
-from qsched.surface import Surface
+from qsched.surfaces.remembering import Remembered
+from qsched.surfaces.stability import KS, Sweep
+from qsched.surfaces.surface import Surface
 
 SWEEP_SIZE = (840, 900)  # pixels
 LINE = {False: "#2f6fed", True: "#7aa5ff"}

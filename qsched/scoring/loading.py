@@ -7,7 +7,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from qsched.backbones.spec import Source
+from qsched.hub.source import Source
 from qsched.scoring import Scorer
 from qsched.scoring.clip import ClipModel
 from qsched.scoring.clip_iqa import PAIRS, ClipIqa

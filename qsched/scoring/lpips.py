@@ -12,7 +12,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from qsched.backbones.spec import Source
+from qsched.hub.source import Source
 from qsched.scoring.clip import finite
 from qsched.scoring.weights import Progress, ScorerError, Weights, fetch, fetch_url
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from qsched.backbones.spec import BackboneError, Source
+from qsched.hub.source import BackboneError, Source
 
 Progress = Callable[[int, int], None]
 TIMEOUT = 8.0  # seconds without an answer or progress; with what surrounds it a message comes within 10
@@ -101,7 +101,7 @@ def fetch_url(
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock
 
-    from qsched.hub_session import HubSilent, Watch, supervise
+    from qsched.hub.session import HubSilent, Watch, supervise
 
     if place.is_file():
         return place
@@ -141,7 +141,7 @@ def fetch_url(
 
 def is_offline(offline: bool | None = None) -> bool:
     """Whether nothing may be asked of the network: as told, else as HF_HUB_OFFLINE says."""
-    from qsched import hub_session
+    from qsched.hub import session as hub_session
 
     return hub_session.is_offline() if offline is None else offline
 
@@ -156,7 +156,7 @@ def fingerprint(path: Path) -> str:
 
 
 def _download(source: Source, on_progress: Progress | None) -> Path:
-    from qsched.backbones.hub import fetch as from_hub  # it knows the backbones, and they know this package
+    from qsched.hub.fetch import fetch as from_hub  # it knows the backbones, and they know this package
 
     return from_hub(source, on_progress=on_progress, timeout=TIMEOUT)
 
@@ -165,7 +165,7 @@ def _cached(source: Source) -> Path | None:
     """The snapshot that has all the files, whichever tool has put it into the Hub's cache."""
     from huggingface_hub import try_to_load_from_cache
 
-    from qsched.hub_session import cache_folder
+    from qsched.hub.session import cache_folder
 
     find = partial(try_to_load_from_cache, source.repo, cache_dir=cache_folder(), revision=source.revision)
     found = [find(name) for name in source.files]

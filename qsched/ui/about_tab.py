@@ -4,8 +4,8 @@ from html import escape
 
 import gradio as gr
 
-from qsched.ui import links
-from qsched.ui.engine import Engine
+from qsched.server.engine import Engine
+from qsched.ui.compare import links
 from qsched.ui.errors import spoken
 
 TEXT = """

@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
-from qsched.coefficients import Coefficients
-from qsched.comparison import Settings
+from qsched.comparison.comparison import Settings
+from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import K_DEFAULT
+from qsched.server.engine import SOURCE, Engine, named
 from qsched.ui import values
-from qsched.ui.engine import SOURCE, Engine, named
 from qsched.ui.pictures import drawn
 from qsched.ui.visitors import CHOOSE_SOURCE, require_local
 

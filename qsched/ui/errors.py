@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 import gradio as gr
 import torch
 
-from qsched.backbones import BackboneError
+from qsched.export.publish import PublishError
+from qsched.hub.source import BackboneError
 from qsched.presets import PresetError
-from qsched.publish import PublishError
-from qsched.search_job import SearchError
-from qsched.studies import StorageError
+from qsched.search.job import SearchError
+from qsched.search.study import StorageError
 
 SPOKEN = BackboneError | PresetError | PublishError | SearchError | StorageError
 """Errors whose text is one sentence for the user."""

@@ -5,13 +5,13 @@ import shlex
 from html import escape
 from typing import Any
 
-from qsched.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
+from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
 from qsched.presets import Preset, preset_name
 from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
 from qsched.scoring.signatures import Badge
-from qsched.search_options import DESCENTS
+from qsched.search.options import DESCENTS
 from qsched.sizes import size
-from qsched.stability import too_few
+from qsched.surfaces.stability import too_few
 
 KEYS = {FULL_PRECISION: "full-precision", NAIVE: "naive", QSCHED: "qsched"}
 TITLES = {FULL_PRECISION: "Full precision", NAIVE: "Naive", QSCHED: "Q-Sched"}

@@ -10,17 +10,18 @@ os.environ.setdefault(
 import gradio as gr
 from starlette.middleware import Middleware
 
+from qsched.server.engine import Engine
+from qsched.server.searches import Searches
 from qsched.ui import preview, theme
 from qsched.ui.about_tab import build_about
 from qsched.ui.api import public_compare
-from qsched.ui.compare_tab import CompareTab
-from qsched.ui.engine import Engine
+from qsched.ui.compare.tab import CompareTab
+from qsched.ui.compare.wiring import wire
 from qsched.ui.errors import spoken, toast
-from qsched.ui.search_tab import SearchTab
-from qsched.ui.search_wiring import wire_search
-from qsched.ui.searches import Searches
+from qsched.ui.events import HIDDEN
+from qsched.ui.search.tab import SearchTab
+from qsched.ui.search.wiring import wire_search
 from qsched.ui.visitors import GUEST, furnish
-from qsched.ui.wiring import HIDDEN, wire
 
 HEADER = (
     "<header><h1>Q-Sched</h1><p>Quantized few-step diffusion, repaired by rescaling its path. "

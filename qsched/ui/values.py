@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qsched.backbones import SPECS, BackboneError, BackboneSpec, Quantization, Source
-from qsched.backbones.hub import check_names
-from qsched.backbones.spec import pinned
-from qsched.coefficients import Coefficients
-from qsched.quantization import ACTIVATION_SCALES, SCOPES, BitWidth
-from qsched.rivals import METHODS
-from qsched.stability import HIGHEST_K
+from qsched.hub.fetch import check_names
+from qsched.hub.source import BackboneError, Source, pinned
+from qsched.models.registry import SPECS
+from qsched.models.spec import BackboneSpec
+from qsched.quantization import ACTIVATION_SCALES, SCOPES, BitWidth, Quantization
+from qsched.quantizers.methods import METHODS
+from qsched.sampling.coefficients import Coefficients
+from qsched.surfaces.stability import HIGHEST_K
 
 LOW, HIGH, STEP = 0.5, 1.5, 0.005
 """What the sliders show; they widen for coefficients outside."""

@@ -12,14 +12,14 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import nn
 
-from qsched.backbones import BackboneSpec, Condition
-from qsched.backbones.architectures import build
-from qsched.backbones.loading import FAMILIES
-from qsched.backbones.memory import decoder_dtype, half_dtype
-from qsched.backbones.pipeline import PipelineBackbone, hushed
-from qsched.backbones.residency import Residency
-from qsched.batch_invariance import make_batch_invariant
-from qsched.quantization import quantize, sharing_copy, stored_bytes
+from qsched.models.base import Condition
+from qsched.models.diffusers_folder import FAMILIES
+from qsched.models.memory.architectures import build
+from qsched.models.memory.plan import decoder_dtype, half_dtype
+from qsched.models.memory.residency import Residency
+from qsched.models.pipeline import PipelineBackbone, hushed
+from qsched.models.spec import BackboneSpec
+from qsched.quantization import make_batch_invariant, quantize, sharing_copy, stored_bytes
 
 BLOCKS = {"BasicTransformerBlock", "ResnetBlock2D", "FluxTransformerBlock", "FluxSingleTransformerBlock"}
 """What is compiled: nearly all the work, and the same kind of block only once."""

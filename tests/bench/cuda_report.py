@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from qsched.backbones.memory import BITS
+from qsched.models.memory.plan import BITS
 from qsched.sizes import size
 
 TARGETS = (("sdxl-turbo", "w8a8", 0.8), ("sdxl-turbo", "w4a8", 1.1))

@@ -41,7 +41,7 @@ def main() -> None:
     import torch
     from playwright.sync_api import sync_playwright
 
-    from qsched.ui import build_app
+    from qsched.ui.page import build_app
 
     app = build_app()
     app.engine.warm_up()

@@ -43,15 +43,16 @@ from cuda_models import compiled, random_backbone, random_condition, variant
 from cuda_report import markdown
 from torch import nn
 
-from qsched.backbones import SPECS, pick_device
-from qsched.backbones.memory import BITS, facts
-from qsched.backbones.pipeline import PipelineBackbone
-from qsched.benchmark import median_seconds, peak_memory
-from qsched.coefficients import Coefficients
-from qsched.provenance import device_name, versions
+from qsched.evaluation.benchmark import median_seconds, peak_memory
+from qsched.evaluation.provenance import device_name, versions
+from qsched.models.devices import pick_device
+from qsched.models.memory.plan import BITS, facts
+from qsched.models.pipeline import PipelineBackbone
+from qsched.models.registry import SPECS
 from qsched.quantization import quantize
 from qsched.quiet import quiet
-from qsched.sampling import Noise, draw_noise, first_prediction, sample
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import Noise, draw_noise, first_prediction, sample
 
 REAL = ("sdxl-turbo", "lcm-dreamshaper-v7", "flux1-schnell")
 WIDTHS = ("w8a8", "w4a8", "w4a4")

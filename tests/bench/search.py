@@ -18,10 +18,11 @@ from dataclasses import dataclass
 import torch
 
 from qsched import load_backbone
-from qsched.backbones import Backbone
-from qsched.prompts import choose_prompts
+from qsched.models.base import Backbone
+from qsched.prompts.builtin import choose_prompts
 from qsched.scoring import ImageScores
-from qsched.search import SearchOptions, search
+from qsched.search.options import SearchOptions
+from qsched.search.run import search
 
 STRATEGIES = ("exhaustive", "shared", "adaptive")
 

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from qsched import load_backbone
-from qsched.prompts import builtin_prompts
+from qsched.prompts.builtin import builtin_prompts
 from qsched.scoring import jaq_values
-from qsched.search import SearchOptions, search
-from qsched.strategies import strategy_of
-from qsched.studies import Scores
-from qsched.surface import Surface
+from qsched.search.options import SearchOptions
+from qsched.search.run import search
+from qsched.search.strategies.choice import strategy_of
+from qsched.search.study import Scores
+from qsched.surfaces.surface import Surface
 
 HELD_OUT_SEED = 1000
 DRAWS = 200

@@ -11,11 +11,12 @@ import argparse
 from dataclasses import replace
 
 from qsched import load_backbone
-from qsched.comparison import FULL_PRECISION, QSCHED
-from qsched.evaluation import CONTROL, Evaluation, evaluate
-from qsched.intervals import Estimate, bootstrap
-from qsched.prompts import builtin_prompts
-from qsched.search import SearchOptions, search
+from qsched.comparison.comparison import FULL_PRECISION, QSCHED
+from qsched.evaluation.held_out import CONTROL, Evaluation, evaluate
+from qsched.prompts.builtin import builtin_prompts
+from qsched.search.options import SearchOptions
+from qsched.search.run import search
+from qsched.surfaces.intervals import Estimate, bootstrap
 
 
 def difference(one: Evaluation, other: Evaluation) -> Estimate:

@@ -20,7 +20,8 @@ def work(storage: str, name: str, settings: dict, barrier, results) -> None:
     import torch
 
     from qsched import load_backbone
-    from qsched.search import SearchOptions, search
+    from qsched.search.options import SearchOptions
+    from qsched.search.run import search
 
     torch.set_num_threads(1)
     backbone, options, points = load_backbone("emoji-lcm"), SearchOptions(**settings), []
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    from qsched.prompts import choose_prompts
+    from qsched.prompts.builtin import choose_prompts
 
     settings = {"bits": args.bits, "steps": args.steps, "resolution": args.grid, "strategy": "shared"}
     settings["prompts"] = tuple(choose_prompts(args.prompts, "emoji", "calibration"))

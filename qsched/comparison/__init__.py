@@ -1,0 +1,1 @@
+"""What one session looks at: three columns, and a record of them."""

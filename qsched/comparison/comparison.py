@@ -1,0 +1,343 @@
+"""What one session looks at: the same prompt, seed and noise at full precision, quantized with the plain scheduler, and quantized with Q-Sched.
+
+`compare` computes each column once; `rescale` moves the coefficients and costs the remaining steps - 1 denoiser calls, a decode and a score, nothing else.
+A Comparison is plain CPU data without any model in it, and holds three images, however many were made before: it can be
+pickled, kept per browser session and sent between processes.
+"""
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.functional import to_pil_image
+
+from qsched.models.base import Backbone, Condition
+from qsched.quantization import BitWidth, Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import Noise, check_decoder, decode, draw_noise, first_prediction, sample
+from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq, quality_name
+from qsched.scoring.signatures import Badge, failure_badges
+from qsched.scoring.similarity import similarity
+from qsched.scoring.weights import ScorerError
+
+FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
+PROMPT_LIMIT = 2000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is compared: a prompt, a seed, a step count, how the denoiser is quantized, and which decoder draws all columns."""
+
+    prompt: str
+    seed: int = 0
+    steps: int = 4
+    quantization: Quantization = field(default_factory=Quantization)
+    tiny_decoder: bool = False
+
+    def check(self, backbone: Backbone) -> "Settings":
+        """These settings with the prompt trimmed.
+
+        Raises:
+            ValueError: one clear sentence about what this backbone cannot do.
+        """
+        prompt = " ".join(self.prompt.split()) if isinstance(self.prompt, str) else ""
+        if not prompt:
+            raise ValueError("Please type a prompt: there is nothing to draw yet.")
+        if self.steps not in backbone.spec.steps:
+            raise ValueError(f"{backbone.spec.title} runs in {_spoken(backbone.spec.steps)} steps, not {self.steps}.")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+            raise ValueError(f"The seed must be a whole number from 0 to {2**31 - 1}, not {self.seed}.")
+        BitWidth.parse(self.quantization.bits)
+        check_decoder(backbone, self.tiny_decoder)
+        return replace(self, prompt=prompt[:PROMPT_LIMIT])
+
+
+@dataclass(frozen=True)
+class Column:
+    """One picture with its numbers.
+
+    stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s: seconds for
+    all steps and the decode (for Q-Sched the shared first prediction is counted in); first_run: whether the first run
+    of the denoiser is in it. alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1] (or what the scorer's
+    quality is); both None where no scorer can be had. ssim, psnr (dB), lpips: to full precision; lpips is None without a network for it.
+    """
+
+    name: str
+    image: Image.Image
+    stored_bytes: int
+    ratio: float
+    latency_s: float
+    alignment: float | None
+    quality: float | None
+    ssim: float
+    psnr: float
+    badges: tuple[Badge, ...] = ()
+    lpips: float | None = None
+    first_run: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the image in memory."""
+        return self.image.width * self.image.height * len(self.image.getbands())
+
+    @property
+    def scored(self) -> bool:
+        """Whether a scorer has seen this picture."""
+        return self.alignment is not None and self.quality is not None
+
+    def jaq(self, k: float = K_DEFAULT) -> float | None:
+        """JAQ of this one picture: log(CLIPScore) + k * CLIP-IQA; None without scores."""
+        return jaq([self.alignment], [self.quality], k) if self.scored else None
+
+    def jaq_difference(self, reference: "Column", k: float = K_DEFAULT) -> float | None:
+        """JAQ minus the reference's; None where either has no scores."""
+        return self.jaq(k) - reference.jaq(k) if self.scored and reference.scored else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Three columns and what a drag needs to make the third again.
+
+    backbone: its id and revision, which the pictures belong to. quality_name: what the columns' quality is.
+    """
+
+    backbone: str
+    settings: Settings
+    coefficients: Coefficients
+    full_precision: Column
+    naive: Column
+    qsched: Column
+    notes: tuple[str, ...]
+    condition: Condition = field(repr=False)
+    noise: Noise = field(repr=False)
+    reference: Tensor = field(repr=False)
+    first: Tensor = field(repr=False)
+    first_s: float = field(repr=False)
+    quality_name: str = QUALITY
+
+    @property
+    def columns(self) -> tuple[Column, Column, Column]:
+        """Full precision, naive, Q-Sched."""
+        return self.full_precision, self.naive, self.qsched
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all images and tensors."""
+        tensors = (
+            self.condition.embeds, self.condition.pooled, self.noise.start, *self.noise.states, self.reference, self.first
+        )  # fmt: skip
+        return sum(column.nbytes for column in self.columns) + sum(
+            tensor.untyped_storage().nbytes() for tensor in tensors
+        )
+
+
+def compare(
+    backbone: Backbone, settings: Settings, coefficients: Coefficients, previous: Comparison | None = None
+) -> Comparison:
+    """All three columns; what `previous` already holds for the same prompt, seed and steps is reused.
+
+    Where the backbone's scorer cannot be had, the pictures come without scores and a note says why; as soon as it can be
+    had, or LPIPS, they are made anew.
+
+    Raises:
+        ValueError: settings or coefficients that this backbone cannot run.
+    """
+    settings = settings.check(backbone)
+    coefficients.expand(settings.steps)
+    backbone.use(settings.steps)
+    name = f"{backbone.spec.id} {backbone.revision}"
+    judge = judge_of(backbone)
+    same_picture = (
+        previous is not None
+        and previous.backbone == name
+        and previous.full_precision.scored != isinstance(judge, ScorerError)
+        and replace(previous.settings, quantization=settings.quantization) == settings
+        and not lacks_lpips(previous, judge)
+    )
+    if same_picture and previous.settings == settings:
+        return rescale(backbone, previous, coefficients)
+
+    if same_picture:
+        condition, noise, notes, reference, full = (
+            previous.condition,
+            previous.noise,
+            previous.notes,
+            previous.reference,
+            previous.full_precision,
+        )
+    else:
+        condition = backbone.encode([settings.prompt]).select([0]).to("cpu")  # a copy: not a view into a batch
+        noise = draw_noise(backbone.latent_shape, settings.seed, [0])
+        notes = (
+            ("The prompt is longer than the text encoder reads: its end was ignored.",)
+            if condition.truncated[0]
+            else ()
+        )
+        if isinstance(judge, ScorerError):
+            notes += (f"The pictures have no scores. {judge}",)
+        first_run, begin = backbone.first_run(backbone.denoiser, settings.tiny_decoder), time.perf_counter()
+        latents = sample(backbone, condition.to(backbone.device), noise, settings.steps)
+        images = decode(backbone, latents, settings.tiny_decoder).cpu()
+        latency, reference = _elapsed(backbone, begin), images
+        full = _column(
+            backbone, judge, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency, first_run
+        )
+
+    quantized = backbone.quantized(settings.quantization)
+    first_run, begin = backbone.first_run(quantized.module, settings.tiny_decoder), time.perf_counter()
+    first = first_prediction(backbone, condition.to(backbone.device), noise, settings.steps, quantized.module)
+    first_s = _elapsed(backbone, begin)
+    images, rest_s = _continue(backbone, condition, noise, settings, None, quantized.module, first)
+    stored, latency = quantized.report.bytes_after, first_s + rest_s
+    naive = _column(backbone, judge, settings, NAIVE, images, reference, stored, latency, first_run)
+    comparison = Comparison(
+        name,
+        settings,
+        Coefficients.identity(),
+        full,
+        naive,
+        replace(naive, name=QSCHED),
+        notes,
+        condition,
+        noise,
+        reference,
+        first.cpu().clone(),
+        first_s,
+        quality_name=quality_name(judge),
+    )
+    return rescale(backbone, comparison, coefficients)
+
+
+def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Comparison:
+    """The comparison with other coefficients: at most steps - 1 denoiser calls, none for its own or for c_x = c_eps = 1.
+
+    Raises:
+        ValueError: coefficients that do not fit the step count.
+    """
+    settings = comparison.settings
+    coefficients.expand(settings.steps)
+    backbone.use(settings.steps)
+    if coefficients == comparison.coefficients:
+        return comparison
+    if coefficients.is_identity:
+        column = replace(comparison.naive, name=QSCHED)
+    else:
+        quantized = backbone.quantized(settings.quantization)
+        first_run = backbone.first_run(quantized.module, settings.tiny_decoder)
+        images, rest_s = _continue(
+            backbone,
+            comparison.condition,
+            comparison.noise,
+            settings,
+            coefficients,
+            quantized.module,
+            comparison.first.to(backbone.device),
+        )
+        column = _column(
+            backbone,
+            judge_of(backbone),
+            settings,
+            QSCHED,
+            images,
+            comparison.reference,
+            quantized.report.bytes_after,
+            comparison.first_s + rest_s,
+            first_run or comparison.naive.first_run,  # the first prediction is from there
+        )
+    return replace(comparison, coefficients=coefficients, qsched=column)
+
+
+def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Image.Image | None:
+    """The Q-Sched picture as the small decoder draws it, without scores, for a hand that is still moving; None where
+    `rescale` costs no more: the small decoder draws anyway, there is none, or the image is the comparison's own.
+
+    Raises:
+        ValueError: coefficients that do not fit the step count.
+    """
+    settings = comparison.settings
+    coefficients.expand(settings.steps)
+    known = coefficients.is_identity or coefficients == comparison.coefficients
+    if known or settings.tiny_decoder or not backbone.has_tiny_decoder:
+        return None
+    backbone.use(settings.steps)
+    module, first = backbone.quantized(settings.quantization).module, comparison.first.to(backbone.device)
+    small = replace(settings, tiny_decoder=True)
+    images, _ = _continue(backbone, comparison.condition, comparison.noise, small, coefficients, module, first)
+    return _drawn(images.nan_to_num(0.0, 0.0, 0.0))
+
+
+def lacks_lpips(comparison: Comparison, judge: Any) -> bool:
+    """Whether this scorer gives LPIPS now, and did not when the pictures were made."""
+    lpips = getattr(judge, "lpips", None)
+    return comparison.full_precision.lpips is None and lpips is not None and getattr(lpips, "ready", True)
+
+
+def _continue(
+    backbone: Backbone,
+    condition: Condition,
+    noise: Noise,
+    settings: Settings,
+    coefficients: Coefficients | None,
+    denoiser: nn.Module,
+    first: Tensor,
+) -> tuple[Tensor, float]:
+    begin = time.perf_counter()
+    at = condition.to(backbone.device)
+    latents = sample(backbone, at, noise, settings.steps, coefficients, denoiser, first)
+    images = decode(backbone, latents, settings.tiny_decoder).cpu()
+    return images, _elapsed(backbone, begin)
+
+
+def judge_of(backbone: Backbone) -> Scorer | ScorerError:
+    """The backbone's scorer, or why there is none."""
+    try:
+        return backbone.scorer()
+    except ScorerError as error:
+        return error
+
+
+def _column(
+    backbone: Backbone,
+    judge: Scorer | ScorerError,
+    settings: Settings,
+    name: str,
+    images: Tensor,
+    reference: Tensor,
+    stored_bytes: int,
+    latency_s: float,
+    first_run: bool,
+) -> Column:
+    images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)  # broken: black
+    scores = None if isinstance(judge, ScorerError) else judge.score(images, [settings.prompt])
+    likeness = similarity(images, reference, getattr(judge, "lpips", None))
+    return Column(
+        name=name,
+        image=_drawn(images),
+        stored_bytes=stored_bytes,
+        ratio=backbone.full_precision_bytes / stored_bytes,
+        latency_s=latency_s,
+        alignment=float(scores.alignment[0]) if scores else None,
+        quality=float(scores.quality[0]) if scores else None,
+        ssim=float(likeness.ssim[0]),
+        psnr=float(likeness.psnr[0]),
+        badges=tuple(failure_badges(images[0], None if name == FULL_PRECISION else reference[0])),
+        lpips=None if likeness.lpips is None else float(likeness.lpips[0]),
+        first_run=first_run,
+    )
+
+
+def _drawn(images: Tensor) -> Image.Image:
+    return to_pil_image((images[0] * 255).round().to(torch.uint8))
+
+
+def _elapsed(backbone: Backbone, begin: float) -> float:
+    if backbone.device.type == "cuda":
+        torch.cuda.synchronize(backbone.device)
+    return time.perf_counter() - begin
+
+
+def _spoken(steps: tuple[int, ...]) -> str:
+    return ", ".join(map(str, steps[:-1])) + f" or {steps[-1]}" if len(steps) > 1 else str(steps[0])

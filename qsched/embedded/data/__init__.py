@@ -1,0 +1,1 @@
+"""The embedded model's data: emoji art, scenes, words."""

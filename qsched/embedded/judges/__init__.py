@@ -1,0 +1,1 @@
+"""The embedded judges: tiny CLIP, observer, what they are tested on."""

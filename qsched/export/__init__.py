@@ -1,0 +1,1 @@
+"""Taking results away: a scheduler folder, how to use it, the model card, the Hub."""

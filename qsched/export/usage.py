@@ -1,0 +1,149 @@
+"""How a preset's coefficients are used outside this app, as Markdown with code that runs as it stands."""
+
+from pathlib import Path
+from typing import Any
+
+from qsched import schedulers
+from qsched.models.registry import SPECS
+from qsched.presets import Preset, PresetError
+
+
+def export_scheduler(
+    preset: Preset, scheduler: Any, folder: str | Path, source: str | None = None, called: str | None = None
+) -> str:
+    """Write a diffusers scheduler folder: scheduler_config.json with the coefficients, a copy of the one file that
+    knows them (schedulers.py), and README.md with the text that is returned.
+
+    Args:
+        preset: whose coefficients to use.
+        scheduler: the backbone's diffusers scheduler, stock or Q-Sched.
+        folder: is made if it does not exist.
+        source: folder or Hub id of the pipeline, for the text; None is the backbone's own.
+        called: path or Hub id that the text loads the scheduler from; None is `folder`.
+    Returns:
+        Markdown that shows how to load the folder, with the qsched package and without it.
+    Raises:
+        TypeError: if the scheduler has no Q-Sched twin.
+        PresetError: if the folder cannot be written.
+    """
+    twin = schedulers.with_coefficients(scheduler, **preset.coefficients.to_dict())
+    folder = Path(folder)
+    text = usage(preset, type(twin).__name__, called or str(folder), source)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        twin.save_pretrained(folder)
+        (folder / "README.md").write_text(text, "utf-8")
+    except OSError as error:
+        raise PresetError(f"The scheduler cannot be written to {folder}: {error.strerror}.") from None
+    return text
+
+
+PROMPT = "a red fox in fresh snow, golden hour, photograph"
+
+
+def usage(preset: Preset, twin: str, folder: str, source: str | None = None) -> str:
+    """Markdown that shows how to use an exported scheduler folder, with the qsched package and without it.
+
+    Args:
+        twin: name of the Q-Sched scheduler class. folder: path or Hub id of the scheduler. source: folder or Hub id of
+            the pipeline; None is the backbone's own.
+    """
+    spec = SPECS.get(preset.backbone)
+    embedded = source is None and spec is not None and Path(spec.source).exists()
+    scheduler = f"{twin}.from_pretrained({folder!r})"
+    chosen = ", ".join(f"{name} = {value}" for name, value in preset.coefficients.to_dict().items())
+    origin = f"The coefficients were searched for the denoiser\nquantized to {preset.bits}"
+    if preset.mark:
+        origin = f"{preset.mark}\nThey are meant for the denoiser quantized to {preset.bits}"
+    if embedded:
+        code = _embedded(preset, twin, scheduler, spec.examples[0])
+        without = f"from schedulers import {twin}\n\nscheduler = {scheduler}"
+    else:
+        load, call = _pipeline(preset, source)
+        imports, quantized = _quantized(preset, twin)
+        code = f"""from diffusers import DiffusionPipeline
+{imports}
+from qsched.schedulers import {twin}
+
+{load}
+{quantized}  # the coefficients belong to the quantized denoiser: they hurt the unquantized one
+pipe.scheduler = {scheduler}
+{call}"""
+        without = f"""from diffusers import DiffusionPipeline
+from schedulers import {twin}
+
+{load}
+pipe.scheduler = {scheduler}
+{call}"""
+    return f"""# Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps
+
+{chosen} (one number: every step; two: first and last step). {origin}; with another denoiser or step count they are only a start.
+
+With the qsched package:
+
+```python
+{code}
+```
+
+Without it (quantize the denoiser to {preset.bits} with a tool of yours first): copy schedulers.py from this folder next to your script.
+
+```python
+{without}
+```
+
+A pipeline that is saved with this scheduler (`pipe.save_pretrained("my-pipeline")`, before quantizing) carries schedulers.py in
+its folder scheduler/ and loads in any process by `DiffusionPipeline.from_pretrained("my-pipeline", trust_remote_code=True)`.
+"""
+
+
+def _embedded(preset: Preset, twin: str, scheduler: str, prompt: str) -> str:
+    """The embedded model is no diffusers pipeline: the package samples it."""
+    return f"""from torchvision.transforms.functional import to_pil_image
+from qsched import load_backbone
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import draw_noise, sample
+from qsched.schedulers import {twin}
+
+backbone = load_backbone({preset.backbone!r})
+config = {scheduler}.config
+denoiser = backbone.quantized({_settings(preset)}).module
+condition, noise = backbone.encode([{prompt!r}]), draw_noise(backbone.latent_shape, 0, [0])
+latents = sample(backbone, condition, noise, {preset.steps}, Coefficients(config.c_x, config.c_eps), denoiser)
+image = to_pil_image(backbone.decode(latents)[0])"""
+
+
+def _pipeline(preset: Preset, source: str | None) -> tuple[str, str]:
+    """The lines that load the pipeline, and the one that calls it."""
+    spec = SPECS.get(preset.backbone)
+    load = f"pipe = DiffusionPipeline.from_pretrained({source or (spec and spec.source) or 'OWNER/NAME'!r})"
+    if spec is not None and spec.lora is not None:
+        folder, _, name = spec.lora_file(preset.steps).rpartition("/")
+        where = f"{spec.lora.repo!r}, subfolder={folder!r}, weight_name={name!r}"
+        load += f"\npipe.load_lora_weights({where})\npipe.fuse_lora()\npipe.unload_lora_weights()"
+    options = ""
+    if spec is not None:
+        options = f", guidance_scale={spec.guidance or 0.0}"
+        options += ", max_sequence_length=256" if spec.family == "flux" else ""
+    return load, f"image = pipe({PROMPT!r}, num_inference_steps={preset.steps}{options}).images[0]"
+
+
+def _quantized(preset: Preset, twin: str) -> tuple[str, str]:
+    """The import that quantizes the pipeline's denoiser, and the line that does."""
+    part = "transformer" if "FlowMatch" in twin else "unet"
+    if preset.method != "plain":
+        made = f"load_backbone({preset.backbone!r}).quantized({_settings(preset)}).module"
+        return "from qsched import load_backbone\nfrom qsched.quantization import Quantization", f"pipe.{part} = {made}"
+    options = "".join(
+        f", {name}={preset.settings[name]!r}"
+        for name in ("group_size", "activation_scale", "scope")
+        if preset.settings.get(name) is not None
+    )
+    if preset.settings.get("keep_high_precision") is False:
+        options += ", keep=()"
+    return "from qsched.quantization import quantize", f"quantize(pipe.{part}, {preset.bits!r}{options})"
+
+
+def _settings(preset: Preset) -> str:
+    given = "".join(f", {name}={value!r}" for name, value in preset.settings.items() if value is not None)
+    return f"Quantization({preset.bits!r}{given})"

@@ -1,0 +1,1 @@
+"""What fits into the memory there is, and what moves when it does not."""

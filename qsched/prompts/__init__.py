@@ -1,0 +1,1 @@
+"""Prompts: the built-in lists, and files that users bring."""

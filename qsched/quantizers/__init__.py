@@ -1,0 +1,1 @@
+"""Other methods on our quantizer: MixDQ, SVDQuant, torchao."""

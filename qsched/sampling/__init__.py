@@ -1,0 +1,1 @@
+"""Coefficients, the few-step loop, and prefixes that candidates share."""

@@ -1,0 +1,1 @@
+"""The search for coefficients: options, studies, strategies."""

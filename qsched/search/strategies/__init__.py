@@ -1,0 +1,1 @@
+"""Strategies: which candidates a search computes next."""

@@ -1,0 +1,1 @@
+"""Sessions, the device's thread and running searches; knows no gradio."""

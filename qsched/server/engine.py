@@ -1,0 +1,375 @@
+"""What stands behind the page: loaded backbones, one thread for the device, and what each browser session is looking at.
+
+No gradio here. A session is known by its hash; it holds one Comparison, which is plain CPU data.
+"""
+
+import functools
+import itertools
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from qsched.comparison.comparison import Comparison, Settings, compare, lacks_lpips, rescale, sketch
+from qsched.comparison.record import record
+from qsched.hub.source import BackboneError
+from qsched.load import load_backbone
+from qsched.models.base import Backbone
+from qsched.models.devices import pick_device
+from qsched.models.memory.plan import out_of_memory
+from qsched.models.methods import calibrate
+from qsched.models.parts import has_tiny_decoder
+from qsched.models.registry import SPECS
+from qsched.models.spec import BackboneSpec
+from qsched.presets import PRESETS, Preset, PresetError, find_preset
+from qsched.quantization import Quantization
+from qsched.quantizers.methods import METHODS
+from qsched.sampling.coefficients import Coefficients
+from qsched.scoring import K_DEFAULT, Scorer
+from qsched.server.arithmetic import describe
+from qsched.server.device_thread import DeviceThread
+from qsched.server.history import History
+
+SOURCE = "@"
+"""Between a backbone's id and another source of its family, in the name that sessions know it by."""
+LOADED_BACKBONES = 2
+SESSIONS = 256
+SESSION_BYTES = 48 * 10**6
+"""What one session holds at most: its comparison (up to 32 MB, for images of 1024 pixels) and older Q-Sched images."""
+ALL_SESSIONS_BYTES = 3 * 10**9
+"""What all sessions hold at most; beyond it, as beyond SESSIONS, those that have rested longest are forgotten."""
+
+
+def _on_device(method: Callable) -> Callable:
+    """A method of Engine that runs on its device's thread."""
+
+    @functools.wraps(method)
+    def queued(self: "Engine", *arguments: Any) -> Any:
+        return self.device_thread.run(functools.partial(method, self, *arguments))
+
+    return queued
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of `named`.
+
+    history: Q-Sched columns of this comparison at coefficients that it had before. version: grows with every change, so
+    that the page knows the newest of several answers.
+    """
+
+    backbone: str
+    comparison: Comparison
+    k: float = K_DEFAULT
+    history: History = field(default_factory=History, compare=False)
+    version: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything it holds."""
+        return self.comparison.nbytes + self.history.nbytes
+
+    def at(self, coefficients: Coefficients) -> Comparison | None:
+        """The comparison with other coefficients, if their image is still here."""
+        column = self.history.get(coefficients)
+        return replace(self.comparison, coefficients=coefficients, qsched=column) if column else None
+
+
+class Engine:
+    """Computes comparisons for many sessions on one device, one at a time.
+
+    Args:
+        backbone: id that a first visitor sees. source: a folder or Hub id for that backbone. device: "auto" or a torch device.
+        load: as load_backbone; None is that, for what is downloaded. presets: folder of the presets.
+        on_device: wraps the two functions that need the device, such as spaces.GPU, which runs them in another process: they take and return plain data.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "emoji-lcm",
+        source: str | None = None,
+        device: str = "auto",
+        *,
+        load: Callable[..., Backbone] | None = None,
+        presets: Path = PRESETS,
+        on_device: Callable[[Callable], Callable] = lambda function: function,
+    ):
+        if backbone not in SPECS:
+            raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
+        self.default, self.source, self.device = backbone, source, device
+        self._load, self._presets = load or load_downloaded, presets
+        self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
+        self._divides = self._compare == self._compare_here  # what another process prepares is lost with it
+        self.device_thread = DeviceThread()
+        """Whatever computes runs here; a long job that hands it its batches one by one lets the others in between."""
+        self._sessions_lock = threading.Lock()
+        self._backbones: OrderedDict[str, Backbone] = OrderedDict()
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._opening: dict[tuple, Comparison] = {}
+        self._versions = itertools.count(1)
+
+    @property
+    def presets(self) -> Path:
+        """Folder of the presets."""
+        return self._presets
+
+    def spec(self, backbone: str) -> BackboneSpec:
+        """The facts about a backbone, without loading it; its source is the one that is used."""
+        id, _, source = backbone.partition(SOURCE)
+        if id not in SPECS:
+            raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
+        source = source or (self.source if id == self.default else None)
+        return SPECS[id].at(source) if source else SPECS[id]
+
+    def called(self, id: str, source: str | None) -> str:
+        """The name of a backbone from this source; None: from its own."""
+        return id if id == self.default and source == self.source else named(id, source)
+
+    @_on_device
+    def backbone(self, backbone: str) -> Backbone:
+        """The loaded backbone; the latest two stay in memory."""
+        spec = self.spec(backbone)
+        for name, other in self._backbones.items():
+            if name != backbone:
+                leave(other)
+        if backbone not in self._backbones:
+            self._backbones[backbone] = self._load(spec.id, device=self.device, source=spec.chosen)
+            while len(self._backbones) > LOADED_BACKBONES:
+                self._backbones.popitem(last=False)
+        self._backbones.move_to_end(backbone)
+        return self._backbones[backbone]
+
+    def scorer(self, backbone: str) -> Scorer:
+        """The backbone's scorer; does not wait for the device if the backbone is loaded."""
+        return (self._backbones.get(backbone) or self.backbone(backbone)).scorer()
+
+    @_on_device
+    def record(self, backbone: str, comparison: Comparison, k: float) -> dict[str, Any]:
+        """Everything that reproduces a comparison, ready for JSON."""
+        return record(self.backbone(backbone), comparison, k)
+
+    @_on_device
+    def describe(self, backbone: str, quantization: Quantization) -> tuple[str, str]:
+        """What the device is, and how a quantized denoiser runs on it."""
+        return describe(self.backbone(backbone), quantization)
+
+    def is_loaded(self, backbone: str) -> bool:
+        """Whether a backbone is in memory."""
+        return backbone in self._backbones
+
+    def has_tiny_decoder(self, backbone: str) -> bool:
+        """Whether a backbone can decode with a small decoder; it is not loaded for that."""
+        loaded = self._backbones.get(backbone)
+        return loaded.has_tiny_decoder if loaded else has_tiny_decoder(self.spec(backbone))
+
+    @_on_device
+    def reload(self, backbone: str) -> None:
+        """Forget a loaded backbone, whose files have changed: it is loaded anew when it is used."""
+        self._backbones.pop(backbone, None)
+
+    def preset(self, backbone: str, quantization: Quantization, steps: int) -> Preset | None:
+        """The shipped preset, unless it was made for another way of quantizing.
+
+        Raises:
+            PresetError: if there is one and it is broken.
+        """
+        preset = find_preset(
+            backbone.partition(SOURCE)[0], quantization.bits, steps, self._presets, quantization.method
+        )
+        return preset if preset and _fits(preset, quantization) else None
+
+    def best_known(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients | None:
+        """The best coefficients of the shipped preset at this k (None: its own), None without a readable preset."""
+        try:
+            preset = self.preset(backbone, settings.quantization, settings.steps)
+        except PresetError:
+            return None
+        return preset.best(preset.k if k is None else k) if preset else None
+
+    def start(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients:
+        """Where the coefficients begin for these settings: the best known ones, 1 where nothing is known."""
+        return self.best_known(backbone, settings, k) or Coefficients.identity()
+
+    def opening(self, backbone: str | None = None) -> tuple[Settings, Coefficients]:
+        """What a first visitor of a backbone looks at: its first example with the best known coefficients."""
+        spec = self.spec(backbone or self.default)
+        settings = Settings(
+            spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits)
+        )
+        return settings, self.start(backbone or self.default, settings, K_DEFAULT)
+
+    def warm_up(self) -> None:
+        """Load the default backbone and make the first visitor's pictures, after a first run, so that all latencies are alike."""
+        settings, coefficients = self.opening()
+        if self._divides:
+            self.compare("", self.default, replace(settings, prompt="warm-up"), Coefficients.identity())
+        self.compare("", self.default, settings, coefficients)
+        self.forget("")
+
+    def compare(
+        self,
+        session: str,
+        backbone: str,
+        settings: Settings,
+        coefficients: Coefficients,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Comparison:
+        """All three columns for a session, reusing what it already has; the opening pictures are made once for everyone.
+
+        on_progress: called with (done, all) while a method of quantizing sees the model at work; between two calls other
+            sessions have the device.
+        """
+        for piece in self.calibrating(backbone, settings):
+            on_progress(*piece)
+        return self._compare_all(session, backbone, settings, coefficients)
+
+    def calibrating(self, backbone: str, settings: Settings) -> Iterator[tuple[int, int]]:
+        """Let a method see the model at work, a piece at a time, with (done, all) after each; in between others have the
+        device. Needed by nobody, since quantizing does what is left; ends early where others change the model meanwhile."""
+        method, before = METHODS.get(settings.quantization.method), -1
+        if not self._divides or method is None or method.calibrate is None:
+            return
+        while (piece := self._calibrate(backbone, settings)) is not None and piece[0] > before:
+            yield piece
+            before = piece[0]
+
+    @_on_device
+    def _calibrate(self, backbone: str, settings: Settings) -> tuple[int, int] | None:
+        with self._memory(backbone):
+            loaded = self.backbone(backbone)
+            settings.check(loaded)
+            loaded.use(settings.steps)
+            return calibrate(loaded, settings.quantization)
+
+    @_on_device
+    def _compare_all(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
+        key = (backbone, settings, coefficients)
+        opening = self._opening.get(key)
+        loaded = self._backbones.get(backbone)
+        if opening is not None and not (loaded and lacks_lpips(opening, loaded.scorer())):
+            comparison = opening
+        else:
+            held = self._sessions.get(session)
+            previous = held.comparison if held and held.backbone == backbone else None
+            comparison = self._compare(backbone, settings, coefficients, previous)
+            if key[1:] == self.opening(backbone) and comparison.naive.scored:
+                self._opening[key] = comparison
+        self._keep(session, backbone, comparison)
+        return comparison
+
+    @_on_device
+    def rescale(self, session: str, coefficients: Coefficients) -> Comparison | None:
+        """The session's comparison with other coefficients: steps - 1 denoiser calls, none if seen before; None if the session is unknown."""
+        held = self._sessions.get(session)
+        if held is None:
+            return None
+        comparison = held.at(coefficients) or self._rescale(held.backbone, held.comparison, coefficients)
+        self._keep(session, held.backbone, comparison)
+        return comparison
+
+    def sketch(self, session: str, coefficients: Coefficients) -> Image | None:
+        """The session's Q-Sched picture by the small decoder, see `qsched.comparison.comparison.sketch`; None too where the session is
+        unknown, or another process computes."""
+        held = self._sessions.get(session)
+        loaded = self._backbones.get(held.backbone) if held and self._divides else None
+        if loaded is None or not loaded.has_tiny_decoder or held.at(coefficients):
+            return None
+        return self._sketch(held, coefficients)
+
+    @_on_device
+    def _sketch(self, held: Session, coefficients: Coefficients) -> Image | None:
+        with self._memory(held.backbone):
+            return sketch(self.backbone(held.backbone), held.comparison, coefficients)
+
+    def weigh(self, session: str, k: float) -> Session | None:
+        """The session with another k: stored scores are weighed anew, nothing is computed on the device. None if the
+        session is unknown."""
+        with self._sessions_lock:
+            held = self._sessions.get(session)
+            if held is not None:
+                self._sessions[session] = held = replace(held, k=k, version=next(self._versions))
+            return held
+
+    def session(self, session: str) -> Session | None:
+        """What a session looks at, None if nothing yet."""
+        return self._sessions.get(session)
+
+    @_on_device
+    def forget(self, session: str) -> None:
+        """Free what a closed tab held."""
+        with self._sessions_lock:
+            self._sessions.pop(session, None)
+
+    def _compare_here(
+        self, backbone: str, settings: Settings, coefficients: Coefficients, previous: Comparison | None
+    ) -> Comparison:
+        with self._memory(backbone):
+            return compare(self.backbone(backbone), settings, coefficients, previous)
+
+    def _rescale_here(self, backbone: str, comparison: Comparison, coefficients: Coefficients) -> Comparison:
+        with self._memory(backbone):
+            return rescale(self.backbone(backbone), comparison, coefficients)
+
+    @contextmanager
+    def _memory(self, backbone: str) -> Iterator[None]:
+        """Out of memory inside is one sentence with what would fit, and the device is free again afterwards."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            for loaded in self._backbones.values():
+                leave(loaded)
+            if isinstance(error, BackboneError):
+                raise
+            raise BackboneError(out_of_memory(self.spec(backbone), pick_device(self.device))) from error
+
+    def _keep(self, session: str, backbone: str, comparison: Comparison) -> None:
+        with self._sessions_lock:
+            held = self._sessions.get(session)  # its k may have changed while the device was busy
+            same = held and (held.backbone, held.comparison.naive) == (backbone, comparison.naive)
+            history = held.history if same else History()
+            history.add(comparison.coefficients, comparison.qsched, SESSION_BYTES - comparison.nbytes)
+            self._sessions[session] = Session(
+                backbone, comparison, held.k if held else K_DEFAULT, history, next(self._versions)
+            )
+            self._sessions.move_to_end(session)
+            total = sum(one.nbytes for one in self._sessions.values())
+            while len(self._sessions) > SESSIONS or (total > ALL_SESSIONS_BYTES and len(self._sessions) > 1):
+                _, oldest = self._sessions.popitem(last=False)
+                total -= oldest.nbytes
+
+
+def leave(backbone: Backbone) -> None:
+    """Move a backbone off the device, for another one to use it; it comes back when it is used."""
+    residency = getattr(backbone, "residency", None)
+    if residency is not None:
+        residency.park_all()
+
+
+def named(backbone: str, source: str | None = None) -> str:
+    """The name of a backbone from another folder or repository of its family; empty: from its own."""
+    source = (source or "").strip()
+    return f"{backbone}{SOURCE}{source}" if source else backbone
+
+
+def load_downloaded(id: str, device: str = "auto", source: str | None = None) -> Backbone:
+    """As load_backbone, but what is not here is not fetched.
+
+    Raises:
+        BackboneError: what it would take, in one sentence.
+    """
+    from qsched.models.download import require
+
+    if id in SPECS:
+        require(SPECS[id].at(source) if source else SPECS[id], device)
+    return load_backbone(id, device=device, source=source)
+
+
+def _fits(preset: Preset, quantization: Quantization) -> bool:
+    """Whether a preset was made for this way of quantizing; what it does not say is as usual."""
+    return replace(Quantization(quantization.bits), **preset.settings) == quantization

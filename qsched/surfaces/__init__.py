@@ -1,0 +1,1 @@
+"""Loss surfaces, their noise and their stability."""

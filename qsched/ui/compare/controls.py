@@ -1,0 +1,252 @@
+"""The left column: what is generated, and the two coefficients."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+
+from qsched.comparison.comparison import Settings
+from qsched.models.registry import SPECS
+from qsched.quantization import ACTIVATION_SCALES, SCOPES
+from qsched.sampling.coefficients import Coefficients
+from qsched.ui import values
+from qsched.ui.values import DECODERS
+
+
+@dataclass
+class Controls:
+    """The widgets of the left column. c_x, c_eps: one slider per possible step; the first of each is always shown."""
+
+    backbone: gr.Dropdown
+    bits: gr.Dropdown
+    steps: gr.Dropdown
+    prompt: gr.Textbox
+    examples: gr.Dataset
+    seed: gr.Number
+    dice: gr.Button
+    generate: gr.Button
+    shape: gr.Radio
+    c_x: list[gr.Slider]
+    c_eps: list[gr.Slider]
+    hint: gr.HTML
+    best: gr.Button
+    reset: gr.Button
+    share: gr.Button
+    group_size: gr.Dropdown
+    activation_scale: gr.Radio
+    scope: gr.Radio
+    keep: gr.Checkbox
+    method: gr.Dropdown
+    device: gr.HTML
+    arrival: gr.HTML
+    download: gr.Button
+    source: gr.Textbox
+    use_source: gr.Button
+    decoder: gr.Radio
+    drafts: gr.Checkbox
+    refine: gr.Button
+    state: gr.HTML
+    sync: gr.Button
+    search: gr.Button
+    advanced: gr.Accordion
+
+    @property
+    def quantization(self) -> list[gr.components.Component]:
+        """Inputs of values.quantization_from."""
+        return [self.bits, self.group_size, self.activation_scale, self.scope, self.keep, self.method]
+
+    @property
+    def settings(self) -> list[gr.components.Component]:
+        """Everything that decides the first two pictures."""
+        return [self.backbone, self.prompt, self.seed, self.steps, *self.quantization, self.source, self.decoder]
+
+    @property
+    def sliders(self) -> list[gr.Slider]:
+        """All sliders, c_x first."""
+        return self.c_x + self.c_eps
+
+
+def build_controls(settings: Settings, coefficients: Coefficients, backbone: str) -> Controls:
+    """Lay out the left column with what a first visitor sees."""
+    spec = SPECS[backbone]
+    with gr.Column(elem_classes="q-card"):
+        backbones = gr.Dropdown(
+            [(s.title, s.id) for s in SPECS.values()], value=backbone, label="Backbone", elem_id="backbone"
+        )
+        arrival = gr.HTML("", elem_id="download-note", elem_classes="plain", visible=False)
+        download = gr.Button("Download", elem_id="download", elem_classes="local-only", size="md", visible=False)
+        with gr.Row(elem_classes="q-pair"):
+            bits = gr.Dropdown(
+                values.bits_choices(),
+                value=settings.quantization.bits,
+                label="Bit-width",
+                elem_id="bits",
+                scale=3,
+                min_width=120,
+            )
+            steps = gr.Dropdown(
+                values.steps_choices(spec), value=settings.steps, label="Steps", elem_id="steps", scale=2, min_width=90
+            )
+        prompt = gr.Textbox(
+            settings.prompt, label="Prompt", placeholder="What should be drawn?", lines=1, max_lines=4, elem_id="prompt"
+        )
+        examples = gr.Dataset(
+            components=[prompt],
+            samples=[[text] for text in spec.examples],
+            label="Examples",
+            show_label=False,
+            elem_id="examples",
+            samples_per_page=20,
+        )
+        with gr.Row(elem_classes="q-pair q-bottom"):
+            seed = gr.Number(settings.seed, label="Seed", elem_id="seed", scale=3, min_width=100)
+            dice = gr.Button("Dice", elem_id="dice", elem_classes="dice", scale=1, min_width=64, size="md")
+            generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3, min_width=110, size="md")
+    with gr.Column(elem_classes="q-card"):
+        gr.HTML(
+            '<h3>Coefficients</h3><p class="fine"><b>c<sub>x</sub></b> scales the noisy image, <b>c<sub>ε</sub></b> the prediction.</p>',
+            elem_classes="plain",
+        )
+        shape = gr.Radio(
+            [(title, key) for key, title in values.SHAPES.items()],
+            value="constant",
+            label="Shape over the steps",
+            elem_id="shape",
+            elem_classes="segments",
+        )
+        c_x, c_eps = _sliders(coefficients, settings.steps)
+        hint = gr.HTML("", elem_id="hint", elem_classes="plain")
+        search = gr.Button("Search for these settings", elem_id="search-these", size="md", visible=False)
+        refine = gr.Button("Draw in full", elem_id="refine")  # the browser presses it, nobody sees it
+        sync = gr.Button("Show the newest", elem_id="sync")  # likewise
+        state = gr.HTML("", elem_id="state")
+        with gr.Row(elem_classes="q-pair"):
+            best = gr.Button("Best known", elem_id="best", min_width=80, size="md")
+            reset = gr.Button("Reset to 1", elem_id="reset", min_width=80, size="md")
+            share = gr.Button("Copy link", elem_id="share", min_width=80, size="md")
+    with gr.Accordion("Advanced", open=False, elem_id="advanced", elem_classes="q-card") as advanced:
+        method = gr.Dropdown(
+            values.method_choices(),
+            value="plain",
+            label="Method",
+            info=values.method_note() or None,
+            elem_id="method",
+        )
+        group_size = gr.Dropdown(values.GROUPS, value=0, label="Weight scales", elem_id="group-size")
+        activation_scale = gr.Radio(
+            list(ACTIVATION_SCALES),
+            value="token",
+            label="One activation scale per",
+            elem_id="activation-scale",
+            elem_classes="segments",
+        )
+        scope = gr.Radio(
+            [("all layers", "all"), ("linear only", "linear")],
+            value=SCOPES[0],
+            label="Quantize",
+            elem_id="scope",
+            elem_classes="segments",
+        )
+        keep = gr.Checkbox(True, label="Keep conv_in, conv_out and embeddings in high precision", elem_id="keep")
+        decoder = gr.Radio(
+            list(DECODERS),
+            value=DECODERS[0],
+            label="Decoder",
+            info="Tiny: faster, less detail; in all three pictures.",
+            elem_id="decoder",
+            elem_classes="segments",
+            visible=False,
+        )
+        drafts = gr.Checkbox(
+            True,
+            label="Tiny decoder while dragging",
+            info="The full one draws the picture as soon as you stop.",
+            elem_id="drafts",
+            visible=False,
+        )
+        with gr.Row(elem_classes=["q-pair", "q-bottom", "local-only"]):
+            source = gr.Textbox(
+                "",
+                label="Source",
+                info="A folder on this machine or a Hub id of the same family, such as a fine-tune; empty: its own.",
+                placeholder="folder or OWNER/NAME",
+                lines=1,
+                elem_id="source",
+                scale=3,
+                min_width=140,
+            )
+            use_source = gr.Button("Load", elem_id="load-source", size="md", scale=1, min_width=70)
+    device = gr.HTML("", elem_id="device", elem_classes="plain")
+    return Controls(
+        backbones,
+        bits,
+        steps,
+        prompt,
+        examples,
+        seed,
+        dice,
+        generate,
+        shape,
+        c_x,
+        c_eps,
+        hint,
+        best,
+        reset,
+        share,
+        group_size,
+        activation_scale,
+        scope,
+        keep,
+        method,
+        device,
+        arrival,
+        download,
+        source,
+        use_source,
+        decoder,
+        drafts,
+        refine,
+        state,
+        sync,
+        search,
+        advanced,
+    )
+
+
+def _sliders(coefficients: Coefficients, steps: int) -> tuple[list[gr.Slider], list[gr.Slider]]:
+    shape = coefficients.shape
+    rows = values.sliders_from(coefficients, steps, shape)
+    shown = values.visible_sliders(shape, steps)
+    made: list[list[gr.Slider]] = [[], []]
+    for which, (symbol, name) in enumerate((("c_x", "c_x"), ("c_ε", "c_eps"))):
+        with gr.Column(elem_classes=["sliders", name], min_width=120):
+            for index in range(values.MOST_STEPS):
+                made[which].append(
+                    gr.Slider(
+                        values.LOW,
+                        values.HIGH,
+                        value=rows[which][index],
+                        step=values.STEP,
+                        label=values.slider_label(symbol, index, shape),
+                        visible=shown[index],
+                        interactive=True,
+                        elem_id=name if index == 0 else f"{name}-{index + 1}",
+                        buttons=[],
+                    )
+                )
+    return made[0], made[1]
+
+
+def slider_updates(controls: Controls, coefficients: Coefficients, shape: str, steps: int) -> dict:
+    """Outputs that make the shape and the sliders show these coefficients."""
+    updates: dict = {controls.shape: gr.update(value=shape), controls.hint: ""}
+    shown = values.visible_sliders(shape, steps)
+    for symbol, row, numbers in zip(
+        ("c_x", "c_ε"), (controls.c_x, controls.c_eps), values.sliders_from(coefficients, steps, shape), strict=True
+    ):
+        for index, slider in enumerate(row):
+            label = values.slider_label(symbol, index, shape)
+            low, high = min(values.LOW, numbers[index]), max(values.HIGH, numbers[index])
+            updates[slider] = gr.update(
+                value=numbers[index], visible=shown[index], label=label, minimum=low, maximum=high
+            )
+    return updates

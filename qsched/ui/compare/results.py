@@ -1,0 +1,166 @@
+"""The right column: three pictures, the wipe, the score table, the surface, the downloads."""
+
+from dataclasses import dataclass
+
+import gradio as gr
+from PIL.Image import Image
+
+from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparison
+from qsched.scoring import K_DEFAULT
+from qsched.surfaces.stability import HIGHEST_K
+from qsched.ui import fragments, values
+from qsched.ui.pictures import picture_box, shown
+
+NAMES = (FULL_PRECISION, NAIVE, QSCHED)
+PAIRS = [(fragments.TITLES[name], name) for name in NAMES]
+
+
+@dataclass
+class Results:
+    """The widgets of the right column; images and captions in the order of NAMES."""
+
+    images: list[gr.Image]
+    captions: list[gr.HTML]
+    notes: gr.HTML
+    scores: gr.HTML
+    definition: gr.HTML
+    k: gr.Slider
+    surface: gr.Image
+    stability: gr.HTML
+    geometry: gr.HTML
+    no_surface: gr.HTML
+    sweep: gr.Accordion
+    sweep_image: gr.Image
+    sweep_open: gr.State
+    left: gr.Dropdown
+    right: gr.Dropdown
+    wipe: gr.ImageSlider
+    save_images: gr.Button
+    save_record: gr.Button
+    images_file: gr.DownloadButton
+    record_file: gr.DownloadButton
+
+    @property
+    def map(self) -> list[gr.components.Component]:
+        """What belongs to the surface."""
+        return [self.surface, self.stability, self.geometry, self.no_surface, self.sweep]
+
+    @property
+    def qsched(self) -> list[gr.components.Component]:
+        """What a drag changes."""
+        return [self.images[2], self.captions[2], self.scores]
+
+
+def build_results() -> Results:
+    """Lay out the right column, empty."""
+    images, captions = [], []
+    with gr.Row(elem_classes="q-pictures"):
+        for name in NAMES:
+            with gr.Column(min_width=90, elem_classes=["q-card", "picture", fragments.KEYS[name]]):
+                gr.HTML(fragments.column_title(name), elem_classes="plain")
+                images.append(
+                    picture_box(f"image-{fragments.KEYS[name]}", fragments.TITLES[name], "shown", buttons=["fullscreen"])
+                )  # fmt: skip
+                captions.append(gr.HTML(elem_id=f"caption-{fragments.KEYS[name]}", elem_classes="plain"))
+    notes = gr.HTML("", elem_id="notes", elem_classes="plain")
+    with gr.Column(elem_classes="q-card"):
+        scores = gr.HTML(elem_id="scores", elem_classes="plain")
+        with gr.Row(elem_classes="under-scores"):
+            definition = gr.HTML(elem_id="definition", elem_classes="plain")
+            save_images = gr.Button("Save pictures", elem_id="download-images", size="md", scale=0, min_width=120)
+            save_record = gr.Button("Save JSON", elem_id="download-record", size="md", scale=0, min_width=100)
+        images_file = gr.DownloadButton("Pictures as a zip", visible="hidden", elem_id="images-file")
+        record_file = gr.DownloadButton("Record as JSON", visible="hidden", elem_id="record-file")
+    with gr.Row(elem_classes="q-below"):
+        with gr.Column(elem_classes="q-card", min_width=300, scale=8):
+            gr.HTML(
+                '<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a cell to go there; hatched '
+                "cells are within the noise of the plain scheduler.</p>",
+                elem_classes="plain",
+            )
+            k = gr.Slider(
+                0,
+                HIGHEST_K,
+                value=K_DEFAULT,
+                step=values.K_STEP,
+                label="k, weight of the quality in JAQ",
+                info="Weighs stored scores: makes no picture.",
+                elem_id="k",
+                buttons=[],
+            )
+            surface = picture_box("surface", "Loss surface")
+            no_surface = gr.HTML("", elem_id="no-surface", elem_classes="plain", visible=False)
+            stability = gr.HTML("", elem_id="stability", elem_classes="plain")
+            geometry = gr.HTML("", elem_id="surface-geometry", elem_classes="plain")
+            with gr.Accordion("k sweep: how the optimum moves with k", open=False, elem_id="k-sweep") as sweep:
+                sweep_image = picture_box("k-sweep-image", "k sweep")
+            sweep_open = gr.State(False)
+        with gr.Column(elem_classes="q-card", min_width=240, scale=5):
+            gr.HTML('<h3>Wipe</h3><p class="fine">Drag the handle across two pictures.</p>', elem_classes="plain")
+            with gr.Row(elem_classes="q-pair"):
+                left = gr.Dropdown(PAIRS, value=NAIVE, label="Left", elem_id="wipe-left", min_width=110)
+                right = gr.Dropdown(PAIRS, value=QSCHED, label="Right", elem_id="wipe-right", min_width=110)
+            wipe = gr.ImageSlider(
+                format="png",
+                type="filepath",
+                interactive=False,
+                show_label=False,
+                container=False,
+                buttons=[],
+                elem_id="wipe",
+                label="Wipe",
+            )
+    return Results(
+        images,
+        captions,
+        notes,
+        scores,
+        definition,
+        k,
+        surface,
+        stability,
+        geometry,
+        no_surface,
+        sweep,
+        sweep_image,
+        sweep_open,
+        left,
+        right,
+        wipe,
+        save_images,
+        save_record,
+        images_file,
+        record_file,
+    )
+
+
+def all_columns(results: Results, comparison: Comparison, k: float) -> dict:
+    """Outputs for all three pictures and everything below them that speaks of them."""
+    updates: dict = {results.notes: fragments.notes(comparison.notes), results.scores: fragments.scores(comparison, k)}
+    for image, text, column in zip(results.images, results.captions, comparison.columns, strict=True):
+        updates |= {image: shown(column.image), text: fragments.caption(column)}
+    return updates
+
+
+def third_column(results: Results, comparison: Comparison, k: float) -> dict:
+    """Outputs for the Q-Sched picture alone."""
+    column = comparison.qsched
+    return {
+        results.images[2]: shown(column.image),
+        results.captions[2]: fragments.caption(column),
+        results.scores: fragments.scores(comparison, k),
+    }
+
+
+def drafted(results: Results, picture: Image) -> dict:
+    """Outputs for a Q-Sched picture that the full decoder will draw anew; the scores stay those of the last such one."""
+    return {results.images[2]: shown(picture), results.captions[2]: fragments.DRAFT}
+
+
+def wiped(comparison: Comparison, left: str, right: str) -> tuple[str, str]:
+    """The two pictures of the wipe, as files."""
+    columns = {column.name: column for column in comparison.columns}
+    for name in (left, right):
+        if name not in columns:
+            raise ValueError(f"There is no picture called {name!r}; choose {', '.join(NAMES)}.")
+    return shown(columns[left].image), shown(columns[right].image)

@@ -1,0 +1,40 @@
+"""What can be taken away: the three pictures as a zip, and everything that reproduces them as JSON."""
+
+import json
+import zipfile
+from io import BytesIO
+
+from qsched.comparison.comparison import Comparison
+from qsched.server.engine import Engine, Session
+from qsched.ui.fragments import KEYS
+from qsched.ui.pictures import stored
+
+NAMES = {key: key.replace("-", "_") for key in KEYS.values()}
+
+
+def record_file(engine: Engine, held: Session) -> str:
+    """Path of result.json for a session."""
+    return stored(_record(engine, held).encode(), "result.json")
+
+
+def images_file(engine: Engine, held: Session) -> str:
+    """Path of a zip with full_precision.png, naive.png, qsched.png and result.json."""
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for column in held.comparison.columns:
+            picture = BytesIO()
+            column.image.save(picture, "PNG")
+            archive.writestr(f"{NAMES[KEYS[column.name]]}.png", picture.getvalue())
+        archive.writestr("result.json", _record(engine, held))
+    return stored(packed.getvalue(), f"qsched-{_slug(held.comparison)}.zip")
+
+
+def _record(engine: Engine, held: Session) -> str:
+    return json.dumps(engine.record(held.backbone, held.comparison, held.k), indent=2, ensure_ascii=False)
+
+
+def _slug(comparison: Comparison) -> str:
+    words = "".join(c if c.isascii() and c.isalnum() else "-" for c in comparison.settings.prompt.lower()).split("-")
+    return "-".join(
+        [comparison.settings.quantization.bits, *[word for word in words if word][:4], str(comparison.settings.seed)]
+    )

@@ -1,0 +1,390 @@
+"""The Compare tab: its widgets and handlers, which only translate between widgets and the engine."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import gradio as gr
+
+from qsched.comparison.comparison import Settings
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.server.engine import SOURCE, Engine, Session, named
+from qsched.ui import fragments, values
+from qsched.ui.compare import download as arrival_view
+from qsched.ui.compare import links, surface_view
+from qsched.ui.compare.controls import Controls, build_controls, slider_updates
+from qsched.ui.compare.results import Results, all_columns, build_results, drafted, third_column, wiped
+from qsched.ui.errors import explained, spoken, toast
+from qsched.ui.values import DECODERS
+from qsched.ui.visitors import CHOOSE_SOURCE, DOWNLOAD, is_local, require_local
+
+UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
+
+
+REPEAT_S = 2.0
+"""A refusal is not repeated to the same page for so long."""
+PATIENCE_S = 3.0
+"""What takes longer than this is announced."""
+
+
+def patience() -> Callable[[int, int], None]:
+    """For Engine.compare: says once on the page that a method of quantizing calibrates, and how long that will take; the end
+    of the work takes the sentence away (links.IDLE)."""
+    began, told = time.monotonic(), []
+
+    def tell(done: int, total: int) -> None:
+        left = (time.monotonic() - began) * (total - done) / done if done else 0.0
+        if left > PATIENCE_S and not told:
+            told.append(done)
+            gr.Info(
+                f"This method calibrates first, once: about {left:.0f} s. The sliders work meanwhile.", duration=None
+            )
+
+    return tell
+
+
+class CompareTab:
+    """Widgets and events of one page; the engine is shared by all sessions.
+
+    Args:
+        dark: a hidden checkbox that the browser keeps at the page's colour scheme.
+    """
+
+    def __init__(self, engine: Engine, dark: gr.Checkbox):
+        self.engine, self.dark = engine, dark
+        self._refused: dict[str | None, tuple[tuple, float]] = {}
+        settings, coefficients = engine.opening()
+        with gr.Row(elem_classes=["q-columns", "q-compare"]):
+            with gr.Column(elem_classes="q-side", min_width=280, scale=0):
+                self.controls: Controls = build_controls(settings, coefficients, engine.default)
+            with gr.Column(elem_classes="q-main", min_width=320, scale=1):
+                self.results: Results = build_results()
+
+    @property
+    def shown(self) -> list:
+        """Outputs of `everything`."""
+        c, r = self.controls, self.results
+        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, c.decoder, c.drafts,
+                *r.map, c.best, c.search]  # fmt: skip
+
+    @property
+    def third(self) -> list:
+        """Outputs of `moved`."""
+        c = self.controls
+        return [*self.results.qsched, c.shape, c.hint, c.state, *c.sliders]
+
+    @property
+    def chosen(self) -> list:
+        """Outputs of `settings_shown`."""
+        c = self.controls
+        return [c.backbone, c.steps, c.prompt, c.seed, c.examples, c.source, *c.quantization]
+
+    @property
+    def standing(self) -> list:
+        """Outputs of `arrival`."""
+        return [self.controls.arrival, self.controls.download]
+
+    # --- what an event shows -------------------------------------------------------------------------------------
+
+    def everything(
+        self, held: Session, dark: bool, left: str, right: str, shape: str | None = None, notes: tuple[str, ...] = ()
+    ) -> dict:
+        """Outputs for the whole tab; notes: sentences to show before those of the comparison."""
+        c, r, comparison = self.controls, self.results, held.comparison
+        settings, backbone = comparison.settings, self.engine.backbone(held.backbone)
+        known = self.engine.best_known(held.backbone, settings, held.k) is not None
+        notes += comparison.notes if known else (*comparison.notes, links.nothing_known(settings))
+        return (
+            slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
+            | all_columns(r, comparison, held.k)
+            | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
+            | {
+                r.notes: fragments.notes(notes),
+                c.search: gr.update(visible=not known),
+                c.state: links.stamp(held),
+                c.decoder: gr.update(visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]),
+                c.drafts: gr.update(visible=backbone.has_tiny_decoder and not settings.tiny_decoder),
+                c.device: fragments.device_note(*self.engine.describe(held.backbone, settings.quantization)),
+                r.definition: self.definition(held),
+                r.wipe: wiped(comparison, left, right),
+            }
+        )
+
+    def held(self, request: gr.Request) -> Session:
+        """The session behind a request; a toast if the server does not know it any more."""
+        held = self.engine.session(request.session_hash)
+        return held or toast(UNKNOWN)
+
+    def place(self, held: Session) -> surface_view.Place:
+        """Which surface belongs to a session."""
+        settings = held.comparison.settings
+        return surface_view.Place(held.backbone, settings.quantization, settings.steps)
+
+    def definition(self, held: Session) -> str:
+        """What JAQ is, at the session's k, and who scored."""
+        scorer = self.engine.scorer(held.backbone) if held.comparison.naive.scored else None
+        return fragments.definition(scorer, held.k)
+
+    def coefficients(self, given: dict, steps: int) -> Coefficients:
+        """The sliders' values as coefficients."""
+        c = self.controls
+        rows = ([given[slider] for slider in row] for row in (c.c_x, c.c_eps))
+        return values.coefficients_from(given[c.shape], *rows, steps)
+
+    def moved(self, coefficients: Coefficients, request: gr.Request, shape: str | None = None) -> dict:
+        """Set coefficients from the server: sliders and the third image."""
+        held = self.rescaled(request, coefficients)
+        now, steps = held.comparison.coefficients, held.comparison.settings.steps
+        shape = shape if now == coefficients and shape else now.shape
+        return slider_updates(self.controls, now, shape, steps) | self.third_shown(held)
+
+    def rescaled(self, request: gr.Request, coefficients: Coefficients) -> Session:
+        """The session after its third image was made again; the newest, if it has changed meanwhile."""
+        self.engine.rescale(request.session_hash, coefficients)
+        return self.held(request)
+
+    def third_shown(self, held: Session) -> dict:
+        """Outputs for the third image and the state that it belongs to."""
+        return third_column(self.results, held.comparison, held.k) | {
+            self.controls.hint: "",
+            self.controls.state: links.stamp(held),
+        }
+
+    # --- handlers ------------------------------------------------------------------------------------------------
+
+    def open(self, request: gr.Request, dark: bool, left: str, right: str):
+        """The first pictures of a visit, from the link's settings or the opening ones, which also stand in for a link that cannot be shown."""
+        link, c = values.read_link(request.query_params, self.engine.default, sources=is_local(request)), self.controls
+        backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
+        notes, wanted = link.notes, (backbone, settings)
+        try:
+            if settings.tiny_decoder and not self.engine.backbone(backbone).has_tiny_decoder:
+                notes += ("There is no tiny decoder here: the full one is used.",)
+                settings = replace(settings, tiny_decoder=False)
+                wanted = backbone, settings
+            self.engine.compare(request.session_hash, backbone, settings, coefficients)
+        except Exception as error:
+            notes += (f"The link cannot be shown. {explained(error, 'open')}",)
+            if arrival_view.can_load(self.engine, backbone):
+                wanted = (self.engine.default, self.engine.opening()[0])
+            backbone, (settings, coefficients) = self.engine.default, self.engine.opening()
+            shape = coefficients.shape
+            self.engine.compare(request.session_hash, backbone, settings, coefficients)
+        held = self.engine.weigh(request.session_hash, k)
+        updates = self.everything(held, dark, left, right, shape, notes) | {self.results.k: k}
+        asked = wanted[1]
+        usual = asked.quantization == Quantization(asked.quantization.bits) and not asked.tiny_decoder
+        updates |= self.settings_shown(*wanted) | arrival_view.standing(c, self.engine, wanted[0])
+        return updates | {self.dark: dark, c.advanced: gr.update(open=not usual or SOURCE in wanted[0])}
+
+    def asked(self, request: gr.Request, given: dict) -> tuple[str, Settings]:
+        """The backbone and the settings that the widgets show."""
+        c, held = self.controls, self.engine.session(request.session_hash)
+        backbone = self.name(request, given[c.backbone], given[c.source])
+        spec, steps = self.engine.spec(backbone), given[c.steps]
+        if held and held.backbone != backbone and steps not in spec.steps:
+            steps = spec.default_steps
+        how = values.quantization_from(*(given[widget] for widget in c.quantization))
+        settings = Settings(given[c.prompt] or "", values.seed_from(given[c.seed]), steps, how)
+        if given[c.decoder] == DECODERS[1] and self.engine.backbone(backbone).has_tiny_decoder:
+            settings = replace(settings, tiny_decoder=True)
+        return backbone, settings
+
+    def picked(self, request: gr.Request, given: dict):
+        """As `generate`, after a pick in a list: nothing to do if it picks what is shown (gradio calls this twice for one
+        pick with the mouse, and for none when a list is left), and of a backbone that has to be downloaded first only the
+        note and the button appear."""
+        c, held = self.controls, self.engine.session(request.session_hash)
+        name = self.name(request, given[c.backbone], given[c.source])
+        arrival = arrival_view.standing(c, self.engine, name)
+        if not arrival_view.can_load(self.engine, name):
+            return arrival
+        how = values.quantization_from(*(given[widget] for widget in c.quantization))
+        tiny = given[c.decoder] == DECODERS[1] and self.engine.has_tiny_decoder(name)
+        wish, page = (name, given[c.steps], how, tiny), request.session_hash
+        if held is not None:
+            now = held.comparison.settings
+            if wish == (held.backbone, now.steps, now.quantization, now.tiny_decoder):
+                return arrival
+        refused, when = self._refused.get(page, (None, 0.0))
+        if wish == refused and time.monotonic() - when < REPEAT_S:
+            return arrival
+        try:
+            return self.generate(request, given) | arrival
+        except Exception:
+            self._refused[page] = wish, time.monotonic()
+            raise
+
+    def restore(self, request: gr.Request):
+        """The lists as they belong to what is shown, after a pick that could not be had."""
+        held = self.held(request)
+        updates = self.settings_shown(held.backbone, held.comparison.settings)
+        for typed in (self.controls.prompt, self.controls.seed):
+            del updates[typed]
+        return updates
+
+    def sync(self, request: gr.Request, dark: bool, left: str, right: str):
+        """The newest state of the session, for a page on which an older answer arrived after a newer one."""
+        held = self.held(request)
+        return self.everything(held, dark, left, right) | {self.controls.state: links.stamp(held, final=True)}
+
+    def generate(self, request: gr.Request, given: dict):
+        """Make the three images for these settings; whoever stood where the coefficients begin stays there."""
+        held = self.engine.session(request.session_hash)
+        backbone, settings = self.asked(request, given)
+        coefficients = links.followed(self.engine, held, backbone, settings)
+        shape = given[self.controls.shape] if coefficients is None else coefficients.shape
+        if coefficients is None:
+            coefficients = self.coefficients(given, settings.steps)
+        self.engine.compare(request.session_hash, backbone, settings, coefficients, patience())
+        newest = self.held(request)
+        if newest.comparison.coefficients != coefficients:  # the sliders have moved on meanwhile
+            shape = newest.comparison.coefficients.shape
+        pair = (given[widget] for widget in (self.dark, self.results.left, self.results.right))
+        updates = self.everything(newest, *pair, shape)
+        if held and held.backbone != backbone:
+            updates |= self.settings_shown(backbone, settings)
+        return updates
+
+    def follow(self, request: gr.Request, given: dict):
+        """Move the coefficients under a hand that is moving: a draft by the small decoder where that is chosen, which the
+        page has replaced as soon as the hand rests."""
+        held, image = self.engine.session(request.session_hash), None
+        try:
+            if given[self.controls.drafts] and held:
+                coefficients = self.coefficients(given, held.comparison.settings.steps)
+                image = self.engine.sketch(request.session_hash, coefficients)
+        except Exception as error:
+            return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
+        if image is None:
+            return self.adjust(request, given)
+        return drafted(self.results, image) | {self.controls.hint: ""}
+
+    def adjust(self, request: gr.Request, given: dict):
+        """Move the coefficients: only the Q-Sched image is made again, with steps - 1 denoiser calls.
+
+        Runs outside the queue, which halves the way to the page but knows no toasts: what goes wrong is said under the sliders.
+        """
+        held = self.engine.session(request.session_hash)
+        if held is None:
+            return {self.controls.hint: fragments.notes((UNKNOWN,))}
+        try:
+            coefficients = self.coefficients(given, held.comparison.settings.steps)
+            return self.third_shown(self.rescaled(request, coefficients))
+        except Exception as error:
+            return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
+
+    def reshape(self, request: gr.Request, shape: str):
+        """Another shape over the steps, starting from the current coefficients."""
+        comparison = self.held(request).comparison
+        steps = comparison.settings.steps
+        rows = values.sliders_from(comparison.coefficients, steps, shape)
+        return self.moved(values.coefficients_from(shape, *rows, steps), request, shape)
+
+    def best(self, request: gr.Request):
+        """The best known coefficients of the shipped preset at the session's k."""
+        held = self.held(request)
+        settings = held.comparison.settings
+        preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
+        if preset is None:
+            toast(
+                f"No best known coefficients for {settings.quantization.bits.upper()} at {settings.steps} steps yet: a search makes them."
+            )
+        return self.moved(preset.best(held.k), request)
+
+    def name(self, request: gr.Request, backbone: str, source: str) -> str:
+        """What the engine calls a backbone from this source; the source of the backbone that is left is not taken along."""
+        held = self.engine.session(request.session_hash)
+        id, _, left = held.backbone.partition(SOURCE) if held else (backbone, "", "")
+        name = backbone if id != backbone and left == (source or "").strip() else named(backbone, source)
+        if SOURCE in name:
+            require_local(request, CHOOSE_SOURCE)
+        return name
+
+    def arrival(self, request: gr.Request, backbone: str, source: str):
+        """Whether the chosen backbone has to be downloaded first, and the button for it."""
+        return arrival_view.standing(self.controls, self.engine, self.name(request, backbone, source))
+
+    def download(self, request: gr.Request, backbone: str, source: str):
+        """Fetch the chosen backbone, with its progress."""
+        require_local(request, DOWNLOAD)
+        yield from arrival_view.download(self.controls, self.engine, self.name(request, backbone, source))
+
+    def reset(self, request: gr.Request, shape: str):
+        """c_x = c_eps = 1: the plain scheduler, which needs no denoiser call."""
+        return self.moved(Coefficients.identity(), request, shape)
+
+    def select(self, request: gr.Request, event: gr.SelectData):
+        """Go to the clicked cell of the surface, in the preset's shape."""
+        held = self.held(request)
+        settings = held.comparison.settings
+        preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
+        point = preset and preset.surface and surface_view.point_at(preset, *event.index)
+        return self.moved(preset.at(*point), request, preset.shape) if point else {self.controls.hint: ""}
+
+    def redraw(self, request: gr.Request, dark: bool):
+        """The surface in the page's colours."""
+        held = self.held(request)
+        return surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k)
+
+    def weigh(self, request: gr.Request, k: float, dark: bool):
+        """Another k: scores and surface from what is stored, no denoiser call. NaN is a number still being typed."""
+        if k != k:
+            return {self.results.geometry: gr.skip()}
+        self.held(request)
+        held = self.engine.weigh(request.session_hash, values.k_from(k)) or toast(UNKNOWN)
+        return surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k) | {
+            self.results.scores: fragments.scores(held.comparison, held.k),
+            self.results.definition: self.definition(held),
+            self.controls.state: links.stamp(held),
+        }
+
+    def sweep(self, request: gr.Request, dark: bool):
+        """The k sweep, when its accordion is opened."""
+        held = self.held(request)
+        picture = surface_view.sweep(self.engine, self.place(held), dark, held.k)
+        return {self.results.sweep_image: picture, self.results.sweep_open: True}
+
+    def resweep(self, request: gr.Request, dark: bool, opened: bool):
+        """The k sweep of another surface or k, if anybody sees it."""
+        return self.sweep(request, dark) if opened else {self.results.sweep_open: False}
+
+    def wipe(self, request: gr.Request, left: str, right: str):
+        """The two chosen pictures on top of each other; later changes of a picture the browser copies by itself."""
+        return wiped(self.held(request).comparison, left, right)
+
+    def complain(self, given: dict) -> None:
+        """Called when the hint changes: a number out of range ends as a toast before this line is reached."""
+
+    def settings_shown(self, backbone: str, settings: Settings) -> dict:
+        """Outputs that make the controls show these settings."""
+        c, spec, q = self.controls, self.engine.spec(backbone), settings.quantization
+        return {
+            c.backbone: spec.id,
+            c.source: backbone.partition(SOURCE)[2],
+            c.steps: gr.update(choices=values.steps_choices(spec), value=settings.steps),
+            c.prompt: settings.prompt,
+            c.seed: settings.seed,
+            c.examples: gr.update(samples=[[text] for text in spec.examples]),
+        } | dict(
+            zip(
+                c.quantization,
+                (q.bits, q.group_size or 0, q.activation_scale, q.scope, q.keep_high_precision, q.method),
+                strict=True,
+            )
+        )
+
+    def saver(self, write: Callable, name: str) -> Callable:
+        """A handler that writes a download of the session."""
+
+        def save(request: gr.Request):
+            return write(self.engine, self.held(request))
+
+        save.__name__, save.__doc__ = name, write.__doc__
+        return spoken(save)
+
+    def forget(self, request: gr.Request) -> None:
+        """Free what a closed tab held."""
+        self._refused.pop(request.session_hash, None)
+        self.engine.forget(request.session_hash)

@@ -1,0 +1,123 @@
+"""Which event of the Compare tab calls which handler, and what may run at once."""
+
+import os
+
+import gradio as gr
+
+from qsched.ui.compare import links
+from qsched.ui.compare import save as downloads
+from qsched.ui.compare.tab import CompareTab
+from qsched.ui.errors import spoken
+from qsched.ui.events import DEVICE, HIDDEN, QUIET, RECORD_LINK, settle
+
+
+def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
+    """Connect every widget; `toggle` switches between dark and light."""
+    c, r = tab.controls, tab.results
+    pair = [r.left, r.right]
+    third, shown, chosen = tab.third, tab.shown, tab.chosen
+    pair_and_dark = {tab.dark, *pair}
+    given = {*c.settings, c.shape, *pair_and_dark, *c.sliders}
+    make = {
+        "fn": spoken(tab.generate),
+        "inputs": given,
+        "outputs": shown + chosen,
+        "js": links.BUSY,
+        **QUIET,
+        **DEVICE,
+    }
+    demo.load(
+        spoken(tab.open),
+        [tab.dark, *pair],
+        [*shown, *chosen, *tab.standing, tab.dark, r.k, c.advanced],
+        api_name="open",
+        js=links.READ_DARK,
+        **HIDDEN,
+        **DEVICE,
+    )
+    demo.unload(tab.forget)
+    asked = [c.generate.click, c.prompt.submit, c.seed.submit]
+    settle(gr.on(asked, api_name="generate", **make), "")
+    lists = [c.backbone, c.bits, c.steps, c.group_size, c.method, c.activation_scale, c.scope, c.keep, c.decoder]
+    picks = [widget.input for widget in lists]  # of a list it comes twice for one pick, and once for none: see `picked`
+    pick = make | {"fn": spoken(tab.picked), "outputs": [*shown, *chosen, *tab.standing]}
+    picked = gr.on(picks, api_name="pick", **pick)
+    settle(picked, "_pick")
+    picked.failure(spoken(tab.restore), None, chosen, api_name="restore", **HIDDEN)
+    c.sync.click(spoken(tab.sync), [tab.dark, *pair], shown, api_name="sync", **QUIET)
+    c.search.click(None, None, None, js=links.TO_SEARCH, api_name="to_search", **HIDDEN)
+    arrival = {"outputs": tab.standing, "inputs": [c.backbone, c.source]}
+    gr.on(
+        [c.source.submit, c.use_source.click],
+        spoken(tab.arrival),
+        api_name="arrival",
+        **arrival,
+        **QUIET,
+    )
+    settle(gr.on([c.source.submit, c.use_source.click], api_name="generate_source", **make), "_source")
+    fetched = c.download.click(tab.download, api_name="download", concurrency_limit=4, **arrival, **HIDDEN)
+    settle(fetched.success(api_name="generate_download", **make), "_download")
+    rolled = c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN)
+    settle(rolled.then(api_name="generate_seed", **make), "_seed")
+    chosen_example = c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN)
+    settle(chosen_example.then(api_name="generate_example", **make), "_example")
+    moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
+    gr.on(
+        moves,
+        tab.follow,
+        {c.shape, c.drafts, *c.sliders},
+        [*r.qsched, c.hint, c.state],
+        api_name="adjust",
+        queue=bool(os.environ.get("SPACES_ZERO_GPU")),  # there a device is lent through the queue alone
+        **QUIET,
+        **DEVICE,
+    )
+    c.refine.click(
+        tab.adjust, {c.shape, *c.sliders}, [*r.qsched, c.hint, c.state], api_name="refine", **QUIET, **DEVICE
+    )
+    c.hint.change(tab.complain, set(c.sliders), None, api_name="complain", **QUIET)
+    c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE)
+    c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE)
+    c.reset.click(spoken(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE)
+    r.surface.select(spoken(tab.select), None, third, api_name="select", **QUIET, **DEVICE)
+    gr.on([r.left.input, r.right.input], spoken(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
+    recolour = {
+        "fn": spoken(tab.redraw),
+        "inputs": tab.dark,
+        "outputs": [*r.map, c.best],
+    }
+    toggle.click(None, None, tab.dark, js=links.TOGGLE_DARK, api_name="toggle_dark", **HIDDEN).then(
+        api_name="redraw", **recolour, **QUIET
+    )
+
+    gr.on(
+        [r.k.input, r.k.release],
+        spoken(tab.weigh),
+        [r.k, tab.dark],
+        [r.scores, r.definition, c.state, *r.map, c.best],
+        api_name="weigh",
+        **QUIET,
+    )
+    swept = [r.sweep_image, r.sweep_open]
+    r.sweep.expand(spoken(tab.sweep), tab.dark, swept, api_name="sweep", **QUIET)
+    r.sweep.collapse(lambda: False, None, r.sweep_open, api_name="sweep_closed", **HIDDEN)
+    r.geometry.change(spoken(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET)
+
+    point = [c.shape, c.c_x[0], c.c_eps[0]]
+    gr.on(
+        [c.c_x[0].change, c.c_eps[0].change, c.shape.change, r.geometry.change],
+        None,
+        point,
+        None,
+        js=links.MARK,
+        api_name="mark",
+        **HIDDEN,
+    )
+    c.share.click(None, None, None, js=links.COPY, api_name="share", **HIDDEN)
+    for button, file, write, name in (
+        (r.save_images, r.images_file, downloads.images_file, "download_images"),
+        (r.save_record, r.record_file, downloads.record_file, "download_record"),
+    ):
+        button.click(tab.saver(write, name), None, file, api_name=name, **HIDDEN).success(
+            None, None, None, js=RECORD_LINK.replace("{0}", file.elem_id), api_name=f"{name}_start", **HIDDEN
+        )

@@ -11,7 +11,7 @@ import tempfile
 import time
 
 from qsched.commands.cli import Parser, UsageError
-from qsched.commands.options import whole
+from qsched.commands.options import integer
 from qsched.quiet import quiet
 
 BEGIN = time.perf_counter()
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
         return fail(error)
     quiet(options.offline)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # with it no other host is even looked up
-    keep_pictures_apart()
+    keep_images_apart()
     if os.environ.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401 - it has to see torch before anyone touches CUDA
     from qsched.hub.source import BackboneError
@@ -58,8 +58,8 @@ def fail(error: Exception) -> int:
     return 2
 
 
-def keep_pictures_apart() -> None:
-    """Give this process a folder of pictures of its own, unless one is set: gradio names them by their content and removes
+def keep_images_apart() -> None:
+    """Give this process a folder of images of its own, unless one is set: gradio names them by their content and removes
     its own when it ends, so that of two apps with one folder the first to end would take the other's away."""
     if "GRADIO_TEMP_DIR" not in os.environ:
         folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="qsched-")
@@ -86,7 +86,9 @@ def parser() -> Parser:
         default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         help="address to listen on; 0.0.0.0 is every network",
     )
-    options.add_argument("--port", type=whole(1, 65535), default=None, help="default: the first free one from 7860 on")
+    options.add_argument(
+        "--port", type=integer(1, 65535), default=None, help="default: the first free one from 7860 on"
+    )
     options.add_argument(
         "--searches",
         metavar="URL_OR_FILE",

@@ -206,7 +206,7 @@ def load_preset(path: str | Path) -> Preset:
 
 
 def save_preset(preset: Preset, path: str | Path) -> None:
-    """Write a preset, whole or not at all: a crash or a full disk leaves the file that was there.
+    """Write a preset completely or not at all: a crash or a full disk leaves the file that was there.
 
     Raises:
         PresetError: if it holds something JSON cannot, could not be loaded again, or cannot be written.

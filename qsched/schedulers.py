@@ -171,7 +171,7 @@ class QSchedMixin:
         if QSchedMixin not in cls.__bases__:
             return
         for name in ("__init__", "set_timesteps", "step"):
-            method = _dressed_as(getattr(super(), name), getattr(QSchedMixin, name))
+            method = _with_signature_of(getattr(super(), name), getattr(QSchedMixin, name))
             setattr(cls, name, method)
 
     def __init__(
@@ -263,7 +263,7 @@ class QSchedMixin:
         return later - 1 + (path[later - 1] - timestep) / (path[later - 1] - path[later])
 
 
-def _dressed_as(stock: Any, forward: Any) -> Any:
+def _with_signature_of(stock: Any, forward: Any) -> Any:
     """`forward` with the signature of `stock` plus its own keyword-only parameters (c_x, c_eps)."""
 
     @functools.wraps(forward)

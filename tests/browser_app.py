@@ -52,7 +52,7 @@ class TwoLayers(nn.Module):
 
 
 class TinyScorer:
-    """Scores that only need to be finite and to differ between pictures."""
+    """Scores that only need to be finite and to differ between images."""
 
     name, definition = "tiny", "numbers for tests"
 
@@ -165,22 +165,22 @@ class Visitor:
         """The value of a slider's number box."""
         return float(self.page.locator(f"#{name} input[type=number]").input_value())
 
-    def picture(self, name="qsched"):
-        """The picture on the page as an array."""
+    def image(self, name="qsched"):
+        """The image on the page as an array."""
         source = self.page.locator(f"#image-{name} img").get_attribute("src")
         return np.asarray(Image.open(io.BytesIO(urlopen(source).read())).convert("RGB"))
 
     def shows(self, column, name="qsched"):
-        """Whether the page shows this column's picture, enlarged by a whole factor."""
-        shown, factor = self.picture(name), self.picture(name).shape[0] // column.image.height
+        """Whether the page shows this column's image, enlarged by a whole factor."""
+        shown, factor = self.image(name), self.image(name).shape[0] // column.image.height
         return bool((shown[::factor, ::factor] == np.asarray(column.image)).all())
 
     def settle(self):
         """Wait until the page shows what the server holds."""
-        self.until(lambda: self.shows(self.comparison.qsched), "the Q-Sched picture on the page is not the server's")
+        self.until(lambda: self.shows(self.comparison.qsched), "the Q-Sched image on the page is not the server's")
 
     def stands_at(self, *point):
-        """Wait until the sliders, the server and the picture agree on (c_x, c_eps)."""
+        """Wait until the sliders, the server and the image agree on (c_x, c_eps)."""
         first = lambda value: value[0] if isinstance(value, tuple) else value
         at = lambda: (first(self.comparison.coefficients.c_x), first(self.comparison.coefficients.c_eps))
         self.until(lambda: np.allclose(at(), point), f"the server should stand at {point}, not {at()}")

@@ -1,4 +1,4 @@
-"""Fixtures that several test files use; and with `pytest -n`, a core and a folder of pictures for each process."""
+"""Fixtures that several test files use; and with `pytest -n`, a core and a folder of images for each process."""
 
 import os
 
@@ -7,9 +7,9 @@ import pytest
 if "PYTEST_XDIST_WORKER" in os.environ:
     # before torch starts its threads: processes that use all cores each slow one another down
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from app import keep_pictures_apart
+    from app import keep_images_apart
 
-    keep_pictures_apart()
+    keep_images_apart()
 
 
 @pytest.fixture(scope="module")

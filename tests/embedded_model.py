@@ -61,7 +61,7 @@ def make_preset(**changes) -> Preset:
 
 
 def grey_levels(one: Tensor, other: Tensor) -> Tensor:
-    """Differences of pictures in [0, 1] as 8-bit grey levels."""
+    """Differences of images in [0, 1] as 8-bit grey levels."""
     return ((one * 255).round() - (other * 255).round()).abs()
 
 
@@ -76,8 +76,8 @@ def jumps(one: Tensor, other: Tensor) -> float:
     return float((grey_levels(one, other) > 1).float().mean())
 
 
-def stock_picture(backbone: Backbone, prompt: str, steps: int, seed: int) -> Tensor:
-    """One picture the way diffusers' LatentConsistencyModelPipeline makes it, written out: (1, 3, H, W) in [0, 1]."""
+def stock_image(backbone: Backbone, prompt: str, steps: int, seed: int) -> Tensor:
+    """One image the way diffusers' LatentConsistencyModelPipeline makes it, written out: (1, 3, H, W) in [0, 1]."""
     scheduler = type(backbone.scheduler).from_config(backbone.scheduler.config)
     generator = torch.manual_seed(seed)
     condition = backbone.encode([prompt])

@@ -3,7 +3,7 @@
 Every line on stdin, {"storage", "resolution", "pause", "out"}, starts a process and prints its number. It waits for the
 file OUT.go, then takes part in the search, and writes a line to OUT for every point it computes and one at the end.
 
-The pictures are left out: a point takes a fixed time and gives scores that can be recognised, so that the tests can
+The images are left out: a point takes a fixed time and gives scores that can be recognised, so that the tests can
 check the sharing itself, with many points and little work.
 """
 

@@ -12,7 +12,7 @@ from tiny_scorers import serve_scorers
 
 from qsched.comparison.comparison import Settings
 from qsched.hub.source import BackboneError
-from qsched.models.download import arriving, download_size, incomplete, missing, not_here
+from qsched.models.download import download_progress, download_size, lacks_optional, not_downloaded, sources_to_fetch
 from qsched.models.registry import SPECS
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring.lpips import alexnet_place
@@ -45,7 +45,7 @@ def tab_of(engine):
 
 
 def test_what_is_missing_is_one_sentence_with_size_licence_and_memory(hub):
-    sentence = not_here(TURBO, "cpu")
+    sentence = not_downloaded(TURBO, "cpu")
     for part in (
         "SDXL-Turbo is not downloaded: 9.3 GB with the weights of its scores",
         TURBO.licence,
@@ -55,8 +55,11 @@ def test_what_is_missing_is_one_sentence_with_size_licence_and_memory(hub):
     assert (
         sentence.count(". ") == 0 and sentence.endswith(".") and "offline" not in sentence and "gated" not in sentence
     )
-    assert "gated: log in" in not_here(SPECS["flux1-schnell"], "cpu")
-    assert not_here(SPECS["emoji-lcm"], "cpu") is None and not_here(TURBO.at(folder_of("sdxl-turbo")), "cpu") is None
+    assert "gated: log in" in not_downloaded(SPECS["flux1-schnell"], "cpu")
+    assert (
+        not_downloaded(SPECS["emoji-lcm"], "cpu") is None
+        and not_downloaded(TURBO.at(folder_of("sdxl-turbo")), "cpu") is None
+    )
     assert not hub.requests
 
 
@@ -70,7 +73,7 @@ def test_the_page_loads_the_revision_that_a_source_is_pinned_to():
 
 def test_offline_is_said(hub, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "offline, so that it cannot be fetched now" in not_here(TURBO, "cpu")
+    assert "offline, so that it cannot be fetched now" in not_downloaded(TURBO, "cpu")
     engine = Engine(load=tiny_backbone)
     c = (tab := tab_of(engine)).controls
     shown = tab.arrival(VISITOR, "sdxl-turbo", "")
@@ -91,9 +94,9 @@ def test_a_source_that_cannot_be_one_is_said(source):
 
 def test_progress_grows_to_the_total_and_all_is_here_then(hub):
     spec, hub.speed = TURBO.at(REPO), 3e6
-    seen = list(arriving(spec, 0.02))
+    seen = list(download_progress(spec, 0.02))
     assert seen[-1][0] == seen[-1][1] > 0 and [done for done, _ in seen] == sorted(done for done, _ in seen)
-    assert not missing(spec) and not_here(spec, "cpu") is None and incomplete(spec) is None
+    assert not sources_to_fetch(spec) and not_downloaded(spec, "cpu") is None and lacks_optional(spec) is None
     assert download_size(spec) == "0.0 MB" and alexnet_place().is_file()
 
 

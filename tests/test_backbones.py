@@ -152,7 +152,7 @@ def test_bad_quantizations_are_named(quantization, message):
         embedded().quantized(quantization)
 
 
-def test_half_precision_draws_nearly_the_same_picture():
+def test_half_precision_draws_nearly_the_same_image():
     half = load_backbone("emoji-lcm", device="cpu", dtype="bfloat16")
     assert half.dtype == torch.bfloat16 and half.encode(PROMPTS[:1]).embeds.dtype == torch.bfloat16
     one, other = (

@@ -27,7 +27,7 @@ def calls(visitor):
     return visitor.engine.backbone("emoji-lcm").calls
 
 
-def test_a_first_visitor_sees_three_pictures_scores_and_the_surface(visit):
+def test_a_first_visitor_sees_three_images_scores_and_the_surface(visit):
     visitor = visit()
     for name, column in zip(("full-precision", "naive", "qsched"), visitor.comparison.columns, strict=True):
         assert visitor.shows(column, name)
@@ -75,11 +75,11 @@ def test_a_drag_costs_steps_minus_one_calls_per_position_and_a_known_one_none(vi
     assert calls(visitor) - before == STEPS - 1
 
 
-def test_the_plain_scheduler_shows_the_naive_picture(visit):
+def test_the_plain_scheduler_shows_the_naive_image(visit):
     visitor = visit()
     visitor.page.click("#reset")
     visitor.stands_at(1, 1)
-    assert (visitor.picture("qsched") == visitor.picture("naive")).all()
+    assert (visitor.image("qsched") == visitor.image("naive")).all()
     assert visitor.comparison.coefficients.is_identity
 
 
@@ -157,12 +157,12 @@ def test_shapes_show_their_own_sliders_and_keep_the_path(visit):
     visitor.settle()
 
 
-def test_another_bit_width_keeps_the_full_picture_and_follows_the_best_known(visit):
+def test_another_bit_width_keeps_the_full_image_and_follows_the_best_known(visit):
     visitor = visit()
-    full, naive = visitor.comparison.full_precision, visitor.picture("naive")
+    full, naive = visitor.comparison.full_precision, visitor.image("naive")
     choose(visitor, "bits", "W2A8")
     visitor.until(lambda: visitor.comparison.settings.quantization.bits == "w2a8")
-    visitor.until(lambda: (visitor.picture("naive") != naive).any(), "the naive picture stayed")
+    visitor.until(lambda: (visitor.image("naive") != naive).any(), "the naive image stayed")
     assert visitor.comparison.full_precision is full
     visitor.stands_at(*BEST)
     choose(visitor, "bits", "W3A16")
@@ -225,7 +225,7 @@ def test_a_link_restores_what_it_names(visit):
     assert other.comparison.settings == settings and other.comparison.coefficients == visitor.comparison.coefficients
 
 
-def test_a_broken_link_is_answered_with_sentences_and_pictures(visit):
+def test_a_broken_link_is_answered_with_sentences_and_images(visit):
     visitor = visit(query="?bits=w9a9&steps=99&seed=x&c_x=nan&backbone=none&prompt=%3Cb%3Efox")
     text = visitor.page.locator("#notes").inner_text()
     for name in ("bits", "seed", "c_x", "backbone", "99 steps"):
@@ -234,26 +234,26 @@ def test_a_broken_link_is_answered_with_sentences_and_pictures(visit):
 
 
 @pytest.mark.parametrize(("prompt", "says"), [("   ", "type a prompt"), ("", "type a prompt")])
-def test_an_empty_prompt_gives_a_toast_and_the_pictures_stay(visit, prompt, says):
+def test_an_empty_prompt_gives_a_toast_and_the_images_stay(visit, prompt, says):
     visitor = visit()
-    before = {name: visitor.picture(name) for name in ("full-precision", "naive", "qsched")}
+    before = {name: visitor.image(name) for name in ("full-precision", "naive", "qsched")}
     visitor.page.locator("#prompt textarea").fill(prompt)
     visitor.page.click("#generate")
     assert says in visitor.toast()
     visitor.page.wait_for_function(
         "!document.body.classList.contains('busy')", timeout=3000
-    )  # the pictures are not left faded
+    )  # the images are not left faded
     assert "Traceback" not in visitor.page.content()
-    for name, picture in before.items():
-        assert (visitor.picture(name) == picture).all()
+    for name, image in before.items():
+        assert (visitor.image(name) == image).all()
 
 
-def test_a_coefficient_out_of_range_gives_a_toast_and_the_pictures_stay(visit):
+def test_a_coefficient_out_of_range_gives_a_toast_and_the_images_stay(visit):
     visitor = visit()
-    before = visitor.picture()
+    before = visitor.image()
     visitor.page.locator("#c_x input[type=number]").fill("7")
     assert "must be a number from 0.5 to 1.5" in visitor.toast()
-    assert (visitor.picture() == before).all()
+    assert (visitor.image() == before).all()
     visitor.page.locator("#c_eps input[type=number]").fill("")
     visitor.page.locator("#c_x input[type=number]").fill("1.2")
     visitor.page.locator("#c_eps input[type=number]").fill("0.9")
@@ -268,12 +268,12 @@ def test_a_long_prompt_is_cut_and_said_so(visit):
     visitor.settle()
 
 
-def test_downloads_hold_the_pictures_and_the_record(visit, tmp_path):
+def test_downloads_hold_the_images_and_the_record(visit, tmp_path):
     visitor = visit()
     with visitor.page.expect_download() as started:
         visitor.page.click("#download-images")
-    started.value.save_as(tmp_path / "pictures.zip")
-    with zipfile.ZipFile(tmp_path / "pictures.zip") as archive:
+    started.value.save_as(tmp_path / "images.zip")
+    with zipfile.ZipFile(tmp_path / "images.zip") as archive:
         assert set(archive.namelist()) == {"full_precision.png", "naive.png", "qsched.png", "result.json"}
         record = json.loads(archive.read("result.json"))
     assert record["coefficients"] == {"c_x": [BEST[0], 1.0], "c_eps": [BEST[1], 1.0]}

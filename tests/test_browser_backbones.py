@@ -9,7 +9,7 @@ from fake_hub import connected
 from tiny_models import folder_of, tiny_vae_of
 from tiny_scorers import serve_scorers, write_scorers
 
-from qsched.models.download import arriving, missing
+from qsched.models.download import download_progress, sources_to_fetch
 from qsched.models.registry import SPECS
 from qsched.quantizers.methods import METHODS
 from qsched.server.engine import load_downloaded
@@ -55,7 +55,7 @@ def app(hub, tmp_path_factory):
 @pytest.fixture
 def here(hub):
     """LCM Dreamshaper is downloaded."""
-    list(arriving(SPECS[LCM]))
+    list(download_progress(SPECS[LCM]))
 
 
 def choose(visitor, name, option):
@@ -87,18 +87,18 @@ def load_source(visitor, source):
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
 def test_a_backbone_is_downloaded_with_its_progress_and_then_drawn(visit, hub, width, dark):
     visitor, name = visit(width=width, dark=dark), LCM if width > 400 else f"{LCM}@{TUNED}"
-    page, before = visitor.page, visitor.picture()
+    page, before = visitor.page, visitor.image()
     choose(visitor, "backbone", SPECS[LCM].title)
     if width < 400:
         looks_at(visitor, LCM)
         load_source(visitor, TUNED)
-        before = visitor.picture()
+        before = visitor.image()
     page.locator("#download").wait_for()
-    assert missing(visitor.engine.spec(name)), "nothing comes unasked"
+    assert sources_to_fetch(visitor.engine.spec(name)), "nothing comes unasked"
     assert page.locator("#download").inner_text() == ("Download (6.6 GB)" if width > 400 else "Download (about 4.3 GB)")
     note = page.locator("#download-note").inner_text()
     assert "is not downloaded" in note and "GB of main memory, of which 12.0 GB are free." in note
-    assert (visitor.picture() == before).all() and (width < 400 or page.locator(".toast-body").count() == 0)
+    assert (visitor.image() == before).all() and (width < 400 or page.locator(".toast-body").count() == 0)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
     page.evaluate(NOTES)
     hub.speed = 8e6 if width > 400 else 3e5
@@ -116,11 +116,11 @@ def test_a_wrong_source_is_one_sentence_and_the_app_goes_on(visit, here):
     visitor = visit()
     choose(visitor, "backbone", SPECS[LCM].title)
     looks_at(visitor, LCM)
-    before = visitor.picture()
+    before = visitor.image()
     for source, says in (("/no/such", "neither a folder nor"), (str(folder_of("sdxl-turbo")), "cannot be loaded")):
         load_source(visitor, source)
         visitor.page.locator(".toast-body", has_text=says).wait_for()
-        assert (visitor.picture() == before).all() and visitor.engine.session(visitor.session).backbone == LCM
+        assert (visitor.image() == before).all() and visitor.engine.session(visitor.session).backbone == LCM
     folder = str(folder_of(LCM))
     load_source(visitor, folder)
     looks_at(visitor, f"{LCM}@{folder}")

@@ -31,19 +31,19 @@ def set_k(visitor, value):
     visitor.until(lambda: surface_data(visitor)["k"] == value, f"the surface at k = {value}")
 
 
-def picture(visitor, name="surface"):
+def image(visitor, name="surface"):
     source = visitor.page.locator(f"#{name} img").get_attribute("src")
     return np.asarray(Image.open(io.BytesIO(urlopen(source).read())).convert("RGB"))
 
 
-def test_the_slider_recolours_the_surface_and_makes_no_picture(visit):
+def test_the_slider_recolours_the_surface_and_makes_no_image(visit):
     visitor = visit()
     backbone = visitor.engine.backbone("emoji-lcm")
-    calls, before, third = backbone.calls, picture(visitor), visitor.picture()
+    calls, before, third = backbone.calls, image(visitor), visitor.image()
     visitor.page.locator("#k input[type=range]").press("End")
     visitor.until(lambda: surface_data(visitor)["k"] == 5, "k did not arrive")
-    visitor.until(lambda: (picture(visitor) != before).any(), "the surface stayed")
-    assert backbone.calls == calls and (visitor.picture() == third).all()
+    visitor.until(lambda: (image(visitor) != before).any(), "the surface stayed")
+    assert backbone.calls == calls and (visitor.image() == third).all()
     for name in ("definition", "stability"):
         visitor.until(lambda n=name: "k = 5" in visitor.page.locator(f"#{n}").inner_text(), name)
     jaq = visitor.comparison.qsched.jaq(5.0)
@@ -68,10 +68,10 @@ def test_a_link_and_the_record_carry_k(visit, tmp_path):
 
 def test_a_k_out_of_range_gives_a_toast_and_the_surface_stays(visit):
     visitor = visit()
-    before = picture(visitor)
+    before = image(visitor)
     visitor.page.locator("#k input[type=number]").fill("9")
     assert "must be a number from 0 to 5" in visitor.toast()
-    assert surface_data(visitor)["k"] == 2 and (picture(visitor) == before).all()
+    assert surface_data(visitor)["k"] == 2 and (image(visitor) == before).all()
 
 
 def test_the_pointer_shows_a_cells_numbers(visit):
@@ -95,6 +95,6 @@ def test_the_sweep_opens_and_follows_k(visit):
     visitor = visit()
     visitor.page.locator("#k-sweep button").first.click()
     visitor.page.wait_for_selector("#k-sweep-image img")
-    before = picture(visitor, "k-sweep-image")
+    before = image(visitor, "k-sweep-image")
     set_k(visitor, 4)
-    visitor.until(lambda: (picture(visitor, "k-sweep-image") != before).any(), "the sweep's line stayed")
+    visitor.until(lambda: (image(visitor, "k-sweep-image") != before).any(), "the sweep's line stayed")

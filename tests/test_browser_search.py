@@ -207,7 +207,7 @@ def test_two_saved_searches_side_by_side_and_one_deleted(visit):
     assert "W3A8" in text(visitor, "left-facts") and "W8A8" in text(visitor, "right-facts")
     rows.filter(has_text="W3A8").locator("input").uncheck()
     page.click("#search-delete")
-    page.click("#search-really")
+    page.click("#search-delete-confirm")
     visitor.until(lambda: "W8A8" not in text(visitor, "saved"), "it is gone")
     assert "W3A8" in text(visitor, "saved")
 

@@ -38,7 +38,7 @@ def test_pull_has_nothing_to_download(line):
     assert "emoji-lcm" in line.fails("pull", "sd15")
 
 
-def test_generate_writes_three_pictures_and_their_numbers(line, tmp_path):
+def test_generate_writes_three_images_and_their_numbers(line, tmp_path):
     folder = tmp_path / "new" / "out"
     arguments = ["generate", "--prompt", "red apple, glossy style", "--bits", "w4a8", "--out", folder, "--steps", "2"]
     data = line.ok(*arguments, "--c-x", "1.07", "1.0", "--c-eps", "0.92", "--seed", "3", "--k", "1")
@@ -48,8 +48,8 @@ def test_generate_writes_three_pictures_and_their_numbers(line, tmp_path):
         "qsched.png",
         "result.json",
     ]
-    pictures = [np.asarray(Image.open(folder / name)) for name in data["files"]]
-    assert all(picture.shape == (64, 64, 3) for picture in pictures) and (pictures[1] != pictures[2]).any()
+    images = [np.asarray(Image.open(folder / name)) for name in data["files"]]
+    assert all(image.shape == (64, 64, 3) for image in images) and (images[1] != images[2]).any()
     assert data["coefficients"] == {"c_x": [1.07, 1.0], "c_eps": 0.92} and data["scorer"]["k"] == 1
     assert [column["name"] for column in data["columns"]] == ["full precision", "naive", "Q-Sched"]
     assert all({"jaq", "latency_s", "stored_bytes", "ssim"} <= set(column) for column in data["columns"])

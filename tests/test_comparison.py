@@ -100,7 +100,7 @@ def test_another_bit_width_keeps_full_precision(comparison):
 
 
 @pytest.mark.parametrize("change", [dict(prompt="fox"), dict(seed=99), dict(steps=2)])
-def test_another_picture_is_computed_anew(comparison, change):
+def test_another_image_is_computed_anew(comparison, change):
     settings = dataclasses.replace(SETTINGS, **change)
     with counted(embedded()) as count:
         other = compare(embedded(), settings, Coefficients.identity(), previous=comparison)
@@ -108,7 +108,7 @@ def test_another_picture_is_computed_anew(comparison, change):
     assert other.settings == settings and other.full_precision is not comparison.full_precision
 
 
-def test_another_models_pictures_are_not_reused(comparison):
+def test_another_models_images_are_not_reused(comparison):
     foreign = dataclasses.replace(comparison, backbone="emoji-lcm 000000000000")
     with counted(embedded()) as count:
         compare(embedded(), SETTINGS, Coefficients.identity(), previous=foreign)
@@ -164,7 +164,7 @@ def test_a_long_prompt_is_cut_and_said_so():
     assert compare(embedded(), Settings("a red fox", steps=1), Coefficients.identity()).notes == ()
 
 
-def test_white_space_makes_no_other_picture():
+def test_white_space_makes_no_other_image():
     one = compare(embedded(), Settings("  red\n  fox ", steps=1), Coefficients.identity())
     with counted(embedded()) as count:
         compare(embedded(), Settings("red fox", steps=1), Coefficients.identity(), previous=one)

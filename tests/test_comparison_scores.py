@@ -1,4 +1,4 @@
-"""Pictures without scores where no scorer can be had, and everywhere else the scores in the scorer's own terms."""
+"""Images without scores where no scorer can be had, and everywhere else the scores in the scorer's own terms."""
 
 import json
 from dataclasses import replace
@@ -58,7 +58,7 @@ def cli(capsys, monkeypatch):
     return CommandLine(capsys, monkeypatch)
 
 
-def test_pictures_sizes_and_similarity_come_without_a_scorer(blind):
+def test_images_sizes_and_similarity_come_without_a_scorer(blind):
     comparison = compare(blind, SETTINGS, POINT)
     for column in comparison.columns:
         assert (column.alignment, column.quality, column.jaq(), column.lpips) == (None, None, None, None)
@@ -80,7 +80,7 @@ def test_the_record_says_that_nobody_scored(blind):
 def test_the_page_shows_dashes_and_why(blind):
     comparison = compare(blind, SETTINGS, POINT)
     table = fragments.scores(comparison)
-    assert table.count(fragments.NONE) == 3 * 4 + 2  # four scores of each picture, SSIM and PSNR of full precision
+    assert table.count(fragments.NONE) == 3 * 4 + 2  # four scores of each image, SSIM and PSNR of full precision
     assert f"{comparison.qsched.ssim:.3f}" in table and "LPIPS" not in table
     assert WHY in fragments.notes(comparison.notes) and "nobody" in fragments.definition(None)
 
@@ -109,7 +109,7 @@ def test_lpips_appears_once_its_weights_are_there(monkeypatch):
     assert engine.compare("d", "emoji-lcm", settings, coefficients).naive is found.naive, "made once for everyone"
 
 
-def test_generate_writes_pictures_and_null_scores(blind, cli, tmp_path):
+def test_generate_writes_images_and_null_scores(blind, cli, tmp_path):
     status, out, err = cli.run("generate", "--prompt", "fox", "--steps", 2, "--out", tmp_path)
     assert (status, err) == (0, "") and WHY in out and "nobody has scored" in out
     data = json.loads((tmp_path / "result.json").read_text())

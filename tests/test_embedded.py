@@ -42,14 +42,14 @@ def data(npm, tmp_path_factory):
     return path
 
 
-def test_the_builder_keeps_every_picture_and_says_so(npm, data):
+def test_the_builder_keeps_every_image_and_says_so(npm, data):
     emoji = dataset.load(data)
     manifest = json.loads(data.with_suffix(".json").read_text())
     assert emoji.concepts == list(CONCEPTS)
     assert len(emoji.images) == manifest["images"] == len(CONCEPTS) * len(dataset.STYLES)
     assert {s["licence"] for s in manifest["styles"]} == {"Apache-2.0", "MIT", "CC-BY-4.0"}
     assert emoji.images.shape[1:] == (64, 64, 3)
-    assert (emoji.images[:, 0, 0] == 255).all(), "the corner of every picture is white"
+    assert (emoji.images[:, 0, 0] == 255).all(), "the corner of every image is white"
     index = ((emoji.concept == 1) & (emoji.style == 2)).nonzero().item()
     assert emoji.caption(index) == "green pear, glossy style"
     assert emoji.images[index, 32, 32].tolist() == [30, 80, 200]
@@ -124,16 +124,16 @@ def test_high_timesteps_are_drawn_more_often_and_none_is_outside_the_schedule():
     assert torch.allclose(shares, torch.tensor([0.25, 0.5, 0.75]) ** 2, atol=0.01)
 
 
-def test_latents_and_pictures_are_inverse():
+def test_latents_and_images_are_inverse():
     images = torch.rand(2, 3, 64, 64)
     assert torch.allclose(to_images(denoiser.to_latents(images)), images, atol=1e-6)
 
 
-def test_true_noise_gives_the_true_picture():
+def test_true_noise_gives_the_true_image():
     clean, noise = torch.rand(2, 48, 16, 16), torch.randn(2, 48, 16, 16)
     alpha = denoiser.new_scheduler().alphas_cumprod[[999, 259]].sqrt().view(-1, 1, 1, 1)
     sigma = (1 - alpha**2).sqrt()
-    assert torch.allclose(denoiser.picture(alpha * clean + sigma * noise, noise, alpha, sigma), clean, atol=1e-4)
+    assert torch.allclose(denoiser.image(alpha * clean + sigma * noise, noise, alpha, sigma), clean, atol=1e-4)
 
 
 def test_training_resumes_where_it_was_killed(tmp_path):
@@ -242,7 +242,7 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     assert teacher.start_from(work / "denoiser.pt", other) == len(before["average"])
     assert all(torch.equal(value, before["average"][name]) for name, value in other.state_dict().items())
 
-    parts = whole.carry_home(work, tmp_path / "home")
+    parts = whole.copy_weights(work, tmp_path / "home")
     assert [p.name for p in parts] == [f"{n}.safetensors.{i:02}" for n in ("denoiser", "student") for i in range(2)]
     assert max(p.stat().st_size for p in parts) <= whole.PART
     joined = tmp_path / "student.safetensors"
@@ -282,8 +282,8 @@ def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monke
     towers = [clip.load_clip(folder, emoji) for folder in (first, second)]
     with torch.no_grad():
         texts = [clip.encode_texts(model, tokenizer(["red apple", "two foxes on blue"])) for model, tokenizer in towers]
-        pictures = [model.encode_image(prepared(model, emoji.pictures(torch.arange(4)))) for model, _ in towers]
-    assert torch.equal(*texts) and not torch.allclose(*pictures, atol=1e-3)
+        images = [model.encode_image(prepared(model, emoji.images_of(torch.arange(4)))) for model, _ in towers]
+    assert torch.equal(*texts) and not torch.allclose(*images, atol=1e-3)
 
 
 def test_one_command_trains_everything_and_goes_on_from_its_checkpoints(data, tmp_path, monkeypatch):
@@ -311,4 +311,4 @@ def test_workers_draw_the_same_scenes_ahead_of_time(data):
     feed = scenes.Feed(own, workers=1)
     for step in (4, 5, 9):
         expected, drawn = own.draw(6, step), feed.draw(6, step)
-        assert drawn.captions == expected.captions and torch.equal(drawn.pictures, expected.pictures)
+        assert drawn.captions == expected.captions and torch.equal(drawn.images, expected.images)

@@ -18,7 +18,7 @@ def scenes_of(emoji, **options):
     return scenes.Scenes(emoji, emoji.train_indices(), **options)
 
 
-def test_opacity_is_stored_and_gives_the_picture_back(emoji):
+def test_opacity_is_stored_and_gives_the_image_back(emoji):
     cutouts = emoji.cutouts().int()
     assert cutouts.shape == (len(emoji.images), 4, 64, 64)
     assert (cutouts[:, 3, 32, 32] == 255).all() and (cutouts[:, 3, 0, 0] == 0).all()
@@ -44,10 +44,10 @@ def test_unseen_concepts_and_other_styles_are_left_out_of_training(emoji):
     assert abs(share - dataset.UNSEEN_SHARE) < 0.01
 
 
-def test_all_but_equal_pictures_of_two_sets_count_as_one():
-    picture = np.full((64, 64, 3), 200, np.uint8)
-    noisy = (picture + np.random.default_rng(0).normal(0, 5, picture.shape)).astype(np.uint8)
-    assert dataset.is_copy(noisy, [picture]) and not dataset.is_copy(picture // 2, [picture])
+def test_all_but_equal_images_of_two_sets_count_as_one():
+    image = np.full((64, 64, 3), 200, np.uint8)
+    noisy = (image + np.random.default_rng(0).normal(0, 5, image.shape)).astype(np.uint8)
+    assert dataset.is_copy(noisy, [image]) and not dataset.is_copy(image // 2, [image])
 
 
 @pytest.mark.parametrize(
@@ -96,46 +96,46 @@ def test_scenes_are_the_same_for_the_same_seed_and_step(emoji):
     first, again, other = scenes_of(emoji, seed=3), scenes_of(emoji, seed=3), scenes_of(emoji, seed=4)
     for step in (0, 7):
         one, two = first.draw(24, step), again.draw(24, step)
-        assert one.captions == two.captions and torch.equal(one.pictures, two.pictures)
+        assert one.captions == two.captions and torch.equal(one.images, two.images)
     assert first.draw(24, 0).captions != first.draw(24, 1).captions
     assert first.draw(24, 0).captions != other.draw(24, 0).captions
 
 
-def test_plain_scenes_are_the_stored_pictures(emoji):
+def test_plain_scenes_are_the_stored_images(emoji):
     drawn = scenes_of(emoji, mix=scenes.PLAIN).draw(20, 0)
     assert drawn.single.all()
-    assert (drawn.pictures - emoji.pictures(drawn.first)).abs().max() <= 1 / 255 + 1e-6
+    assert (drawn.images - emoji.images_of(drawn.first)).abs().max() <= 1 / 255 + 1e-6
 
 
 def test_grounds_counts_and_places_are_as_the_caption_says(emoji):
     ground = scenes_of(emoji, mix=scenes.Mix(ground=1, two_tone=0, sized=0, two=0, three=0)).draw(30, 0)
-    for picture, caption in zip(ground.pictures, ground.captions, strict=True):
+    for image, caption in zip(ground.images, ground.captions, strict=True):
         said = caption.replace("red apple", "").replace("green pear", "").replace(",", "")
         colour = next(c for c in scenes.GROUNDS if f" {c}" in said)
-        assert (picture[:, 0, 0] - torch.tensor(scenes.GROUNDS[colour]) / 255).abs().max() < 0.05
+        assert (image[:, 0, 0] - torch.tensor(scenes.GROUNDS[colour]) / 255).abs().max() < 0.05
     two = scenes_of(emoji, mix=scenes.Mix(0, 0, 0, two=1, three=0, counted=1, several_on_ground=0)).draw(10, 0)
     assert not two.single.any()
-    assert torch.allclose(two.pictures, two.pictures.flip(-1), atol=0.02), "the same thing twice"
+    assert torch.allclose(two.images, two.images.flip(-1), atol=0.02), "the same thing twice"
     big, small = (
         scenes_of(emoji, mix=scenes.Mix(0, 0, sized=1, two=0, three=0, several_on_ground=0)).draw(40, s) for s in (0, 1)
     )
     for drawn in (big, small):
-        for picture, caption in zip(drawn.pictures, drawn.captions, strict=True):
-            inked = float((picture < 0.95).any(0).float().mean())
+        for image, caption in zip(drawn.images, drawn.captions, strict=True):
+            inked = float((image < 0.95).any(0).float().mean())
             assert inked < 0.3 if any(w in caption for w in words.SIZES["small"]) else inked > 0.5
 
 
-def test_held_out_pictures_are_never_drawn(emoji):
+def test_held_out_images_are_never_drawn(emoji):
     maker = scenes_of(emoji)
     drawn = torch.cat([maker.draw(64, step).first for step in range(10)])
     assert not emoji.held_out[drawn].any() and len(drawn.unique()) > 20
 
 
-def test_jitter_moves_pictures_but_stays_in_range(emoji):
+def test_jitter_moves_images_but_stays_in_range(emoji):
     plain = scenes_of(emoji, mix=scenes.PLAIN, seed=1).draw(16, 0)
     moved = scenes_of(emoji, mix=scenes.PLAIN, seed=1, jitter=scenes.Jitter()).draw(16, 0)
-    assert torch.equal(plain.first, moved.first) and not torch.allclose(plain.pictures, moved.pictures, atol=0.05)
-    assert moved.pictures.min() >= 0 and moved.pictures.max() <= 1
+    assert torch.equal(plain.first, moved.first) and not torch.allclose(plain.images, moved.images, atol=0.05)
+    assert moved.images.min() >= 0 and moved.images.max() <= 1
 
 
 def test_what_has_a_side_is_never_mirrored(emoji):
@@ -146,7 +146,7 @@ def test_what_has_a_side_is_never_mirrored(emoji):
     still = scenes.Jitter(place=0, zoom=0, turn=0, gain=0)
     feed = scenes_of(replace(emoji, concepts=names, images=images, alpha=None), mix=scenes.PLAIN, jitter=still)
     drawn = feed.draw(400, 0)
-    mirrored = drawn.pictures[:, 0, 32, :32].mean(-1) > drawn.pictures[:, 0, 32, 32:].mean(-1)
+    mirrored = drawn.images[:, 0, 32, :32].mean(-1) > drawn.images[:, 0, 32, 32:].mean(-1)
     share = {name: mirrored[emoji.concept[drawn.first] == i].float().mean() for i, name in enumerate(names)}
     assert all(share[name] == 0 for name in sided), share
     assert all(0.2 < share[name] < 0.8 for name in names if name not in sided), share
@@ -163,7 +163,7 @@ def test_a_batch_is_latents_texts_and_noise_levels(emoji_data, emoji, tmp_path):
     noisy, timesteps, alpha, sigma = feed.noised(clean, noise, timesteps, 0.5)
     assert timesteps.tolist() == [denoiser.LAST] * 3 + [259] * 3
     assert torch.equal(noisy[:3], noise[:3])
-    assert torch.allclose(denoiser.picture(noisy, noise, alpha, sigma)[3:], clean[3:], atol=1e-4)
+    assert torch.allclose(denoiser.image(noisy, noise, alpha, sigma)[3:], clean[3:], atol=1e-4)
 
     perfect = feed.held_out_loss(lambda noisy, *_, **__: (noisy,))
     assert set(perfect) <= {"loss_seen", "loss_held_out", "loss_unseen"} and all(v > 0 for v in perfect.values())

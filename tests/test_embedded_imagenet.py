@@ -1,4 +1,4 @@
-"""ImageNet weights: found in their package, put into timm's architecture, and a distance of pictures that sees detail."""
+"""ImageNet weights: found in their package, put into timm's architecture, and a distance of images that sees detail."""
 
 import re
 import sys
@@ -42,9 +42,9 @@ def test_a_missing_package_is_named(monkeypatch):
 def test_the_image_tower_begins_with_the_weights(package, emoji, tmp_path):
     model, _ = clip.new_clip(tmp_path / "clip", emoji)
     imagenet.load(model.visual.trunk)
-    pictures = torch.rand(2, 3, 96, 96)
+    images = torch.rand(2, 3, 96, 96)
     with torch.no_grad():
-        assert torch.equal(model.eval().visual.trunk.forward_features(pictures), package.forward_features(pictures))
+        assert torch.equal(model.eval().visual.trunk.forward_features(images), package.forward_features(images))
     with pytest.raises(ValueError, match="fit"):
         imagenet.load(torch.nn.Conv2d(3, 4, 3))
 
@@ -69,18 +69,18 @@ def test_training_asks_for_the_weights_only_when_told_and_begins_a_tower_with_th
         given.clear()
 
 
-def test_likeness_is_nought_for_the_same_picture_and_sees_what_a_blur_takes_away(package, emoji):
+def test_likeness_is_nought_for_the_same_image_and_sees_what_a_blur_takes_away(package, emoji):
     compare = imagenet.Likeness()
-    pictures = emoji.pictures(torch.arange(4)) * 2 - 1
-    blurred = F.interpolate(F.avg_pool2d(pictures, 4), scale_factor=4)
-    assert torch.equal(compare(pictures, pictures), torch.zeros(4))
-    assert (compare(blurred, pictures) > 0.01).all()
+    images = emoji.images_of(torch.arange(4)) * 2 - 1
+    blurred = F.interpolate(F.avg_pool2d(images, 4), scale_factor=4)
+    assert torch.equal(compare(images, images), torch.zeros(4))
+    assert (compare(blurred, images) > 0.01).all()
     drawn = blurred.requires_grad_()
-    compare(drawn, pictures).sum().backward()
+    compare(drawn, images).sum().backward()
     assert drawn.grad.abs().sum() > 0 and not any(p.requires_grad for p in compare.parameters())
 
 
-def test_the_features_compared_are_of_pictures_of_the_data_sets_size(package):
+def test_the_features_compared_are_of_images_of_the_data_sets_size(package):
     features = imagenet.Likeness().features(torch.zeros(1, 3, dataset.SIZE, dataset.SIZE))
     assert [f.shape[-1] for f in features] == [32, 32, 16, 8]
     assert all(torch.allclose(f.norm(dim=1), torch.ones(1), atol=1e-3) for f in features if f.abs().sum() > 0)

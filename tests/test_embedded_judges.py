@@ -93,12 +93,12 @@ def test_known_prompts_are_those_of_the_asked_groups_and_styles(emoji):
     assert len(prompts) == 3 and all(p.split(", ")[0] in ("red apple", "green pear") for p in prompts)
 
 
-def test_damaged_pictures_for_training_are_graded_by_their_error_and_not_from_test_prompts(spoilt):
+def test_damaged_images_for_training_are_graded_by_their_error_and_not_from_test_prompts(spoilt):
     spoilt = damage.Damage(**{**vars(spoilt), "test": torch.tensor([True, False, True, True])})
-    pictures, grade = clip_training.draw_damage(spoilt, 40, np.random.default_rng(0))
+    images, grade = clip_training.draw_damage(spoilt, 40, np.random.default_rng(0))
     own = spoilt.images[1].float() / 255
     own = torch.cat([own, own.flip(-1)])
-    assert all(any(torch.equal(p, o) for o in own) for p in pictures)
+    assert all(any(torch.equal(p, o) for o in own) for p in images)
     assert grade.max() == 1 and grade.min() < 0.2
 
 
@@ -107,9 +107,13 @@ def test_a_concept_is_no_rival_of_itself(emoji):
     at = lambda c, s: int(((emoji.concept == c) & (emoji.style == s)).nonzero()[0])
     first = torch.tensor([at(fox, 0), at(fox, 1), at(owl, 0)])
     drawn = scenes.Drawn(torch.empty(0), ["fox", "fox, flat style", "owl"], first, torch.ones(3, dtype=torch.bool))
-    assert clip_training.rivals(drawn, emoji).tolist() == [[True, False, True], [False, True, True], [True, True, True]]
+    assert clip_training.hard_negatives(drawn, emoji).tolist() == [
+        [True, False, True],
+        [False, True, True],
+        [True, True, True],
+    ]
     drawn.captions[0] = "fox, classic style"
-    assert clip_training.rivals(drawn, emoji).all()
+    assert clip_training.hard_negatives(drawn, emoji).all()
 
 
 def test_contrast_is_low_where_pairs_match_and_ignores_what_is_not_allowed():
@@ -123,20 +127,20 @@ def test_contrast_is_low_where_pairs_match_and_ignores_what_is_not_allowed():
     assert clip_training.contrast(features, swapped, torch.tensor(50.0), allowed)[0] < wrong[0]
 
 
-def test_quality_learns_nothing_from_redrawn_pictures():
+def test_quality_learns_nothing_from_redrawn_images():
     verdict = torch.zeros(3, 2, requires_grad=True)
     clip_training.quality(verdict, torch.tensor([1.0, 0.0, 1.0]), torch.tensor([True, True, False])).backward()
     good, bad, redrawn = verdict.grad.tolist()
     assert good[0] < 0 < good[1] and bad[1] < 0 < bad[0] and redrawn == [0, 0]
 
 
-def test_a_redrawn_picture_is_another_drawing_of_the_same():
+def test_a_redrawn_image_is_another_drawing_of_the_same():
     torch.manual_seed(0)
     images = F.interpolate(torch.rand(64, 3, 5, 5), (64, 64), mode="bilinear")
     drawn = restyle.restyle(images)
     assert drawn.shape == images.shape and drawn.min() >= 0 and drawn.max() <= 1
     far = lambda one, other: (one - other).pow(2).mean((1, 2, 3))
-    assert (far(drawn, images) > 1e-5).all(), "each picture is changed"
+    assert (far(drawn, images) > 1e-5).all(), "each image is changed"
     assert (far(drawn, images) < far(drawn, images.roll(7, 0))).float().mean() > 0.9
 
 
@@ -227,14 +231,14 @@ def test_the_observer_learns_and_is_kept_with_its_names(emoji_data, emoji, tmp_p
     with pytest.raises(FileNotFoundError, match="observer"):
         observer.load_observer(tmp_path / "none.safetensors")
     model = observer.load_observer(tmp_path / "observer.safetensors")
-    features, logits = observer.observe(model, emoji.pictures(torch.arange(5)))
+    features, logits = observer.observe(model, emoji.images_of(torch.arange(5)))
     assert features.shape == (5, 64) and logits.shape == (5, len(emoji.concepts))
     assert model.columns(["owl", "fox"]) == [emoji.concepts.index("owl"), emoji.concepts.index("fox")]
     with pytest.raises(ValueError, match="unicorn"):
         model.columns(["fox", "unicorn"])
 
 
-def test_the_observers_disturbances_differ_by_picture_and_repeat_with_the_seed():
+def test_the_observers_disturbances_differ_by_image_and_repeat_with_the_seed():
     images = torch.rand(64, 3, 64, 64)
     one, two = (observer.disturb(images, torch.Generator().manual_seed(s)) for s in (0, 0))
     assert torch.equal(one, two) and one.min() >= 0 and one.max() <= 1
@@ -259,18 +263,18 @@ def test_recognition_ranks_the_right_name_first_in_the_asked_style(emoji):
 
 @pytest.mark.parametrize("steps", [4, 50])
 def test_the_teacher_takes_pure_noise_for_what_it_is(steps):
-    """Of a picture that the predictions know, every x_t on the path holds as much as the schedule says, on one and the same noise."""
+    """Of an image that the predictions know, every x_t on the path holds as much as the schedule says, on one and the same noise."""
     scheduler = report.as_teacher(embedded()).scheduler
     scheduler.set_timesteps(steps)
     torch.manual_seed(0)
-    picture, noise = torch.rand(2, 1, 3, 4, 4)
+    image, noise = torch.rand(2, 1, 3, 4, 4)
     x = noise
     for number, timestep in enumerate(scheduler.timesteps):
         alpha = scheduler.alphas_cumprod[timestep].sqrt()
         sigma = (1 - alpha**2).sqrt()
-        assert number == 0 or torch.allclose(x, alpha * picture + sigma * noise, atol=1e-5)
-        x = scheduler.step((x - alpha * picture) / sigma, timestep, x, return_dict=False)[0]
-    assert torch.allclose(x, picture, atol=1e-5)
+        assert number == 0 or torch.allclose(x, alpha * image + sigma * noise, atol=1e-5)
+        x = scheduler.step((x - alpha * image) / sigma, timestep, x, return_dict=False)[0]
+    assert torch.allclose(x, image, atol=1e-5)
 
 
 def test_the_teacher_starts_at_the_last_timestep_and_needs_no_new_noise():

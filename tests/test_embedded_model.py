@@ -25,7 +25,7 @@ def prompts():
 
 @functools.cache
 def drawn(bits=None, steps=4):
-    """Pictures of the prompts (count, 3, 64, 64)."""
+    """Images of the prompts (count, 3, 64, 64)."""
     backbone = embedded()
     denoiser = bits and backbone.quantized(Quantization(bits)).module
     return draw(backbone, prompts(), steps, 0, denoiser)
@@ -38,7 +38,7 @@ def quality(bits=None):
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_the_model_draws_what_it_is_asked_for(steps):
-    """Among all prompts of the reports, the picture's own is among the best five; a blind model would have it in 3 to 5 % of them."""
+    """Among all prompts of the reports, the image's own is among the best five; a blind model would have it in 3 to 5 % of them."""
     asked = builtin_prompts("emoji", "held-out")
     images = drawn(steps=steps)
     scores = torch.stack([judge().alignment(images, [prompt] * len(images)) for prompt in asked], 1)
@@ -53,7 +53,7 @@ def test_the_judge_is_not_fooled_by_too_much_colour():
         assert (judge().quality(loud) < quality()).float().mean() >= 0.9, strength
 
 
-def test_nothing_is_the_worst_picture():
+def test_nothing_is_the_worst_image():
     torch.manual_seed(0)
     nothing = noise_and_flat(64, 64)
     assert judge().quality(nothing).max() < quality("w2a8").median() < quality().median()

@@ -74,6 +74,6 @@ def test_teaching_phrases_brings_loose_captions_to_their_plain_ones(taught, emoj
 
 def test_teaching_phrases_leaves_the_image_tower_alone(taught, emoji):
     (teacher, _), (model, _) = taught
-    pictures = dataset.Emoji.pictures(emoji, torch.arange(4))
+    images = dataset.Emoji.images_of(emoji, torch.arange(4))
     with torch.no_grad():
-        assert torch.equal(teacher.encode_image(pictures), model.encode_image(pictures))
+        assert torch.equal(teacher.encode_image(images), model.encode_image(images))

@@ -108,7 +108,7 @@ def test_each_image_is_computed_once_and_prefixes_are_shared(evaluated):
 def test_the_columns_are_what_the_comparison_shows(evaluated):
     result, _ = evaluated
     assert result.seeds == [FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2] and list(result.scores) == list(COLUMNS)
-    # One prompt, as the comparison has it: in a larger batch a quantized picture drifts by a rounding.
+    # One prompt, as the comparison has it: in a larger batch a quantized image drifts by a rounding.
     alone = evaluate(embedded(), make_preset(), PROMPTS[:1], [FIRST_SEED + 1])
     one = compare(embedded(), Settings(PROMPTS[0], FIRST_SEED + 1, STEPS, Quantization("w4a8")), CHOSEN)
     for column in one.columns:
@@ -156,7 +156,7 @@ def test_one_seed_gives_no_interval_over_seeds():
     assert result.to_dict()["columns"][NAIVE]["jaq"]["low"] is None
 
 
-def test_broken_pictures_are_counted_and_scored_as_black():
+def test_broken_images_are_counted_and_scored_as_black():
     preset = make_preset(coefficients=Coefficients.constant(3e38, 3e38))
     result = evaluate(embedded(), preset, PROMPTS[:2], [3])
     assert result.failed == {FULL_PRECISION: 0, NAIVE: 0, QSCHED: 2, CONTROL: 2}

@@ -22,13 +22,13 @@ SIZES = {"native": (NATIVE, NATIVE), "odd": (48, 80), "uneven": (56, 72)}
 
 
 def ours(backbone, prompts, steps, coefficients=None, size=(NATIVE, NATIVE), **options):
-    """Pictures (batch, 3, H, W) of prompt i with the seed SEED + i."""
+    """Images (batch, 3, H, W) of prompt i with the seed SEED + i."""
     backbone.resize(*size)
     noise = Noise.join([draw_noise(backbone.latent_shape, SEED + i, [0]) for i in range(len(prompts))])
     latents = sample(backbone, backbone.encode(prompts), noise, steps, coefficients)
-    pictures = backbone.decode(latents, **options)
+    images = backbone.decode(latents, **options)
     backbone.resize(NATIVE, NATIVE)
-    return pictures
+    return images
 
 
 def stock(backbone, prompts, steps, size=(NATIVE, NATIVE), **options):
@@ -56,14 +56,14 @@ def cases():
 
 
 @pytest.mark.parametrize(("id", "steps", "batch", "size"), dict.fromkeys(cases()))
-def test_a_picture_is_the_stock_pipelines(id, steps, batch, size):
+def test_a_image_is_the_stock_pipelines(id, steps, batch, size):
     backbone = tiny(id)
     expected = stock(backbone, PROMPTS[:batch], steps, SIZES[size])
     assert expected.shape == (batch, 3, *SIZES[size])
-    assert expected.std() > 0.05, "a flat picture proves nothing"
+    assert expected.std() > 0.05, "a flat image proves nothing"
     for coefficients in (None, Coefficients.ramp(1.0, 1.0)):
-        pictures = ours(backbone, PROMPTS[:batch], steps, coefficients, SIZES[size])
-        assert grey_levels(pictures, expected).max() <= 1
+        images = ours(backbone, PROMPTS[:batch], steps, coefficients, SIZES[size])
+        assert grey_levels(images, expected).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_a_picture_is_the_stock_pipelines(id, steps, batch, size):
     ],
 )
 @pytest.mark.parametrize("id", ["lcm-dreamshaper-v7", "sdxl-turbo", "flux1-schnell"])
-def test_in_half_precision_a_picture_is_the_stock_pipelines(id, device):
+def test_in_half_precision_a_image_is_the_stock_pipelines(id, device):
     dtype = torch.bfloat16 if device == "cpu" else half_dtype(SPECS[id])
     backbone = load_pipeline(spec_of(id), torch.device(device), dtype)
-    pictures = ours(backbone, PROMPTS[:1], 2).cpu()
+    images = ours(backbone, PROMPTS[:1], 2).cpu()
     backbone.pipe.to(device)
-    apart = grey_levels(pictures, stock(backbone, PROMPTS[:1], 2))
-    assert pictures.std() > 0.05 and apart.mean() <= 1 and apart.max() <= 8, "their rounding is a grey level or two"
+    apart = grey_levels(images, stock(backbone, PROMPTS[:1], 2))
+    assert images.std() > 0.05 and apart.mean() <= 1 and apart.max() <= 8, "their rounding is a grey level or two"
 
 
 @pytest.mark.parametrize("id", REAL)
@@ -96,7 +96,7 @@ def differ(one, other):
 
 
 @pytest.mark.parametrize("id", REAL)
-def test_every_condition_reaches_the_picture(id):
+def test_every_condition_reaches_the_image(id):
     backbone, steps = tiny(id), SPECS[id].default_steps
     plain = ours(backbone, PROMPTS[:1], steps)
     assert differ(plain, ours(backbone, ["something else"], steps)) > 0.02
@@ -122,7 +122,7 @@ def _weak(backbone):
         backbone.spec = spec
 
 
-def test_the_size_condition_of_sdxl_follows_the_picture():
+def test_the_size_condition_of_sdxl_follows_the_image():
     backbone, seen = tiny("sdxl-turbo"), []
     hook = backbone.denoiser.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs["added_cond_kwargs"]["time_ids"]), with_kwargs=True
@@ -174,7 +174,7 @@ def test_sizes_that_cannot_be_drawn_are_refused(id):
     for height, width in ((60, 64), (64, 60), (0, 64)):
         with pytest.raises(ValueError, match=f"multiples of {backbone.grain}"):
             backbone.resize(height, width)
-    assert backbone.picture == (NATIVE, NATIVE)
+    assert backbone.image == (NATIVE, NATIVE)
 
 
 @pytest.mark.parametrize("id", REAL)
@@ -198,7 +198,7 @@ def test_without_a_tiny_decoder_the_full_one_decodes():
     assert torch.equal(ours(backbone, PROMPTS[:1], 1, tiny=True), ours(backbone, PROMPTS[:1], 1))
 
 
-def test_decoding_goes_picture_by_picture(monkeypatch):
+def test_decoding_goes_image_by_image(monkeypatch):
     backbone, batches = tiny("sdxl-turbo"), []
     latents = torch.randn(5, *backbone.latent_shape)
     whole = backbone.decode(latents)
@@ -217,12 +217,12 @@ def test_the_decoder_of_sdxl_is_kept_in_float32_where_half_precision_gives_black
     assert calm.pipe.vae.dtype == torch.float16
 
 
-def test_sdxl_in_half_precision_draws_no_black_pictures():
+def test_sdxl_in_half_precision_draws_no_black_images():
     half = load_pipeline(spec_of("sdxl-turbo"), torch.device("cpu"), torch.float16)
     half.resize(NATIVE, NATIVE)
     vae, latents = half.pipe.vae, torch.randn(1, *half.latent_shape, dtype=torch.float16)
     for tensor in (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias):
-        tensor.data *= 1e5  # large activations, as the published decoder has; norms make a picture of them again
+        tensor.data *= 1e5  # large activations, as the published decoder has; norms make an image of them again
     assert half.decode(latents).isfinite().all() and half.decode(latents).std() > 0.05
     torch.nn.Module.to(vae, torch.float16)
     assert not half.decode(latents).isfinite().all(), "and in float16 they would be black"

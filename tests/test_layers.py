@@ -32,7 +32,7 @@ INSIDE = {
         "about_tab api search",
         "compare",
         "events preview theme",
-        "values pictures fragments visitors",
+        "values images fragments visitors",
         "errors",
     ),
     "embedded": ("__main__", "whole sheet export", "report", "denoiser", "judges", "training", "data"),

@@ -87,13 +87,13 @@ def test_the_files_to_fetch_are_those_that_are_loaded(id):
 @pytest.mark.parametrize("id", REAL)
 def test_every_backbone_loads_by_its_id_and_from_a_folder(id, local, tmp_path):
     published = load_backbone(id, device="cpu")
-    assert published.spec is SPECS[id] and published.picture == (SPECS[id].size,) * 2
+    assert published.spec is SPECS[id] and published.image == (SPECS[id].size,) * 2
     assert published.dtype == torch.float32 and not published.denoiser.training
     assert not any(p.requires_grad for p in published.denoiser.parameters())
     (tmp_path / "mine").symlink_to(folder_of(id))
     other = load_backbone(id, device="cpu", source=tmp_path / "mine")
     assert other.spec.source == str(tmp_path / "mine") and other.spec.files == ANY_FILES
-    assert other.picture == ((1024,) * 2 if id == "flux1-schnell" else (NATIVE,) * 2)
+    assert other.image == ((1024,) * 2 if id == "flux1-schnell" else (NATIVE,) * 2)
     assert published.revision == other.revision == tiny(id).revision
     assert ("+" in other.revision) == (SPECS[id].lora is not None)
 

@@ -97,11 +97,11 @@ def test_each_step_count_has_its_own_weights():
     assert backbone.lora.endswith("pcm_sd15_smallcfg_4step_converted.safetensors")
     four, made = backbone.denoiser, backbone.quantized(Quantization("w4a8"))
     condition, noise = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0])
-    pictures = {steps: backbone.decode(sample(backbone, condition, noise, steps)) for steps in (4, 2, 4)}
+    images = {steps: backbone.decode(sample(backbone, condition, noise, steps)) for steps in (4, 2, 4)}
     assert backbone.lora == backbone.spec.lora_file(4) and backbone.pipe.unet is backbone.denoiser
     assert backbone.denoiser is not four  # loaded anew, equal in every bit
     assert all(torch.equal(a, b) for a, b in zip(four.parameters(), backbone.denoiser.parameters(), strict=True))
-    assert not torch.allclose(pictures[2], pictures[4], atol=0.02)
+    assert not torch.allclose(images[2], images[4], atol=0.02)
     assert backbone.quantized(Quantization("w4a8")) is not made
 
 

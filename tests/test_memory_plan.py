@@ -181,7 +181,7 @@ def unlimited():
 @pytest.mark.parametrize("kind", ["resident", "swapped", "offloaded", "streamed"])
 def test_a_comparison_runs_as_planned(kind, unlimited):
     backbone = fresh("sdxl-turbo")
-    # so small a picture needs more memory in the decoder than anywhere else
+    # so small an image needs more memory in the decoder than anywhere else
     backbone.parts = parts = replace(backbone.parts, denoise=3000, decode=4000)
     free = needs(parts, "w4a8")[kind]
     assert plan(parts, "w4a8", free).kind == kind

@@ -1,4 +1,4 @@
-"""The surface picture: exact clicks, marks at their places, fast redraws."""
+"""The surface image: exact clicks, marks at their places, fast redraws."""
 
 import time
 
@@ -97,7 +97,7 @@ def test_moving_the_current_point_redraws_only_its_marks():
     assert ImageChops.difference(surface_figure(surface()).image, plain.image).getbbox() is None
 
 
-def test_a_caller_that_paints_on_the_picture_does_not_spoil_the_next():
+def test_a_caller_that_paints_on_the_image_does_not_spoil_the_next():
     first = surface_figure(surface())
     first.image.paste((1, 2, 3), (0, 0, 840, 720))
     assert tuple(pixels(surface_figure(surface()))[0, 0]) != (1, 2, 3)
@@ -124,7 +124,7 @@ def test_failed_cells_are_grey_and_a_surface_without_a_score_is_drawn():
     assert tuple(pixels(empty)[tuple(map(int, empty.cell_to_xy(0, 0)[::-1]))]) == (55, 65, 81)
 
 
-def test_a_new_score_k_or_variant_changes_the_picture():
+def test_a_new_score_k_or_variant_changes_the_image():
     grid = surface()
     first = surface_figure(grid)
     different = lambda other: ImageChops.difference(first.image, other.image).getbbox() is not None
@@ -156,7 +156,7 @@ def test_axis_labels_are_round(axis, labels):
     assert [plots.look.label(tick) for tick in plots.look.ticks(axis)] == labels
 
 
-def test_nan_draws_no_current_point_and_too_small_a_picture_is_refused():
+def test_nan_draws_no_current_point_and_too_small_a_image_is_refused():
     without = surface_figure(surface()).image
     assert ImageChops.difference(surface_figure(surface(), (float("nan"), 1.0)).image, without).getbbox() is None
     with pytest.raises(ValueError, match="too small"):

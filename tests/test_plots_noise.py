@@ -1,4 +1,4 @@
-"""Noise in the picture: hatching where a cell does not differ from plain, the optimum's outline, the k sweep."""
+"""Noise in the image: hatching where a cell does not differ from plain, the optimum's outline, the k sweep."""
 
 import numpy as np
 import pytest
@@ -80,8 +80,8 @@ def test_the_region_of_the_optimum_is_outlined():
     assert row(7).max() <= 255 and not (row(7).min(axis=1) > 240).any()
 
 
-def test_scores_behind_the_same_means_change_the_picture():
-    """The picture is remembered by its scores, not only by the cells' means."""
+def test_scores_behind_the_same_means_change_the_image():
+    """The image is remembered by its scores, not only by the cells' means."""
     surface = noisy()
     calm = Surface(AXIS, AXIS, surface.alignment, surface.quality.mean(axis=-1, keepdims=True).repeat(20, axis=-1))
     assert ImageChops.difference(surface_figure(surface).image, surface_figure(calm).image).getbbox() is not None

@@ -1,4 +1,4 @@
-"""Candidates that share their beginnings: the pictures of single runs, at the price that the sharing allows."""
+"""Candidates that share their beginnings: the images of single runs, at the price that the sharing allows."""
 
 import pytest
 import torch
@@ -28,12 +28,12 @@ def sampler():
 
 
 def run(sampler, candidates, batch_size=64):
-    pictures = {}
-    for which, images, batch in sampler.pictures(candidates, batch_size):
+    drawn = {}
+    for which, images, batch in sampler.images(candidates, batch_size):
         assert len(which) == len(images) == len(batch) <= batch_size
-        pictures |= dict(zip(zip(which, images, strict=True), batch, strict=True))
-    assert len(pictures) == len(candidates) * IMAGES
-    return pictures
+        drawn |= dict(zip(zip(which, images, strict=True), batch, strict=True))
+    assert len(drawn) == len(candidates) * IMAGES
+    return drawn
 
 
 @pytest.mark.parametrize("batch_size", [4, 64])
@@ -47,16 +47,16 @@ def run(sampler, candidates, batch_size=64):
     ],
     ids=["nothing in common", "the first step", "all but the last", "one alone"],
 )
-def test_pictures_equal_single_runs_and_calls_are_shared(sampler, candidates, calls, batch_size):
+def test_images_equal_single_runs_and_calls_are_shared(sampler, candidates, calls, batch_size):
     with counted(embedded()) as count:
-        pictures = run(sampler, candidates, batch_size)
+        images = run(sampler, candidates, batch_size)
     assert (count.calls, count.full) == (calls * IMAGES, 0)
     for c, candidate in enumerate(candidates):
         single = embedded().decode(
             sample(embedded(), sampler.condition, sampler.noise, STEPS, candidate, sampler.denoiser)
         )
-        assert all(torch.equal(pictures[c, i], single[i]) for i in range(IMAGES))
-        assert all(not torch.equal(pictures[c, 0], pictures[other, 0]) for other in range(c))
+        assert all(torch.equal(images[c, i], single[i]) for i in range(IMAGES))
+        assert all(not torch.equal(images[c, 0], images[other, 0]) for other in range(c))
 
 
 def test_what_is_shared_is_remembered(sampler):
@@ -74,9 +74,9 @@ def test_what_is_shared_is_remembered(sampler):
 def test_every_scheduler_can_go_on_in_the_middle(sampler, name, monkeypatch):
     monkeypatch.setattr(embedded(), "scheduler", make(name))
     candidates = [per_step(1.1, 0.9, 1, 1), per_step(1.1, 0.9, 1.1, 1)]
-    pictures = run(sampler, candidates)
+    images = run(sampler, candidates)
     for c, candidate in enumerate(candidates):
         single = embedded().decode(
             sample(embedded(), sampler.condition, sampler.noise, STEPS, candidate, sampler.denoiser)
         )
-        assert all(torch.equal(pictures[c, i], single[i]) for i in range(IMAGES))
+        assert all(torch.equal(images[c, i], single[i]) for i in range(IMAGES))

@@ -150,32 +150,32 @@ def limit(backbone, budget):
     backbone.residency = Residency(DEVICE, budget, move=backbone.moves)
 
 
-def picture(backbone, denoiser=None):
+def image(backbone, denoiser=None):
     condition, noise = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0])
     return backbone.decode(sample(backbone, condition, noise, 2, None, denoiser))
 
 
 def test_a_backbone_keeps_everything_where_there_is_room(backbone):
     limit(backbone, 10**12)
-    picture(backbone)
-    picture(backbone)
+    image(backbone)
+    image(backbone)
     assert backbone.moves.take() == [("text", "on"), ("full", "on"), ("vae", "on")]
 
 
 def test_one_module_at_a_time_where_there_is_little(backbone):
-    plain = picture(backbone)
+    plain = image(backbone)
     parts = backbone.parts
     limit(
         backbone, max(parts.denoiser + parts.denoise + parts.unpack, parts.text_encoders, parts.vae + parts.decode) + 1
     )
-    assert torch.equal(picture(backbone), plain)
+    assert torch.equal(image(backbone), plain)
     assert backbone.moves.take() == [
         ("text", "on"), ("text", "off"), ("full", "on"), ("full", "off"), ("vae", "on"),
     ]  # fmt: skip
 
 
 def test_full_precision_is_moved_off_for_the_quantized_one(backbone):
-    backbone.parts = parts = replace(backbone.parts, decode=0)  # else it would be the largest of a picture this small
+    backbone.parts = parts = replace(backbone.parts, decode=0)  # else it would be the largest of an image this small
     made = backbone.quantized(Quantization("w8a8"))
     backbone.moves.modules["quantized"] = made.module
     room = parts.text_encoders + parts.denoiser + parts.vae + parts.work
@@ -254,5 +254,5 @@ def test_a_backbone_that_runs_out_of_memory_says_what_would_fit(backbone, monkey
     with monkeypatch.context() as patch:
         patch.setattr(backbone.pipe.vae, "decode", too_much)
         with pytest.raises(DoesNotFit, match=r"SDXL-Turbo ran out of memory: .* would fit"):
-            picture(backbone)
-    assert picture(backbone).isfinite().all()
+            image(backbone)
+    assert image(backbone).isfinite().all()

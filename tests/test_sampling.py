@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from embedded_model import PROMPTS, counted, embedded, grey_levels, jumps, stock_picture
+from embedded_model import PROMPTS, counted, embedded, grey_levels, jumps, stock_image
 
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
@@ -23,14 +23,14 @@ def shared():
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 @pytest.mark.parametrize("coefficients", [None, Coefficients.identity(), Coefficients.ramp(1.0, 1.0)], ids=str)
-def test_at_one_the_picture_is_the_stock_pipelines(steps, coefficients):
+def test_at_one_the_image_is_the_stock_pipelines(steps, coefficients):
     backbone = embedded()
     condition, noise = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 17, [0])
-    picture = backbone.decode(sample(backbone, condition, noise, steps, coefficients))
-    assert grey_levels(picture, stock_picture(backbone, PROMPTS[0], steps, seed=17)).max() <= 1
+    image = backbone.decode(sample(backbone, condition, noise, steps, coefficients))
+    assert grey_levels(image, stock_image(backbone, PROMPTS[0], steps, seed=17)).max() <= 1
 
 
-def test_other_coefficients_give_another_picture(shared):
+def test_other_coefficients_give_another_image(shared):
     backbone, module, condition, noise, _ = shared
     plain = backbone.decode(sample(backbone, condition, noise, STEPS, None, module))
     scaled = backbone.decode(sample(backbone, condition, noise, STEPS, Coefficients.ramp(1.1, 0.9), module))
@@ -38,7 +38,7 @@ def test_other_coefficients_give_another_picture(shared):
 
 
 @pytest.mark.parametrize("bits", [None, "w8a8", "w4a8", "w4a4"])
-def test_a_picture_does_not_depend_on_its_batch(bits):
+def test_a_image_does_not_depend_on_its_batch(bits):
     backbone, prompts = embedded(), PROMPTS * 2
     denoiser = bits and backbone.quantized(Quantization(bits)).module
     run = lambda index: backbone.decode(

@@ -14,7 +14,7 @@ from qsched.scoring.similarity import similarity
 
 
 def shapes(seed: int, size: int = 64) -> torch.Tensor:
-    """A clean picture on white: a disc and a striped square at random places, colours from a fixed palette."""
+    """A clean image on white: a disc and a striped square at random places, colours from a fixed palette."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[0:size, 0:size] / size
     image = np.ones((3, size, size))
@@ -179,12 +179,12 @@ def test_detail_ratio_falls_with_blur_and_rises_with_noise():
 
 
 def test_contrast_and_noise_likeness_of_extremes():
-    constant, noise, picture = torch.full((3, 64, 64), 0.5), torch.rand(3, 64, 64), shapes(0)
+    constant, noise, image = torch.full((3, 64, 64), 0.5), torch.rand(3, 64, 64), shapes(0)
     assert contrast(to_lab(constant)) == pytest.approx(0, abs=1e-3)
-    assert contrast(to_lab(picture)) > 20
+    assert contrast(to_lab(image)) > 20
     assert noise_likeness(to_lab(constant)) == 0
     assert noise_likeness(to_lab(noise)) == pytest.approx(1, abs=0.1)
-    assert noise_likeness(to_lab(picture)) < 0.3
+    assert noise_likeness(to_lab(image)) < 0.3
 
 
 @pytest.mark.parametrize("size", [64, 512])

@@ -1,7 +1,7 @@
-"""Noise against a clean picture, for every scorer, on random weights of the right architecture that were turned to like it.
+"""Noise against a clean image, for every scorer, on random weights of the right architecture that were turned to like it.
 
-A random text tower knows nothing of pictures. Reflecting its last projection so that the prompt points from the noise to
-the clean picture makes one that does, and everything else on the way from files to scores has to keep that order.
+A random text tower knows nothing of images. Reflecting its last projection so that the prompt points from the noise to
+the clean image makes one that does, and everything else on the way from files to scores has to keep that order.
 """
 
 from itertools import pairwise
@@ -38,7 +38,7 @@ def reflected(state: dict, text: Tensor, wanted: Tensor) -> dict:
 
 
 def liking_clean(state: dict) -> dict:
-    """A ViT that finds the prompt in the clean picture and not in the noise."""
+    """A ViT that finds the prompt in the clean image and not in the noise."""
     model = open_clip.CLIP(**VIT).eval()
     model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
     shift, scale = (
@@ -50,7 +50,7 @@ def liking_clean(state: dict) -> dict:
 
 
 def liking_quality(state: dict) -> dict:
-    """An RN50 to which the clean picture is good and the noise bad."""
+    """An RN50 to which the clean image is good and the noise bad."""
     iqa, model = ClipIqa(state), open_clip.CLIP(**RN).eval()
     model.load_state_dict(state)
     shift, scale = (torch.tensor(x)[:, None, None] for x in (MEAN, STD))
@@ -76,7 +76,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["clip-b32", "clip-l14", "hps"])
-def test_noise_scores_below_the_clean_picture(name, folder, monkeypatch):
+def test_noise_scores_below_the_clean_image(name, folder, monkeypatch):
     open_clip.add_model_config(folder / "tiny-hps.json")
     monkeypatch.setattr(loading, "HPS_ARCHITECTURE", "tiny-hps")
     scorer = loading.load_scorer(name, folder=folder)
@@ -86,7 +86,7 @@ def test_noise_scores_below_the_clean_picture(name, folder, monkeypatch):
     assert scores.alignment[2] == 0 < scores.alignment[0] and scores.quality[0] > scores.quality[2] + 1e-3
 
 
-def test_lpips_grows_from_the_clean_picture_to_noise():
+def test_lpips_grows_from_the_clean_image_to_noise():
     distance = Lpips(*random_lpips())
     found = [float(distance(torch.lerp(clean(), NOISE, share), clean())[0]) for share in (0.0, 0.1, 0.3, 1.0)]
     assert found[0] == 0 and all(less < more for less, more in pairwise(found))

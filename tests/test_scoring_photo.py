@@ -31,7 +31,7 @@ from qsched.scoring.weights import ScorerError
 TEXTS = ["a red apple", "a fox", "two cups of tea on a table"]
 
 
-def pictures(count: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
+def sample_images(count: int = 3, height: int = 64, width: int = 64) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(count))
 
 
@@ -53,16 +53,16 @@ def scorer(request, folder):
 
 def test_scores_have_their_range_and_type(scorer):
     assert isinstance(scorer, Scorer)
-    scores = scorer.score(pictures(), TEXTS)
+    scores = scorer.score(sample_images(), TEXTS)
     for values, most in ((scores.alignment, 100), (scores.quality, 1)):
         assert values.shape == (3,) and values.dtype == torch.float32
         assert bool(((values >= 0) & (values <= most)).all()) and float(values.max()) > 0
-    torch.testing.assert_close(scores.alignment, scorer.alignment(pictures(), TEXTS))
+    torch.testing.assert_close(scores.alignment, scorer.alignment(sample_images(), TEXTS))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 128), (40, 32)])
 def test_scores_do_not_depend_on_the_batch(scorer, size):
-    images = pictures(3, *size)
+    images = sample_images(3, *size)
     together = scorer.score(images, TEXTS)
     for i, text in enumerate(TEXTS):
         alone = scorer.score(images[i : i + 1], [text])
@@ -71,15 +71,18 @@ def test_scores_do_not_depend_on_the_batch(scorer, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_pictures_of_any_float_type_are_scored_in_single_precision(scorer, dtype):
-    scores, expected = scorer.score(pictures().to(dtype), TEXTS), scorer.score(pictures().to(dtype).float(), TEXTS)
+def test_images_of_any_float_type_are_scored_in_single_precision(scorer, dtype):
+    scores, expected = (
+        scorer.score(sample_images().to(dtype), TEXTS),
+        scorer.score(sample_images().to(dtype).float(), TEXTS),
+    )
     assert scores.alignment.dtype == scores.quality.dtype == torch.float32
     torch.testing.assert_close(scores.alignment, expected.alignment, atol=1e-3, rtol=0)
     torch.testing.assert_close(scores.quality, expected.quality, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_a_picture_that_is_not_finite_scores_as_a_black_one(scorer, bad):
+def test_a_image_that_is_not_finite_scores_as_a_black_one(scorer, bad):
     broken, black = (
         scorer.score(torch.full((1, 3, 64, 64), bad), TEXTS[:1]),
         scorer.score(torch.zeros(1, 3, 64, 64), TEXTS[:1]),
@@ -100,7 +103,7 @@ def test_the_definition_names_models_weights_and_prompts(scorer):
 
 
 def test_lpips_comes_with_the_scorer(scorer):
-    images = pictures()
+    images = sample_images()
     result = similarity(images, images.flip(-1), scorer.lpips)
     assert result.lpips.shape == (3,) and float(result.lpips.min()) > 0
     assert similarity(images, images, scorer.lpips).lpips.tolist() == [0, 0, 0]
@@ -110,9 +113,9 @@ def test_lpips_comes_with_the_scorer(scorer):
 # CLIPScore
 
 
-def test_pictures_are_prepared_as_open_clip_does():
+def test_images_are_prepared_as_open_clip_does():
     model = ClipModel(random_clip_with_settings(), None)
-    image = torchvision.transforms.functional.gaussian_blur(pictures(1, 150, 90), 9)
+    image = torchvision.transforms.functional.gaussian_blur(sample_images(1, 150, 90), 9)
     theirs = image_transform_v2(PreprocessCfg(size=64), is_train=False)(to_pil_image(image[0]))
     torch.testing.assert_close(model._prepared(image)[0], theirs, atol=0.03, rtol=0)  # theirs rounds to 8 bits twice
 
@@ -126,7 +129,7 @@ def random_clip_with_settings():
 def test_the_score_is_the_cosine_of_open_clips_own_features():
     own = random_clip_with_settings()
     model = ClipModel(own, open_clip.SimpleTokenizer())
-    images = pictures()
+    images = sample_images()
     features = own.encode_image(model._prepared(images), normalize=True)
     texts = own.encode_text(open_clip.tokenize(TEXTS), normalize=True)
     torch.testing.assert_close(model.cosines(images, TEXTS), (features * texts).sum(-1).clamp(min=0))
@@ -148,7 +151,7 @@ def test_prompts_are_encoded_once(folder):
     assert torch.equal(model.prompts(TEXTS), first[:3]) and seen == [3]
 
 
-def test_trained_weights_tell_a_picture_from_noise_and_its_prompt_from_others():
+def test_trained_weights_tell_a_image_from_noise_and_its_prompt_from_others():
     """The trained model at hand is the embedded one: its folder has open_clip's layout, as the Hub's have."""
     backbone, judge = embedded(), ClipModel.from_folder(ASSETS / "emoji-clip", "cpu")
     latents = sample(backbone, backbone.encode(PROMPTS), draw_noise(backbone.latent_shape, 0, [0, 1, 2]), 4)
@@ -168,7 +171,7 @@ def test_trained_weights_tell_a_picture_from_noise_and_its_prompt_from_others():
 
 def test_clip_iqa_is_the_mean_of_five_softmaxes():
     source = random_clip(RN, 3)
-    iqa, images = ClipIqa(source.state_dict()), pictures(2, 64, 64)
+    iqa, images = ClipIqa(source.state_dict()), sample_images(2, 64, 64)
     mean, std = (torch.tensor(x)[:, None, None] for x in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
     source.visual.attnpool.positional_embedding.data.zero_()
     features = source.encode_image((images - mean) / std, normalize=True)
@@ -187,17 +190,17 @@ def test_clip_iqa_equals_pyiqa(monkeypatch):
 
     state = random_clip(RN, 4).state_dict()
     monkeypatch.setattr(clipiqa_arch, "load", lambda name, device: clip_model.build_model(state).float())
-    images = pictures(2, 96, 160)
+    images = sample_images(2, 96, 160)
     with torch.inference_mode():
         theirs = clipiqa_arch.CLIPIQA().eval()(images).flatten()
     torch.testing.assert_close(ClipIqa(state)(images), theirs, atol=1e-6, rtol=0)
 
 
-def test_clip_iqa_refuses_tiny_pictures_and_splits_large_ones(monkeypatch):
+def test_clip_iqa_refuses_tiny_images_and_splits_large_ones(monkeypatch):
     iqa = ClipIqa(random_clip(RN, 3).state_dict())
     with pytest.raises(ValueError, match="at least 32 pixels"):
-        iqa(pictures(1, 31, 64))
-    images, sizes = pictures(5, 64, 64), []
+        iqa(sample_images(1, 31, 64))
+    images, sizes = sample_images(5, 64, 64), []
     whole = iqa(images)
     monkeypatch.setattr("qsched.scoring.clip_iqa.PIXELS", 2 * 64 * 64)
     batch = iqa._batch
@@ -215,8 +218,8 @@ def test_hps_needs_the_prompt(folder):
     clip = ClipModel.from_folder(folder / "vit_base_patch32_clip_224.openai", "cpu")
     scorer = HpsScorer(clip, clip, "hps", "test")
     with pytest.raises(ValueError, match="prompt"):
-        scorer.quality(pictures())
-    scores = scorer.score(pictures(), TEXTS)
+        scorer.quality(sample_images())
+    scores = scorer.score(sample_images(), TEXTS)
     torch.testing.assert_close(scores.quality * 100, scores.alignment)
 
 
@@ -232,14 +235,14 @@ def test_lpips_equals_pyiqa(monkeypatch, tmp_path):
     monkeypatch.setattr(lpips_arch, "models", SimpleNamespace(alexnet=lambda weights: net))
     torch.save(linear, tmp_path / "linear.pth")
     theirs = lpips_arch.LPIPS(pretrained_model_path=str(tmp_path / "linear.pth"))
-    images, reference = pictures(3, 64, 96), pictures(4, 64, 96)[:3]
+    images, reference = sample_images(3, 64, 96), sample_images(4, 64, 96)[:3]
     with torch.inference_mode():
         expected = theirs(images, reference).flatten()
     torch.testing.assert_close(Lpips(trunk, linear)(images, reference), expected, atol=1e-6, rtol=1e-5)
 
 
 def test_lpips_grows_with_damage_and_ignores_the_batch():
-    distance, images = Lpips(*random_lpips()), pictures(20)
+    distance, images = Lpips(*random_lpips()), sample_images(20)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
     values = [distance((images + amount * noise).clamp(0, 1), images) for amount in (0, 0.02, 0.1, 0.5)]
     assert values[0].tolist() == [0] * 20
@@ -258,14 +261,14 @@ def test_lpips_that_cannot_be_had_is_left_out_and_asked_for_when_its_weights_hav
         return Lpips(*random_lpips())
 
     scorer = PhotoScorer(None, None, "x", "x", Perceptual(load, lambda: bool(here)))
-    assert similarity(pictures(), pictures(), scorer.lpips).lpips is None
-    assert scorer.lpips(pictures(), pictures()) is None and len(asked) == 1
+    assert similarity(sample_images(), sample_images(), scorer.lpips).lpips is None
+    assert scorer.lpips(sample_images(), sample_images()) is None and len(asked) == 1
     here.append("damaged")
-    assert scorer.lpips(pictures(), pictures()) is None and not scorer.lpips.ready and len(asked) == 2
+    assert scorer.lpips(sample_images(), sample_images()) is None and not scorer.lpips.ready and len(asked) == 2
     here.clear()
     assert not scorer.lpips.ready
     here.append("whole")
-    assert scorer.lpips(pictures(), pictures().flip(-1)).min() > 0 and scorer.lpips.ready and len(asked) == 3
+    assert scorer.lpips(sample_images(), sample_images().flip(-1)).min() > 0 and scorer.lpips.ready and len(asked) == 3
     assert not PhotoScorer(None, None, "x", "x").lpips.ready
 
 
@@ -274,10 +277,10 @@ def test_lpips_appears_as_soon_as_its_files_are_there(folder, tmp_path):
     place = tmp_path / "scorers" / LINEAR.folder_name
     place.rename(tmp_path / "later")
     scorer = loading.load_scorer("clip-b32", folder=tmp_path / "scorers")
-    assert scorer.lpips(pictures(), pictures().flip(-1)) is None
+    assert scorer.lpips(sample_images(), sample_images().flip(-1)) is None
     (tmp_path / "later").rename(place)
     assert loading.load_scorer("clip-b32", folder=tmp_path / "scorers") is scorer
-    assert scorer.lpips(pictures(), pictures().flip(-1)).min() > 0
+    assert scorer.lpips(sample_images(), sample_images().flip(-1)).min() > 0
 
 
 # the published architectures, as shapes only

@@ -185,7 +185,7 @@ def test_the_best_point_is_the_best_jaq_and_not_the_best_alignment(monkeypatch):
     assert best != aligned and preset.coefficients == Coefficients.ramp(*best)
 
 
-def test_progress_tells_batches_points_the_best_and_its_picture():
+def test_progress_tells_batches_points_the_best_and_its_image():
     seen = []
 
     def watch(progress):
@@ -193,7 +193,7 @@ def test_progress_tells_batches_points_the_best_and_its_picture():
         seen.append((progress.images, progress.done, filled, progress.last, progress.best, progress.remaining))
         assert progress.total == 9 and progress.done == filled
         if progress.done:
-            assert progress.picture.shape == (3, 64, 64) and 0 <= float(progress.picture.min())
+            assert progress.image.shape == (3, 64, 64) and 0 <= float(progress.image.min())
 
     preset = search(embedded(), SMALL, batch_size=2, on_progress=watch)
     assert [images for images, *_, last, _, _ in seen if last is None] == sorted({i for i, *_ in seen})
@@ -233,7 +233,7 @@ def test_the_device_is_lent_for_one_batch_at_a_time():
     assert len(entered) >= 4 and set(told) == {0}
 
 
-def test_a_picture_that_is_not_finite_fails_its_point_for_good(tmp_path):
+def test_a_image_that_is_not_finite_fails_its_point_for_good(tmp_path):
     storage = f"sqlite:///{tmp_path / 'search.sqlite3'}"
     options = changed(TINY, steps=2, c_range=(1.0, 3e38))
     preset = search(embedded(), options, storage=storage)
@@ -251,7 +251,7 @@ def test_a_search_without_any_finite_point_says_so():
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
-    real, sizes = prefixes.SharedSampler.pictures, []
+    real, sizes = prefixes.SharedSampler.images, []
 
     def limited(self, candidates, batch_size, *rest):
         sizes.append(batch_size)
@@ -259,7 +259,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(self, candidates, batch_size, *rest)
 
-    monkeypatch.setattr(prefixes.SharedSampler, "pictures", limited)
+    monkeypatch.setattr(prefixes.SharedSampler, "images", limited)
     preset = search(embedded(), TINY)
     assert sizes == [16, 8, 4] and np.isfinite(preset.surface.jaq()).all()
 
@@ -268,7 +268,7 @@ def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):
     def never(self, *arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(prefixes.SharedSampler, "pictures", never)
+    monkeypatch.setattr(prefixes.SharedSampler, "images", never)
     with pytest.raises(SearchError, match="does not fit the device's memory"):
         search(embedded(), TINY)
 

@@ -14,10 +14,10 @@ from qsched.presets import load_preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.schedulers import QSchedLCMScheduler
-from qsched.ui.errors import spoken
+from qsched.ui.errors import reports_errors
+from qsched.ui.search import export_files
 from qsched.ui.search import fragments as search_fragments
-from qsched.ui.search import takeaway
-from qsched.ui.search.taking import Taking
+from qsched.ui.search.export_handlers import ExportHandlers
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_a_clicked_cell_is_what_is_taken(tab):
 
 def test_a_preset_and_a_scheduler_can_be_taken_away(tab):
     run(tab)
-    taking = Taking(tab)
+    taking = ExportHandlers(tab)
     preset = load_preset(taking.save(visitor()))
     assert preset.coefficients == tab.visit("a").shown.coefficients and preset.provenance["points_done"] == 9
     with zipfile.ZipFile(taking.export(visitor())) as archive:
@@ -107,36 +107,38 @@ def test_a_preset_and_a_scheduler_can_be_taken_away(tab):
 
 
 def test_a_preset_is_replaced_only_when_asked(tab):
-    taking, r = Taking(tab), tab.results
+    taking, r = ExportHandlers(tab), tab.results
     run(tab, steps=4)
     path = tab.engine.presets / "emoji-lcm" / "w4a8-4steps.json"
     old = path.read_bytes()
-    asked = taking.keep(visitor())
+    asked = taking.save_as_best_known(visitor())
     assert (
         asked[r.replacing]["visible"] and "w4a8-4steps.json already" in asked[r.question] and path.read_bytes() == old
     )
-    taking.leave()
+    taking.cancel_replace()
     assert path.read_bytes() == old
     taking.replace(visitor())
     assert load_preset(path).coefficients == tab.visit("a").shown.coefficients
     assert tab.engine.best_known("emoji-lcm", tab.engine.opening()[0]) == tab.visit("a").shown.coefficients
     run(tab, steps=2)
-    taking.keep(visitor())  # none to replace
+    taking.save_as_best_known(visitor())  # none to replace
     assert (path.parent / "w4a8-2steps.json").exists()
 
 
 def test_push_lists_what_it_would_publish(tab, monkeypatch):
-    taking = Taking(tab)
+    taking = ExportHandlers(tab)
     with pytest.raises(gr.Error, match="nothing to take"):
         taking.pusher(True)(visitor(), "me/x", "", False)
     run(tab)
     told = taking.pusher(True)(visitor(), "me/x", "", False)
     assert "would be published at" in told and "me/x" in told and "scheduler_config.json" in told
     with pytest.raises(gr.Error, match="no name for a repository"):
-        spoken(taking.pusher(True))(visitor(), "nonsense", "", False)
+        reports_errors(taking.pusher(True))(visitor(), "nonsense", "", False)
     pushed = []
     monkeypatch.setattr(
-        takeaway, "publish", lambda *args, **options: pushed.append((args, options)) or takeaway.Published("u", ("f",))
+        export_files,
+        "publish",
+        lambda *args, **options: pushed.append((args, options)) or export_files.Published("u", ("f",)),
     )
     for token, used in (("hf_1", "hf_1"), (" ", None)):
         told = taking.pusher(False)(visitor(), "me/x", token, True)
@@ -168,14 +170,15 @@ def test_saved_searches_are_listed_shown_compared_and_deleted(tab):
     assert two[r.sides[0]]["value"] != two[r.sides[1]]["value"]
 
     assert (
-        "Delete these 2 searches with 25 finished points?" in tab.ask_delete(visitor("c"), [oldest, newest])[r.doomed]
+        "Delete these 2 searches with 25 finished points?"
+        in tab.ask_delete(visitor("c"), [oldest, newest])[r.to_delete]
     )
     assert len(tab.searches.list()) == 2, "asking deletes nothing"
     tab.ask_delete(visitor("c"), [oldest])
     gone = tab.delete(visitor("c"))
     assert [search.name for search in tab.searches.list()] == [newest] and gone[r.saved]["value"] == []
     with pytest.raises(gr.Error, match="not stored any more"):
-        spoken(tab.choose)(visitor("c"), [oldest], False)
+        reports_errors(tab.choose)(visitor("c"), [oldest], False)
 
 
 def test_a_running_search_is_not_deleted_and_saved_ones_show_below_it(tab):

@@ -15,7 +15,7 @@ from qsched.search.study import StorageError
 from qsched.server.device_thread import DeviceThread
 from qsched.server.search_runner import Stopped
 from qsched.server.searches import Searches, default_file
-from qsched.ui.errors import sentence_for, spoken
+from qsched.ui.errors import reports_errors, sentence_for
 from qsched.ui.search.inputs import options_from
 
 
@@ -78,7 +78,7 @@ def test_a_search_runs_to_its_end_and_shows_the_best(tab):
     assert Image.open(end[r.surface]["value"]).size == (840, 756)
     assert end[tab.inputs.start]["interactive"] and not end[tab.inputs.stop]["interactive"]
     assert [choice[1] for choice in end[r.saved]["choices"]] == end[r.saved]["value"] == [shown.name]
-    np.testing.assert_array_equal(Image.open(end[r.picture]["value"]).size, (512, 512))
+    np.testing.assert_array_equal(Image.open(end[r.image]["value"]).size, (512, 512))
 
 
 def test_the_heatmap_fills_while_it_runs(tab):
@@ -120,7 +120,7 @@ def test_a_second_search_is_refused_with_a_sentence(tab):
     thread, _ = in_background(tab, resolution=9, count=25, steps=4)
     until(lambda: tab.runner.running_for("a"))
     with pytest.raises(gr.Error, match="A search is running already"):
-        next(spoken(tab.start)(visitor("b"), False, *settings()))
+        next(reports_errors(tab.start)(visitor("b"), False, *settings()))
     tab.stop(visitor("b"))
     assert tab.runner.running_for("a"), "another page cannot stop it"
     tab.forget(visitor("a"))
@@ -196,9 +196,9 @@ def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strate
     np.testing.assert_allclose(
         known[computed], shown.surface.jaq()[computed], atol=np.ptp(shown.surface.jaq()[computed])
     )
-    picture = figure(shown, False)
-    colour = lambda i, j: np.asarray(picture.image)[
-        int(picture.cell_to_xy(i, j)[1]) + 12, int(picture.cell_to_xy(i, j)[0]) + 22
+    image = figure(shown, False)
+    colour = lambda i, j: np.asarray(image.image)[
+        int(image.cell_to_xy(i, j)[1]) + 12, int(image.cell_to_xy(i, j)[0]) + 22
     ]
     light = np.array([[colour(i, j).min() for j in range(7)] for i in range(7)])
     assert np.median(light[~computed]) > np.median(light[computed]) + 60, "modelled cells are fainter"
@@ -228,7 +228,7 @@ def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strate
 )
 def test_settings_that_cannot_run_are_one_sentence_before_anything_starts(tab, changes, sentence):
     with pytest.raises(gr.Error, match=sentence):
-        next(spoken(tab.start)(visitor(), False, *settings(**changes)))
+        next(reports_errors(tab.start)(visitor(), False, *settings(**changes)))
     assert sentence in html(tab.planned(*settings(**changes)), tab.inputs.plan)
     assert tab.runner.running() is None
 
@@ -288,7 +288,7 @@ def test_only_the_device_computes(tab):
     before, after = foreign(), []
 
     def search():
-        assert tab.results.picture in run(tab, **once, seeds=2)
+        assert tab.results.image in run(tab, **once, seeds=2)
         after.append(foreign())
 
     thread = threading.Thread(target=search)

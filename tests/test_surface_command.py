@@ -65,7 +65,7 @@ def test_one_image_per_cell_and_no_plain_cell_are_said(line, tmp_path):
         (["--preset", "nowhere.json"], "no preset at nowhere.json"),
         (["--preset", "P", "--k", "-1"], "at least 0"),
         (["--preset", "P", "--k", "nan"], "no finite number"),
-        (["--preset", "P", "--out", "OUT"], "no picture's name"),
+        (["--preset", "P", "--out", "OUT"], "no image's name"),
         (["--preset", "P", "--out", "OUT/a.jpg"], "ends with .png"),
         (["--preset", "P", "--out", "P/a.png"], "is no folder"),
         ([], "--preset"),

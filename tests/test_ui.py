@@ -25,7 +25,7 @@ from qsched.server.engine import Engine
 from qsched.ui import fragments, values
 from qsched.ui.about_tab import snippet
 from qsched.ui.compare import links
-from qsched.ui.errors import sentence_for, spoken
+from qsched.ui.errors import reports_errors, sentence_for
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = [1.1, 0.9, 1.2, 0.8, 1, 1, 1, 1]
@@ -119,7 +119,7 @@ def test_differences_have_a_sign(value, text):
     assert fragments.signed(value) == text
 
 
-def test_the_score_table_says_everything_about_three_pictures(engine):
+def test_the_score_table_says_everything_about_three_images(engine):
     comparison = engine.compare("a", "emoji-lcm", *engine.opening())
     badge = Badge("colour distortion", 20.0, 12.0, "Colours left full precision.")
     table = fragments.scores(replace(comparison, naive=replace(comparison.naive, badges=(badge,))))
@@ -154,7 +154,7 @@ def test_sessions_are_apart_share_the_opening_and_are_forgotten(engine):
     engine.compare("a", "emoji-lcm", *engine.opening())
     calls = engine.backbone("emoji-lcm").calls
     engine.compare("b", "emoji-lcm", *engine.opening())
-    assert engine.backbone("emoji-lcm").calls == calls, "the opening pictures are made once"
+    assert engine.backbone("emoji-lcm").calls == calls, "the opening images are made once"
     engine.rescale("a", Coefficients.constant(1.2, 1.2))
     assert engine.session("b").comparison.coefficients == Coefficients.ramp(*BEST)
     assert engine.session("b").history is not engine.session("a").history
@@ -209,7 +209,7 @@ def test_every_failure_is_one_sentence(error, says):
         raise error
 
     with pytest.raises(gr.Error, match=says):
-        spoken(fails)()
+        reports_errors(fails)()
 
 
 def test_the_endpoint_answers_with_a_record(tmp_path):
@@ -292,8 +292,8 @@ def test_app_py_answers_bad_input_with_one_line_and_exit_2(arguments, says, caps
     assert out == "" and says in errors and len(errors.strip().splitlines()) == 1
 
 
-def test_two_apps_keep_their_pictures_apart(monkeypatch):
-    keep_apart = runpy.run_path(str(ROOT / "app.py"))["keep_pictures_apart"]
+def test_two_apps_keep_their_images_apart(monkeypatch):
+    keep_apart = runpy.run_path(str(ROOT / "app.py"))["keep_images_apart"]
     folders = set()
     for _ in range(2):
         monkeypatch.delenv("GRADIO_TEMP_DIR", raising=False)

@@ -16,7 +16,7 @@ from qsched.search.job import SearchError
 from qsched.search.saved import load_search, saved_searches
 from qsched.search.study import StorageError
 from qsched.server.searches import Searches
-from qsched.ui.errors import SPOKEN, sentence_for, spoken, without_paths
+from qsched.ui.errors import USER_ERRORS, reports_errors, sentence_for, without_paths
 from qsched.ui.search import fragments as search_fragments
 
 
@@ -52,11 +52,11 @@ def test_no_kind_of_error_names_a_path_of_the_server(kind, tmp_path):
     assert sentence and "\n" not in sentence and "/" not in sentence.replace("OWNER/NAME", "")
     for page in (True, False):
         with pytest.raises(gr.Error) as shown:
-            spoken(lambda: KINDS[kind](folder), page)()
+            reports_errors(lambda: KINDS[kind](folder), page)()
         assert str(tmp_path) not in str(shown.value) and tmp_path.name not in str(shown.value)
 
 
-@pytest.mark.parametrize("kind", [*SPOKEN.__args__, ValueError, TypeError])
+@pytest.mark.parametrize("kind", [*USER_ERRORS.__args__, ValueError, TypeError])
 @pytest.mark.parametrize(
     "path",
     ["/srv/a/x.json", "sqlite:////root/a/x.json", r"C:\Users\ann\x.json", "~/data/x.json", "/home/Ann Lee/a/x.json"],
@@ -65,7 +65,7 @@ def test_every_class_of_errors_is_spoken_without_its_folders(kind, path, monkeyp
     monkeypatch.setenv("HOME", "/home/Ann Lee")
     assert sentence_for(kind(f"The file {path} cannot be used: {path}.")).endswith("x.json.")
     assert "ann" not in sentence_for(kind(path)).lower() and "/" not in sentence_for(kind(f"'{path}'"))
-    assert {BackboneError, PresetError, PublishError, SearchError, StorageError} == set(SPOKEN.__args__)
+    assert {BackboneError, PresetError, PublishError, SearchError, StorageError} == set(USER_ERRORS.__args__)
 
 
 @pytest.mark.parametrize(

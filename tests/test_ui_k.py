@@ -81,7 +81,7 @@ def test_best_known_is_the_optimum_at_the_sessions_k(engine, tab):
     assert engine.session("a").comparison.coefficients == preset.coefficients
 
 
-def test_k_stays_with_the_session_through_drags_and_new_pictures(engine, tab):
+def test_k_stays_with_the_session_through_drags_and_new_images(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
     tab.weigh(REQUEST, 0.5, False)
     c = tab.controls

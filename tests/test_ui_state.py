@@ -67,7 +67,7 @@ def test_every_answer_carries_the_state_that_it_was_computed_for(engine, tab):
 def test_a_pick_of_what_is_shown_already_computes_nothing(engine, tab):
     calls, before = engine.backbone("emoji-lcm").calls, engine.session("a")
     same = tab.picked(REQUEST, given(tab, prompt="typed, and not asked for yet", seed=None))
-    assert set(same) == set(tab.standing) and engine.session("a") is before
+    assert set(same) == set(tab.download_note) and engine.session("a") is before
     other = tab.picked(REQUEST, given(tab, bits="w2a8"))
     assert tab.results.scores in other and engine.backbone("emoji-lcm").calls > calls
     assert tab.results.scores not in tab.picked(REQUEST, given(tab, bits="w2a8"))

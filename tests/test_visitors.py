@@ -14,7 +14,7 @@ from search_visits import in_background, run, settings, until, visitor
 
 from qsched.export.publish import Published
 from qsched.server.engine import Engine
-from qsched.ui.errors import spoken
+from qsched.ui.errors import reports_errors
 from qsched.ui.page import build_app
 from qsched.ui.visitors import furnish, is_local
 
@@ -65,8 +65,8 @@ class Scene:
         self.engine = Engine(load=self._load, presets=folder / "presets")
         self.app = build_app(engine=self.engine, searches=str(folder / "data" / "s.sqlite3"))
         self.tab = self.app.search
-        monkeypatch.setattr("qsched.ui.search.takeaway.publish", self._publish)
-        monkeypatch.setattr("qsched.ui.compare.download.arriving", self._arriving)
+        monkeypatch.setattr("qsched.ui.search.export_files.publish", self._publish)
+        monkeypatch.setattr("qsched.ui.compare.download.download_progress", self._download_progress)
         for place, name in ((os, "stat"), (os, "scandir"), (os, "listdir"), (builtins, "open")):
             monkeypatch.setattr(place, name, self._watched(getattr(place, name)))
         run(self.tab, "owner", steps=4)
@@ -84,7 +84,7 @@ class Scene:
         self.touched.add("publish")
         return Published("u", ("f",))
 
-    def _arriving(self, spec):
+    def _download_progress(self, spec):
         self.touched.add("download")
         yield 1, 1
 
@@ -211,10 +211,10 @@ def test_somebody_from_elsewhere_stops_and_deletes_what_they_began_and_nothing_e
     assert tab.visit("guest").shown.name == scene.saved
     for chosen in ([scene.saved], [own, scene.saved]):
         with pytest.raises(gr.Error, match=REFUSED):
-            spoken(tab.ask_delete)(guest, chosen)
-        tab.visit("guest").doomed = chosen
+            reports_errors(tab.ask_delete)(guest, chosen)
+        tab.visit("guest").to_delete = chosen
         with pytest.raises(gr.Error, match=REFUSED):
-            spoken(tab.delete)(guest)
+            reports_errors(tab.delete)(guest)
     tab.ask_delete(guest, [own])
     tab.delete(guest)
     saved = [search.name for search in tab.searches.list()]
@@ -225,7 +225,7 @@ def test_the_source_of_a_saved_search_is_nobodys_who_comes_from_elsewhere(scene)
     scene.tab.visit("guest").shown = scene.tab.visit("owner").shown
     scene.tab.visit("guest").shown.backbone = f"emoji-lcm@{scene.source}"
     with pytest.raises(gr.Error, match=REFUSED):
-        spoken(scene.tab.use)(visitor("guest", client="10.0.0.9"), False, "naive", "Q-Sched")
+        reports_errors(scene.tab.use)(visitor("guest", client="10.0.0.9"), False, "naive", "Q-Sched")
     assert not scene.touched
 
 

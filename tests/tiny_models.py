@@ -51,11 +51,11 @@ PROMPTS = ["a red fox in the snow", "glass teapot, studio light", "x"]
 SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,'-"
 NATIVE = 64
-"""Picture size that the tiny U-Nets' configurations name."""
+"""Image size that the tiny U-Nets' configurations name."""
 
 
 class FakeScorer:
-    """Numbers that depend on the picture, in place of the photo scorer's weights."""
+    """Numbers that depend on the image, in place of the photo scorer's weights."""
 
     name, definition = "fake", "mean and spread of the pixels, for tests"
 

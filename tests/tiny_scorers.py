@@ -36,7 +36,7 @@ PREPROCESS = {
 
 
 def random_clip(config: dict, seed: int) -> open_clip.CLIP:
-    """An open_clip model with random weights, turned so that pictures and texts lie on the same side (scores above 0)."""
+    """An open_clip model with random weights, turned so that images and texts lie on the same side (scores above 0)."""
     torch.manual_seed(seed)
     model = open_clip.CLIP(**config).eval().requires_grad_(False)
     cosine = model.encode_image(torch.rand(1, 3, 64, 64)) @ model.encode_text(open_clip.tokenize(["a fox"])).T

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> Result:
             [f["id"], _steps(f["steps"]), str(f["size"]), licence, _download(f), *sizes, f["plan"]["sentence"], state]
         )
     text = (
-        f"{table(rows)}\n\nA download is what `pull` fetches: the backbone with its tiny decoder, and what scores its pictures, which all "
+        f"{table(rows)}\n\nA download is what `pull` fetches: the backbone with its tiny decoder, and what scores its images, which all "
         "backbones share.\nSizes are the denoiser's as stored; what is free on the device decides how a backbone runs.\n\n"
         f"{table(_cards(found))}\n\nGPU memory at {DEFAULT.upper()}, by arithmetic from the architectures: {_legend()}."
     )

@@ -2,7 +2,7 @@
 
 import argparse
 
-from qsched.commands.options import add_backbone, add_granularity, open_backbone, quantization, whole
+from qsched.commands.options import add_backbone, add_granularity, integer, open_backbone, quantization
 from qsched.commands.output import table
 from qsched.commands.result import Result
 from qsched.sizes import size
@@ -15,17 +15,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits", nargs="+", default=WIDTHS, metavar="WnAm", help=f"bit-widths (default: {' '.join(WIDTHS)})"
     )
-    parser.add_argument("--steps", type=whole(1), help="denoiser calls (default: the backbone's own)")
+    parser.add_argument("--steps", type=integer(1), help="denoiser calls (default: the backbone's own)")
     parser.add_argument(
         "--batches",
-        type=whole(1, 4096),
+        type=integer(1, 4096),
         nargs="+",
         default=(1, 4, 16),
         metavar="N",
         help="batch sizes (default: 1 4 16)",
     )
     parser.add_argument(
-        "--repeats", type=whole(1, 1000), default=5, metavar="N", help="measurements per number (default: %(default)s)"
+        "--repeats",
+        type=integer(1, 1000),
+        default=5,
+        metavar="N",
+        help="measurements per number (default: %(default)s)",
     )
     add_backbone(parser)
     add_granularity(parser)

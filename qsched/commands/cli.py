@@ -18,7 +18,7 @@ from qsched.version import __version__
 COMMANDS = {
     "backbones": "what can run here",
     "pull": "download a backbone",
-    "generate": "one prompt, three pictures, their scores",
+    "generate": "one prompt, three images, their scores",
     "diagnose": "which layers carry the quantization error, and what coefficients can explain of it",
     "search": "find coefficients for a bit-width",
     "evaluate": "try a preset on prompts its search never saw",

@@ -2,7 +2,7 @@
 
 import argparse
 
-from qsched.commands.options import add_backbone, add_quantization, open_backbone, quantization, whole
+from qsched.commands.options import add_backbone, add_quantization, integer, open_backbone, quantization
 from qsched.commands.output import table
 from qsched.commands.result import Result
 
@@ -11,13 +11,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is quantized and how, and on how many prompts it is measured."""
     add_backbone(parser)
     add_quantization(parser)
-    parser.add_argument("--steps", type=whole(1), metavar="N", help="denoiser calls (default: the backbone's own)")
+    parser.add_argument("--steps", type=integer(1), metavar="N", help="denoiser calls (default: the backbone's own)")
     parser.add_argument("--prompts", metavar="FILE|N", default=16, help="calibration prompts to fit on (default: 16)")
     parser.add_argument(
         "--held-out", metavar="FILE|N", default=16, help="prompts that measure the fit (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the noise (default: %(default)s)")
-    parser.add_argument("--layers", type=whole(1), default=10, metavar="N", help="to list (default: %(default)s)")
+    parser.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of the noise (default: %(default)s)")
+    parser.add_argument("--layers", type=integer(1), default=10, metavar="N", help="to list (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> Result:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from qsched.commands.options import add_backbone, add_k, add_scorer, open_backbone, whole
+from qsched.commands.options import add_backbone, add_k, add_scorer, integer, open_backbone
 from qsched.commands.result import Result
 
 
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a file (one prompt per line, CSV, TSV, JSON lines, JSON or YAML), or N built-in held-out prompts (default: all of them)",
     )
     parser.add_argument(
-        "--seeds", type=whole(1, 1000), default=5, metavar="N", help="noise draws per prompt (default: %(default)s)"
+        "--seeds", type=integer(1, 1000), default=5, metavar="N", help="noise draws per prompt (default: %(default)s)"
     )
     parser.add_argument(
         "--any-revision", action="store_true", help="also evaluate a preset that was made with other weights"
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> Result:
     backbone = open_backbone(args, preset.backbone)
     family, use = backbone.spec.family, "held-out"
     prompts = choose_prompts(args.prompts, family, use)
-    pictures = len(COLUMNS) * len(prompts) * args.seeds
-    with tqdm(total=pictures, desc=f"evaluate {preset.bits}", unit="picture", disable=None) as bar:
+    images = len(COLUMNS) * len(prompts) * args.seeds
+    with tqdm(total=images, desc=f"evaluate {preset.bits}", unit="picture", disable=None) as bar:
         result = evaluate(
             backbone, preset, prompts, args.seeds, k=args.k, categories=categorised(prompts, family, use),
             any_revision=args.any_revision, on_batch=lambda done, total: bar.update(done - bar.n),

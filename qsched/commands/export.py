@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> Result:
         texts.append(snippet.rstrip())
     if args.push is not None:
         data["published"] = _publish(args, preset, scheduler)
-        texts.append(_told(data["published"]))
+        texts.append(_summary(data["published"]))
     return Result(data, "\n\n".join(texts))
 
 
@@ -54,6 +54,6 @@ def _publish(args: argparse.Namespace, preset: Any, scheduler: Any) -> dict[str,
     return {"url": url, "files": list(files), "dry_run": args.dry_run, "private": args.private}
 
 
-def _told(published: dict[str, Any]) -> str:
+def _summary(published: dict[str, Any]) -> str:
     names = ", ".join(published["files"])
     return f"{names} {'would be' if published['dry_run'] else 'are'} published at {published['url']}."

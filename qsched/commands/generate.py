@@ -1,4 +1,4 @@
-"""`generate`: one prompt, three pictures, their numbers."""
+"""`generate`: one prompt, three images, their numbers."""
 
 import argparse
 import io
@@ -12,9 +12,9 @@ from qsched.commands.options import (
     add_quantization,
     add_scorer,
     coefficients,
+    integer,
     open_backbone,
     quantization,
-    whole,
 )
 from qsched.commands.output import table, to_json, writable_folder, write_files
 from qsched.commands.result import Result
@@ -30,8 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to draw, how, and where to put it."""
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to draw")
     parser.add_argument("--out", required=True, metavar="DIR", help=f"folder for {', '.join(FILES)} and result.json")
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--steps", type=whole(1), help="denoiser calls (default: the backbone's own)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--steps", type=integer(1), help="denoiser calls (default: the backbone's own)")
     parser.add_argument("--preset", metavar="FILE", help="take the coefficients from this preset")
     add_backbone(parser)
     add_quantization(parser)
@@ -100,10 +100,10 @@ def _text(data: dict, k: float) -> str:
             *[_number(column["lpips"])] * lpips, ", ".join(badge["name"] for badge in column["badges"]) or "-",
         ])  # fmt: skip
     chosen = ", ".join(f"{name} = {value}" for name, value in data["coefficients"].items())
-    by = f"scores by {scorer['name']}: {scorer['definition']}" if scorer["name"] else "nobody has scored these pictures"
+    by = f"scores by {scorer['name']}: {scorer['definition']}" if scorer["name"] else "nobody has scored these images"
     return "\n".join([
         table(rows), "", f"Q-Sched with {chosen}. {scorer['jaq']}; {by}.",
-        *data["notes"], f"Pictures and result.json are in {data['folder']}.",
+        *data["notes"], f"Images and result.json are in {data['folder']}.",
     ])  # fmt: skip
 
 

@@ -21,7 +21,7 @@ SCORERS = ("clip-b32", "clip-l14", "hps")
 """Those of qsched.scoring.loading, likewise."""
 
 
-def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+def integer(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """An argparse type: a whole number from low to high."""
 
     def read(text: str) -> int:
@@ -102,7 +102,7 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
 def add_granularity(parser: argparse.ArgumentParser) -> None:
     """The quantizer's options besides the bit-width."""
     parser.add_argument(
-        "--group-size", type=whole(1), metavar="N", help="weights per scale (default: one scale per channel)"
+        "--group-size", type=integer(1), metavar="N", help="weights per scale (default: one scale per channel)"
     )
     parser.add_argument(
         "--activation-scale", default="token", choices=("token", "tensor"), help="(default: %(default)s)"

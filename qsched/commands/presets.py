@@ -5,7 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qsched.commands.options import add_backbone, add_granularity, add_k, add_scorer, open_backbone, quantization, whole
+from qsched.commands.options import (
+    add_backbone,
+    add_granularity,
+    add_k,
+    add_scorer,
+    integer,
+    open_backbone,
+    quantization,
+)
 from qsched.commands.output import writable_folder
 from qsched.commands.result import Interrupted, Result
 
@@ -28,15 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bits", nargs="+", default=BITS, metavar="BITS", help=f"(default: {' '.join(BITS)})")
     parser.add_argument(
-        "--steps", type=whole(1), nargs="+", metavar="N", help="(default: all that the backbone runs in)"
+        "--steps", type=integer(1), nargs="+", metavar="N", help="(default: all that the backbone runs in)"
     )
-    parser.add_argument("--grid", type=whole(2, 1001), default=11, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--grid", type=integer(2, 1001), default=11, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--prompts", metavar="FILE|N", help="of the search (default: the built-in calibration prompts)")
     parser.add_argument(
         "--held-out", metavar="FILE|N", help="prompts to judge on (default: the built-in held-out ones)"
     )
     parser.add_argument(
-        "--seeds", type=whole(1, 1000), default=3, metavar="N", help="noise draws per prompt (default: %(default)s)"
+        "--seeds", type=integer(1, 1000), default=3, metavar="N", help="noise draws per prompt (default: %(default)s)"
     )
     parser.add_argument("--storage", metavar="URL", help="Optuna storage (default: searches.sqlite3 in the folder)")
     add_backbone(parser)

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Result:
     if args.revision:
         spec = replace(spec, revision=args.revision)
     fetched = [_fetch(part, args.offline) for part in remote_parts(spec, args.scorer or PHOTO_SCORER)]
-    lines = [_told(part) for part in fetched]
+    lines = [_summary(part) for part in fetched]
     if not fetched or (args.source and Path(args.source).expanduser().is_dir()):
         here = f"{args.source} is a folder on this machine" if args.source else f"{spec.id} ships with the app"
         lines.insert(0, f"{here}: there is nothing to download" + (" of it." if fetched else "."))
@@ -81,7 +81,7 @@ def _fetch(part: "Part", offline: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _told(part: dict[str, Any]) -> str:
+def _summary(part: dict[str, Any]) -> str:
     came = f"{size(part['downloaded_bytes'])} fetched" if part["downloaded_bytes"] else "nothing to fetch"
     count = "1 file" if part["files"] == 1 else f"{part['files']} files"
     return (

@@ -11,10 +11,10 @@ from qsched.commands.options import (
     add_k,
     add_quantization,
     add_scorer,
+    integer,
     number,
     open_backbone,
     quantization,
-    whole,
 )
 from qsched.commands.output import writable_folder
 from qsched.commands.result import Interrupted, Result
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The grid, the images, and where results go."""
     parser.add_argument("--out", metavar="PRESET.json", help="the preset to write (not needed with --dry-run)")
     parser.add_argument(
-        "--grid", type=whole(2, 1001), default=11, metavar="N", help="N x N points (default: %(default)s)"
+        "--grid", type=integer(2, 1001), default=11, metavar="N", help="N x N points (default: %(default)s)"
     )
     parser.add_argument(
         "--range",
@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE|N",
         help="a file of prompts, or how many of the built-in calibration prompts (default: all 25)",
     )
-    parser.add_argument("--steps", type=whole(1), help="denoiser calls (default: the backbone's own)")
-    parser.add_argument("--seed", type=whole(0), default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--steps", type=integer(1), help="denoiser calls (default: the backbone's own)")
+    parser.add_argument("--seed", type=integer(0), default=0, help="of the noise (default: %(default)s)")
     parser.add_argument(
-        "--seeds", type=whole(1, 1000), default=1, metavar="N", help="noise draws per prompt (default: %(default)s)"
+        "--seeds", type=integer(1, 1000), default=1, metavar="N", help="noise draws per prompt (default: %(default)s)"
     )
     parser.add_argument(
         "--strategy",

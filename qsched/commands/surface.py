@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=number(0), help="weight of CLIP-IQA in JAQ (default: the preset's own)")
     parser.add_argument("--sweep", action="store_true", help="also how the optimum moves with k, from 0 to 5")
     parser.add_argument(
-        "--out", metavar="PNG", help="also draw it; with --sweep a second picture beside it, PNG's name with -sweep"
+        "--out", metavar="PNG", help="also draw it; with --sweep a second image beside it, PNG's name with -sweep"
     )
 
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _folder(out: str | None) -> Path | None:
-    """Where the picture goes, tried before anything is computed.
+    """Where the image goes, tried before anything is computed.
 
     Raises:
         ValueError: one sentence, if it cannot go there.
@@ -58,7 +58,7 @@ def _folder(out: str | None) -> Path | None:
     if out is None:
         return None
     if Path(out).suffix.lower() != ".png" or Path(out).is_dir():
-        raise ValueError(f"{out} is no picture's name: give --out a name that ends with .png.")
+        raise ValueError(f"{out} is no image's name: give --out a name that ends with .png.")
     return writable_folder(Path(out).parent)
 
 
@@ -67,17 +67,15 @@ def _draw(preset: "Preset", k: float, sweep: bool, folder: Path, path: Path) -> 
     from qsched.plots.sweep import k_sweep_figure
 
     note = f"{preset.backbone}, {preset.bits.upper()}, {preset.steps} steps, {len(preset.prompts)} prompts"
-    pictures = {path.name: surface_figure(preset.surface, None, k, note=note, formula=preset.formula).image}
+    images = {path.name: surface_figure(preset.surface, None, k, note=note, formula=preset.formula).image}
     if sweep:
-        pictures[f"{path.stem}-sweep{path.suffix}"] = k_sweep_figure(
-            preset.surface, k, note=note, formula=preset.formula
-        )
-    return write_files(folder, {name: _png(picture) for name, picture in pictures.items()})
+        images[f"{path.stem}-sweep{path.suffix}"] = k_sweep_figure(preset.surface, k, note=note, formula=preset.formula)
+    return write_files(folder, {name: _png(image) for name, image in images.items()})
 
 
-def _png(picture: Any) -> bytes:
+def _png(image: Any) -> bytes:
     data = io.BytesIO()
-    picture.save(data, "PNG")
+    image.save(data, "PNG")
     return data.getvalue()
 
 

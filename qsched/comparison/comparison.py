@@ -47,7 +47,9 @@ class Settings:
         if not prompt:
             raise ValueError("Please type a prompt: there is nothing to draw yet.")
         if self.steps not in backbone.spec.steps:
-            raise ValueError(f"{backbone.spec.title} runs in {_spoken(backbone.spec.steps)} steps, not {self.steps}.")
+            raise ValueError(
+                f"{backbone.spec.title} runs in {_steps_in_words(backbone.spec.steps)} steps, not {self.steps}."
+            )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"The seed must be a whole number from 0 to {2**31 - 1}, not {self.seed}.")
         BitWidth.parse(self.quantization.bits)
@@ -57,7 +59,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Column:
-    """One picture with its numbers.
+    """One image with its numbers.
 
     stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s: seconds for
     all steps and the decode (for Q-Sched the shared first prediction is counted in); first_run: whether the first run
@@ -85,11 +87,11 @@ class Column:
 
     @property
     def scored(self) -> bool:
-        """Whether a scorer has seen this picture."""
+        """Whether a scorer has seen this image."""
         return self.alignment is not None and self.quality is not None
 
     def jaq(self, k: float = K_DEFAULT) -> float | None:
-        """JAQ of this one picture: log(CLIPScore) + k * CLIP-IQA; None without scores."""
+        """JAQ of this one image: log(CLIPScore) + k * CLIP-IQA; None without scores."""
         return jaq([self.alignment], [self.quality], k) if self.scored else None
 
     def jaq_difference(self, reference: "Column", k: float = K_DEFAULT) -> float | None:
@@ -101,7 +103,7 @@ class Column:
 class Comparison:
     """Three columns and what a drag needs to make the third again.
 
-    backbone: its id and revision, which the pictures belong to. quality_name: what the columns' quality is.
+    backbone: its id and revision, which the images belong to. quality_name: what the columns' quality is.
     """
 
     backbone: str
@@ -139,7 +141,7 @@ def compare(
 ) -> Comparison:
     """All three columns; what `previous` already holds for the same prompt, seed and steps is reused.
 
-    Where the backbone's scorer cannot be had, the pictures come without scores and a note says why; as soon as it can be
+    Where the backbone's scorer cannot be had, the images come without scores and a note says why; as soon as it can be
     had, or LPIPS, they are made anew.
 
     Raises:
@@ -150,17 +152,17 @@ def compare(
     backbone.use(settings.steps)
     name = f"{backbone.spec.id} {backbone.revision}"
     judge = judge_of(backbone)
-    same_picture = (
+    same_image = (
         previous is not None
         and previous.backbone == name
         and previous.full_precision.scored != isinstance(judge, ScorerError)
         and replace(previous.settings, quantization=settings.quantization) == settings
         and not lacks_lpips(previous, judge)
     )
-    if same_picture and previous.settings == settings:
+    if same_image and previous.settings == settings:
         return rescale(backbone, previous, coefficients)
 
-    if same_picture:
+    if same_image:
         condition, noise, notes, reference, full = (
             previous.condition,
             previous.noise,
@@ -177,7 +179,7 @@ def compare(
             else ()
         )
         if isinstance(judge, ScorerError):
-            notes += (f"The pictures have no scores. {judge}",)
+            notes += (f"The images have no scores. {judge}",)
         first_run, begin = backbone.first_run(backbone.denoiser, settings.tiny_decoder), time.perf_counter()
         latents = sample(backbone, condition.to(backbone.device), noise, settings.steps)
         images = decode(backbone, latents, settings.tiny_decoder).cpu()
@@ -251,7 +253,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
 
 
 def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Image.Image | None:
-    """The Q-Sched picture as the small decoder draws it, without scores, for a hand that is still moving; None where
+    """The Q-Sched image as the small decoder draws it, without scores, for a hand that is still moving; None where
     `rescale` costs no more: the small decoder draws anyway, there is none, or the image is the comparison's own.
 
     Raises:
@@ -270,7 +272,7 @@ def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficient
 
 
 def lacks_lpips(comparison: Comparison, judge: Any) -> bool:
-    """Whether this scorer gives LPIPS now, and did not when the pictures were made."""
+    """Whether this scorer gives LPIPS now, and did not when the images were made."""
     lpips = getattr(judge, "lpips", None)
     return comparison.full_precision.lpips is None and lpips is not None and getattr(lpips, "ready", True)
 
@@ -339,5 +341,5 @@ def _elapsed(backbone: Backbone, begin: float) -> float:
     return time.perf_counter() - begin
 
 
-def _spoken(steps: tuple[int, ...]) -> str:
+def _steps_in_words(steps: tuple[int, ...]) -> str:
     return ", ".join(map(str, steps[:-1])) + f" or {steps[-1]}" if len(steps) > 1 else str(steps[0])

@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=words)
         command.add_argument("--steps", type=int, default=steps, help="optimiser steps (default: %(default)s)")
         command.add_argument("--minutes", type=float, help="stop after this much time, earlier runs included")
-        command.add_argument("--batch", type=int, default=batch, help="pictures per step (default: %(default)s)")
+        command.add_argument("--batch", type=int, default=batch, help="images per step (default: %(default)s)")
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
         if name in ("clip", "text", "denoiser"):
             command.add_argument(
@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
 
     everything = commands.add_parser("whole", help="damage, clip, observer, denoiser and distil within a time budget")
     everything.add_argument("--minutes", type=float, required=True)
-    everything.add_argument("--batch", type=int, help="pictures per step (default: what suits the device)")
+    everything.add_argument("--batch", type=int, help="images per step (default: what suits the device)")
     _photographs(everything, "both uses of ImageNet weights, in clip and denoiser")
     everything.add_argument("--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB")
 
@@ -165,7 +165,7 @@ def run(args: argparse.Namespace) -> None:
         options = {"device": args.device, "batch": args.batch, "photographs": args.photographs}
         print(json.dumps(whole.run(args.work, args.clip, args.model, args.minutes, **options), indent=1))
         if args.home:
-            print(*whole.carry_home(args.work, args.home), sep="\n")
+            print(*whole.copy_weights(args.work, args.home), sep="\n")
     elif args.command == "export":
         named = args.checkpoint in ("denoiser", "student")
         file = args.work / f"{args.checkpoint}.pt" if named else Path(args.checkpoint)

@@ -1,4 +1,4 @@
-"""Write trained weights as the folders that the app loads, and a sheet of sample pictures to look at."""
+"""Write trained weights as the folders that the app loads, and a sheet of sample images to look at."""
 
 import math
 from collections.abc import Sequence

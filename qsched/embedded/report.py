@@ -40,7 +40,7 @@ def draw(
     denoiser: nn.Module | None = None,
     coefficients: Coefficients | None = None,
 ) -> Tensor:
-    """Pictures (prompts, 3, H, W) on the CPU, drawn in batches."""
+    """Images (prompts, 3, H, W) on the CPU, drawn in batches."""
     parts = []
     for begin in range(0, len(prompts), BATCH):
         indices = range(begin, min(begin + BATCH, len(prompts)))
@@ -55,7 +55,7 @@ class TeacherScheduler(DDIMScheduler):
     """DDIM (Song et al. 2021) from pure noise at the last timestep on, without new noise: see `denoiser.noise_in`."""
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any):
-        """Diffusers' step, of the same picture and, at the last timestep, of the noise that was drawn."""
+        """Diffusers' step, of the same image and, at the last timestep, of the noise that was drawn."""
         noise = noise_in(sample, model_output, timestep)
         sigma = (1 - self.alphas_cumprod[timestep]).sqrt()
         return super().step(noise, timestep, sample + sigma * (noise - model_output), **options)
@@ -71,7 +71,7 @@ def as_teacher(backbone: Backbone) -> Backbone:
 
 
 class Recognition:
-    """The tiny CLIP asked which of all names, in the asked style, a picture shows."""
+    """The tiny CLIP asked which of all names, in the asked style, an image shows."""
 
     def __init__(self, backbone: Backbone, emoji: dataset.Emoji):
         scorer = backbone.scorer()
@@ -80,13 +80,13 @@ class Recognition:
         self.texts = self.judge.texts(names).unflatten(0, (len(emoji.styles), -1))
 
     def ranks(self, images: Tensor, concepts: Tensor, styles: Tensor) -> Tensor:
-        """Rank (0 = best) of the right concept, int (pictures,); concepts, styles: what was asked for (pictures,)."""
+        """Rank (0 = best) of the right concept, int (images,); concepts, styles: what was asked for (images,)."""
         likeness = (self.judge.images(images) @ self.texts.mT).cpu()[styles, torch.arange(len(images))]
         return (likeness > likeness.gather(1, concepts.unsqueeze(1))).sum(1)
 
 
 def pairs(emoji: dataset.Emoji, styles: Sequence[str]) -> dict[str, Tensor]:
-    """Indices of pictures to ask for: SEEN seen ones spread evenly, all held-out pairs, all pictures of unseen concepts; of these styles."""
+    """Indices of images to ask for: SEEN seen ones spread evenly, all held-out pairs, all images of unseen concepts; of these styles."""
     styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in styles]))
     unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
     seen = emoji.train_indices(styles, unseen=False)
@@ -122,15 +122,15 @@ def report(
     out |= {"teacher": teacher.revision, "seeds": list(range(seeds)), "rows": []}
     recognition = Recognition(student, emoji)
     for kind, indices in pairs(emoji, styles or emoji.styles).items():
-        prompts, real = [emoji.caption(int(i)) for i in indices], emoji.pictures(indices)
+        prompts, real = [emoji.caption(int(i)) for i in indices], emoji.images_of(indices)
         ways: list[tuple[str, Backbone, int]] = [("real art", student, 0), ("DDIM", teacher, TEACHER_STEPS)]
         ways += [("LCM", student, steps) for steps in STUDENT_STEPS]
         for name, backbone, steps in ways:
             runs = seeds if steps else 1
-            pictures = [draw(backbone, prompts, steps, seed) if steps else real for seed in range(runs)]
+            images = [draw(backbone, prompts, steps, seed) if steps else real for seed in range(runs)]
             label = name if not steps else f"{name}, {steps} step{'s' * (steps > 1)}"
-            row = {"pairs": KINDS[kind], "count": len(prompts), "pictures": label}
-            out["rows"].append(row | judged(student, emoji, recognition, observer, pictures, real, prompts, indices))
+            row = {"pairs": KINDS[kind], "count": len(prompts), "images": label}
+            out["rows"].append(row | judged(student, emoji, recognition, observer, images, real, prompts, indices))
     return out
 
 
@@ -139,16 +139,16 @@ def judged(
     emoji: dataset.Emoji,
     recognition: Recognition,
     observer: Observer | None,
-    pictures: list[Tensor],
+    drawn: list[Tensor],
     real: Tensor,
     prompts: list[str],
     indices: Tensor,
 ) -> dict[str, Any]:
-    """All metrics of one way to draw these prompts; pictures: one batch (prompts, 3, 64, 64) per seed."""
+    """All metrics of one way to draw these prompts; images: one batch (prompts, 3, 64, 64) per seed."""
     concepts, styles = emoji.concept[indices], emoji.style[indices]
     values: dict[str, list[Tensor]] = {metric: [] for metric in METRICS}
     features = []
-    for images in pictures:
+    for images in drawn:
         scores = backbone.scorer().score(images, prompts)
         rank = recognition.ranks(images, concepts, styles)
         values["clip_score"].append(scores.alignment)
@@ -164,8 +164,8 @@ def judged(
                 values[f"{prefix}top{k}"].append((ranks < k).float())
     out = {name: estimate(torch.stack(parts).double().cpu().numpy()) for name, parts in values.items() if parts}
     if observer is not None:
-        truth = observe(observer, real)[0].repeat(len(pictures), 1).numpy()
-        groups = np.tile(np.arange(len(prompts)), len(pictures))
+        truth = observe(observer, real)[0].repeat(len(drawn), 1).numpy()
+        groups = np.tile(np.arange(len(prompts)), len(drawn))
         out["frechet"] = frechet.estimate(torch.cat(features).numpy(), truth, groups).to_dict()
     return out
 
@@ -183,7 +183,7 @@ def markdown(result: dict[str, Any]) -> str:
     digits = {"clip_score": (1, 1), "clip_iqa": (1, 3), "frechet": (1, 2)}
     rows = result["rows"]
     use = [(key, title) for key, title in zip(shown, titles, strict=True) if key in rows[0]]
-    lines = ["| pairs | pictures | " + " | ".join(t for _, t in use) + " |", "|---" * (len(use) + 2) + "|"]
+    lines = ["| pairs | images | " + " | ".join(t for _, t in use) + " |", "|---" * (len(use) + 2) + "|"]
     for row in rows:
         cells = []
         for key, _ in use:
@@ -192,7 +192,7 @@ def markdown(result: dict[str, Any]) -> str:
             unit = "" if key in digits else " %"
             ends = "" if low is None else f" [{low:.{places}f}, {high:.{places}f}]"
             cells.append(f"{mean:.{places}f}{unit}{ends}")
-        lines.append(f"| {row['pairs']} ({row['count']}) | {row['pictures']} | " + " | ".join(cells) + " |")
+        lines.append(f"| {row['pairs']} ({row['count']}) | {row['images']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -24,7 +24,7 @@ BLANK = 0.9
 
 
 def choose(emoji: dataset.Emoji, styles: Sequence[str], count: int = PROMPTS) -> tuple[Tensor, list[str]]:
-    """Indices of the pictures to ask for and their labels: held-out pairs first, then unseen concepts, then seen ones; each spread evenly."""
+    """Indices of the images to ask for and their labels: held-out pairs first, then unseen concepts, then seen ones; each spread evenly."""
     chosen: list[int] = []
     labels: list[str] = []
     found = pairs(emoji, styles)
@@ -40,9 +40,9 @@ def choose(emoji: dataset.Emoji, styles: Sequence[str], count: int = PROMPTS) ->
 def columns(
     student: Backbone, emoji: dataset.Emoji, indices: Tensor, *, teacher: Backbone | None = None, seed: int = 0
 ) -> dict[str, Tensor | None]:
-    """Title -> pictures (prompts, 3, H, W), or None where no preset belongs to these weights."""
+    """Title -> images (prompts, 3, H, W), or None where no preset belongs to these weights."""
     prompts = [emoji.caption(int(i)) for i in indices]
-    out: dict[str, Tensor | None] = {"real art": emoji.pictures(indices)}
+    out: dict[str, Tensor | None] = {"real art": emoji.images_of(indices)}
     out[f"DDIM {TEACHER_STEPS}"] = draw(as_teacher(teacher or student), prompts, TEACHER_STEPS, seed)
     out[f"LCM {STEPS}"] = draw(student, prompts, STEPS, seed)
     for bits in BITS:
@@ -71,9 +71,9 @@ def paint(table: dict[str, Tensor | None], labels: Sequence[str], path: Path) ->
         x, y = number // rows * width, HEAD + number % rows * (side + GAP)
         for line, part in enumerate(_wrapped(label)):
             pen.text((x + 4, y + 12 + 14 * line), part, fill="black", font=font)
-        for column, pictures in enumerate(table.values()):
-            picture = torch.full((3, side, side), BLANK) if pictures is None else pictures[number]
-            tile = (picture.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        for column, images in enumerate(table.values()):
+            image = torch.full((3, side, side), BLANK) if images is None else images[number]
+            tile = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
             page.paste(Image.fromarray(tile), (x + LABEL + column * (side + GAP), y))
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path, optimize=True, quality=92)

@@ -79,7 +79,7 @@ def run(
     return out
 
 
-def carry_home(work: Path, folder: Path) -> list[Path]:
+def copy_weights(work: Path, folder: Path) -> list[Path]:
     """The averaged weights of teacher and student as fp16, in parts of at most PART bytes; returns the files. `cat` joins the parts."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []

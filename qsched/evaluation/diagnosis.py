@@ -120,6 +120,6 @@ def _shares(backbone: Backbone, module: nn.Module, condition: Condition, calls: 
     shares = []
     for call in calls:
         answer = backbone.predict(call.latents, call.timestep, condition, module).float()
-        whole = (call.quantized - call.full).square().sum()
-        shares.append(float((answer - call.full).square().sum() / whole.clamp(min=1e-30)))
+        total = (call.quantized - call.full).square().sum()
+        shares.append(float((answer - call.full).square().sum() / total.clamp(min=1e-30)))
     return tuple(shares)

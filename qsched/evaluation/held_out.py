@@ -38,7 +38,7 @@ METRICS = {
     "lpips": "LPIPS",
 }
 TO_FULL_PRECISION = ("ssim", "psnr", "lpips")
-"""Metrics that compare a picture with the full-precision one of the same prompt and noise; of LPIPS, less is better."""
+"""Metrics that compare an image with the full-precision one of the same prompt and noise; of LPIPS, less is better."""
 FIRST_SEED = 1000
 """Searches start at seed 0: from here on the noise is new as well as the prompts."""
 FEW_PROMPTS, FEWEST_PROMPTS = 20, 5
@@ -136,7 +136,7 @@ class Evaluation:
             differences["one - other"][metric]              paired estimates, for the pairs in DIFFERENCES
             categories[category]                            {"prompts": count, column: mean JAQ ..., and the paired
                                                             estimate "Q-Sched - naive" of JAQ}; empty for own prompts
-            failed_images[column]                           pictures that were not finite, scored as black ones
+            failed_images[column]                           images that were not finite, scored as black ones
             device, versions, notes                         notes: sentences about what weakens the result
         """
         gain = next(iter(DIFFERENCES))
@@ -191,7 +191,7 @@ def evaluate(
         categories: prompts by category, to see where the coefficients help; other prompts in it are ignored.
         any_revision: evaluate a preset that was made with other weights too, and note it.
         batch: prompts at a time, halved where memory runs out; None is what suits the device.
-        on_batch: called with (pictures done, pictures in all) after every batch.
+        on_batch: called with (images done, images in all) after every batch.
     Raises:
         ValueError: no prompts or seeds, or a preset that this backbone cannot run or that other weights have made.
     """
@@ -219,10 +219,10 @@ def evaluate(
         while waiting:
             index = waiting.pop(0)
             try:
-                pictures = _columns(backbone, preset, module, condition.select(index), seed, index)
-                broken = {c: int((~images.isfinite().flatten(1).all(dim=1)).sum()) for c, images in pictures.items()}
-                reference, asked = pictures[FULL_PRECISION], [prompts[i] for i in index]
-                measured = {c: _score(scorer, images, reference, asked) for c, images in pictures.items()}
+                drawn = _columns(backbone, preset, module, condition.select(index), seed, index)
+                broken = {c: int((~images.isfinite().flatten(1).all(dim=1)).sum()) for c, images in drawn.items()}
+                reference, asked = drawn[FULL_PRECISION], [prompts[i] for i in index]
+                measured = {c: _score(scorer, images, reference, asked) for c, images in drawn.items()}
             except torch.OutOfMemoryError:
                 if len(index) == 1:
                     raise
@@ -262,16 +262,16 @@ def quantization_of(preset: Preset) -> Quantization:
 def _columns(
     backbone: Backbone, preset: Preset, module: torch.nn.Module, condition: Any, seed: int, index: list[int]
 ) -> dict[str, Tensor]:
-    """The four pictures of every prompt from the same noise; each denoiser's first prediction is computed once."""
+    """The four images of every prompt from the same noise; each denoiser's first prediction is computed once."""
     noise = draw_noise(backbone.latent_shape, seed, index)
-    pictures = {}
+    images = {}
     for columns, denoiser in (((FULL_PRECISION, CONTROL), None), ((NAIVE, QSCHED), module)):
         first = first_prediction(backbone, condition, noise, preset.steps, denoiser)
         for column, coefficients in zip(columns, (None, preset.coefficients), strict=True):
-            pictures[column] = backbone.decode(
+            images[column] = backbone.decode(
                 sample(backbone, condition, noise, preset.steps, coefficients, denoiser, first)
             )
-    return pictures
+    return images
 
 
 def _score(scorer: Any, images: Tensor, reference: Tensor, prompts: list[str]) -> dict[str, Tensor]:
@@ -309,5 +309,5 @@ def _notes(
         notes.append(f"With fewer than {FEW_PROMPTS} prompts, bootstrap intervals tend to be too narrow.")
     if any(failed.values()):
         counts = ", ".join(f"{column} {count}" for column, count in failed.items() if count)
-        notes.append(f"Pictures that were not finite, of {total // len(COLUMNS)} each: {counts}.")
+        notes.append(f"Images that were not finite, of {total // len(COLUMNS)} each: {counts}.")
     return notes

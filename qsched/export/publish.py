@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from qsched.export.model_card import model_card
 from qsched.export.usage import export_scheduler
-from qsched.hub.session import LOGIN, Watch, as_refusal, endpoint, explain, is_offline, supervise
+from qsched.hub.session import LOGIN, TransferState, as_refusal, endpoint, explain, is_offline, supervise
 from qsched.presets import Preset
 from qsched.schedulers import with_coefficients
 from qsched.version import __version__
@@ -93,7 +93,7 @@ def _push(folder: Path, repo: str, private: bool, title: str, token: str | None,
         partial(api.upload_folder, repo_id=repo, folder_path=folder, commit_message=title),
     ):
         try:
-            supervise([call], Watch(), timeout)
+            supervise([call], TransferState(), timeout)
         except Exception as error:
             raise PublishError(_in_words(error, repo)) from error
 

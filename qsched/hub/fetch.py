@@ -37,7 +37,16 @@ from qsched.hub.cache import (
     size_of,
     storage_of,
 )
-from qsched.hub.session import SOCKET_SHARE, HubSilent, Watch, cache_folder, endpoint, explain, is_offline, supervise
+from qsched.hub.session import (
+    SOCKET_SHARE,
+    HubSilent,
+    TransferState,
+    cache_folder,
+    endpoint,
+    explain,
+    is_offline,
+    supervise,
+)
 from qsched.hub.source import OWNERS, BackboneError, Source
 from qsched.hub.transfer import Damaged, RemoteFile, download
 from qsched.sizes import size
@@ -143,7 +152,7 @@ def _pull_command(source: Source) -> str:
 
 def _download(source: Source, on_progress: Progress, timeout: float) -> Path:
     ask = _speaking(source, partial(_ask, source, SOCKET_SHARE * timeout))
-    [(commit, listing)] = supervise([ask], Watch(), timeout)
+    [(commit, listing)] = supervise([ask], TransferState(), timeout)
     sizes = {path: file.size for path, file in listing.items()}
     wanted = select(sizes, source)
     if not wanted:
@@ -165,7 +174,7 @@ def _download(source: Source, on_progress: Progress, timeout: float) -> Path:
         todo = queue.SimpleQueue()
         for group in missing:
             todo.put(group)
-        watch = Watch(total - rest, total)
+        watch = TransferState(total - rest, total)
         on_progress(watch.done, total)  # first of all what is here already
         work = _speaking(source, partial(_work, source, commit, todo, SOCKET_SHARE * timeout, watch))
         supervise([work] * min(PARALLEL, len(missing)), watch, timeout, lambda: on_progress(watch.done, total))
@@ -189,7 +198,7 @@ def _ask(source: Source, timeout: float) -> tuple[str, dict[str, RemoteFile]]:
     return info.sha, files
 
 
-def _work(source: Source, commit: str, todo: queue.SimpleQueue, timeout: float, watch: Watch) -> None:
+def _work(source: Source, commit: str, todo: queue.SimpleQueue, timeout: float, watch: TransferState) -> None:
     """Fetch files until none is left: one of several such threads."""
     storage, headers = storage_of(source.repo), build_hf_headers(library_name="qsched", library_version=__version__)
     while not watch.stopped.is_set():

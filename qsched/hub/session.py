@@ -46,7 +46,7 @@ def is_offline() -> bool:
     return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-class Watch:
+class TransferState:
     """Shared by the threads that talk to the Hub and the one that waits for them: progress, and the order to stop.
 
     done, total: bytes so far and in all, set by whoever starts the work.
@@ -75,7 +75,7 @@ class Watch:
 
 
 def supervise(
-    work: Sequence[Callable[[], Any]], watch: Watch, timeout: float, tick: Callable[[], None] | None = None
+    work: Sequence[Callable[[], Any]], watch: TransferState, timeout: float, tick: Callable[[], None] | None = None
 ) -> list[Any]:
     """Run each piece of work in a thread of its own; returns their results in order.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import get_session
 
-from qsched.hub.session import Refused, Watch, kinds
+from qsched.hub.session import Refused, TransferState, kinds
 
 BLOCK = 1 << 20
 
@@ -45,7 +45,9 @@ def partial_path(blob: Path) -> Path:
     return blob.with_name(blob.name + ".incomplete")
 
 
-def download(url: str, file: RemoteFile, blob: Path, headers: Mapping[str, str], timeout: float, watch: Watch) -> None:
+def download(
+    url: str, file: RemoteFile, blob: Path, headers: Mapping[str, str], timeout: float, watch: TransferState
+) -> None:
     """Fetch `file` from `url` to `blob`; the partial file beside it survives every failure but a wrong checksum.
 
     The bytes already in the partial file count as done in `watch`.
@@ -71,7 +73,7 @@ def download(url: str, file: RemoteFile, blob: Path, headers: Mapping[str, str],
             raise Damaged(f"{file.path} arrived with a wrong checksum")
 
 
-def _read_back(file: RemoteFile, out: Any, watch: Watch) -> tuple[Any, int]:
+def _read_back(file: RemoteFile, out: Any, watch: TransferState) -> tuple[Any, int]:
     """The hash of what an earlier attempt has left, and how many bytes that was."""
     digest, kept = file.hasher(), os.fstat(out.fileno()).st_size
     if kept > file.size:
@@ -87,7 +89,7 @@ def _read_back(file: RemoteFile, out: Any, watch: Watch) -> tuple[Any, int]:
 
 
 def _receive(
-    url: str, file: RemoteFile, out: Any, digest: Any, headers: Mapping[str, str], timeout: float, watch: Watch
+    url: str, file: RemoteFile, out: Any, digest: Any, headers: Mapping[str, str], timeout: float, watch: TransferState
 ) -> Any:
     """Append the rest, in several requests if the connection breaks; returns the hash of all bytes."""
     best = -1
@@ -121,6 +123,6 @@ def _receive(
     return digest
 
 
-def _go_on(watch: Watch) -> None:
+def _go_on(watch: TransferState) -> None:
     if watch.stopped.is_set():
         raise Stopped

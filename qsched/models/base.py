@@ -76,7 +76,7 @@ class Backbone(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
-        """Latents (batch, C, H, W) -> float32 pictures (batch, 3, height, width) in [0, 1].
+        """Latents (batch, C, H, W) -> float32 images (batch, 3, height, width) in [0, 1].
 
         tiny: with the small, fast decoder, where there is one.
         """
@@ -150,7 +150,7 @@ class Backbone(ABC):
         return sum(2 * p.numel() for p in self.denoiser.parameters())
 
     def scorer(self) -> Scorer:
-        """The judge of this backbone's pictures, loaded once."""
+        """The judge of this backbone's images, loaded once."""
         if self._scorer is None:
             self._scorer = self._make_scorer()
         return self._scorer

@@ -18,7 +18,7 @@ from qsched.models.flux import FluxBackbone
 from qsched.models.lora import fuse_lora
 from qsched.models.memory import plan as memory
 from qsched.models.memory.residency import Residency
-from qsched.models.pipeline import PipelineBackbone, hushed
+from qsched.models.pipeline import PipelineBackbone, quiet_libraries
 from qsched.models.registry import SPECS
 from qsched.models.sd import SDBackbone
 from qsched.models.sdxl import SDXLBackbone
@@ -57,7 +57,7 @@ def load_pipeline(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) 
         scheduler_for(spec, pipe),
         revision,
         pipe=pipe,
-        picture=(spec.size, spec.size) if published else _own_size(spec, pipe),
+        image=(spec.size, spec.size) if published else _own_size(spec, pipe),
         residency=Residency(device, _budget(device), lambda: memory.out_of_memory(spec, device), _move),
         tiny=_tiny_decoder(spec, dtype),
         weights=weights,
@@ -190,7 +190,7 @@ def _tiny_decoder(spec: BackboneSpec, dtype: torch.dtype) -> nn.Module | None:
         return None
     if folder is None:
         return None
-    with hushed():
+    with quiet_libraries():
         return AutoencoderTiny.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
 
 

@@ -20,7 +20,7 @@ PULSE = 0.3
 """Seconds between two looks at a download."""
 
 
-def missing(spec: BackboneSpec) -> list[Source]:
+def sources_to_fetch(spec: BackboneSpec) -> list[Source]:
     """The sources that have to be fetched before it can be loaded; it runs without the tiny decoder and the scorer."""
     if spec.family == "emoji":
         return []
@@ -28,12 +28,12 @@ def missing(spec: BackboneSpec) -> list[Source]:
 
 
 def to_fetch(spec: BackboneSpec) -> list[Part]:
-    """What `arriving` fetches: all that is not here, the tiny decoder and the scorer's weights included."""
+    """What `download_progress` fetches: all that is not here, the tiny decoder and the scorer's weights included."""
     return [part for part in parts(spec) if not part.is_here()]
 
 
 def download_size(spec: BackboneSpec) -> str:
-    """What `arriving` fetches at most, for people; of another repository than the family's own it is an estimate."""
+    """What `download_progress` fetches at most, for people; of another repository than the family's own it is an estimate."""
     wanted = to_fetch(spec)
     text = size(sum(part.bytes for part in wanted))
     return (
@@ -41,7 +41,7 @@ def download_size(spec: BackboneSpec) -> str:
     )
 
 
-def incomplete(spec: BackboneSpec) -> str | None:
+def lacks_optional(spec: BackboneSpec) -> str | None:
     """One sentence about a backbone that can be loaded but lacks scores or the tiny decoder; None if it has all."""
     wanted = [] if spec.family == "emoji" else to_fetch(spec)
     if not wanted:
@@ -52,13 +52,13 @@ def incomplete(spec: BackboneSpec) -> str | None:
     return f"{spec.title} runs, but {what} {'are' if scores else 'is'} not downloaded: {download_size(spec)}."
 
 
-def not_here(spec: BackboneSpec, device: str = "auto") -> str | None:
+def not_downloaded(spec: BackboneSpec, device: str = "auto") -> str | None:
     """One sentence about a backbone that is not downloaded: size, licence, memory; None if it is here.
 
     Raises:
         BackboneError: its source is neither a folder nor the name of a repository.
     """
-    needed = missing(spec)
+    needed = sources_to_fetch(spec)
     if not needed:
         return None
     for source in needed:
@@ -76,10 +76,10 @@ def not_here(spec: BackboneSpec, device: str = "auto") -> str | None:
     )
 
 
-def hurdle(spec: BackboneSpec, device: str = "auto") -> str | None:
+def cannot_run(spec: BackboneSpec, device: str = "auto") -> str | None:
     """Why a backbone cannot run here now, in one sentence: not downloaded, or too large; None if it can be tried."""
     try:
-        sentence = not_here(spec, device)
+        sentence = not_downloaded(spec, device)
     except BackboneError as error:
         return str(error)
     if sentence is None and spec.architecture and spec.source == SPECS[spec.id].source:
@@ -106,14 +106,14 @@ def require(spec: BackboneSpec, device: str = "auto") -> None:
     """Refuse what would begin with a long download.
 
     Raises:
-        BackboneError: the sentence of `not_here`.
+        BackboneError: the sentence of `not_downloaded`.
     """
-    sentence = not_here(spec, device)
+    sentence = not_downloaded(spec, device)
     if sentence is not None:
         raise BackboneError(sentence)
 
 
-def arriving(spec: BackboneSpec, pulse: float = PULSE) -> Iterator[tuple[int, int]]:
+def download_progress(spec: BackboneSpec, pulse: float = PULSE) -> Iterator[tuple[int, int]]:
     """Fetch all that `pull` fetches; gives (bytes here, bytes in all) now and then, as the registry knows them first.
 
     Whoever stops asking does not stop the download.

@@ -1,4 +1,4 @@
-"""The embedded family: tiny CLIP text tower, U-Net on pixel-unshuffled pictures, no VAE."""
+"""The embedded family: tiny CLIP text tower, U-Net on pixel-unshuffled images, no VAE."""
 
 import math
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ CHANNELS = 3 * PATCH**2
 
 
 def pixels(latents: Tensor) -> Tensor:
-    """Latents (batch, 48, 16, 16) -> pictures (batch, 3, 64, 64), [-1, 1] where the latents are of a picture."""
+    """Latents (batch, 48, 16, 16) -> images (batch, 3, 64, 64), [-1, 1] where the latents are of an image."""
     return F.pixel_shuffle(latents, PATCH)
 
 
 def to_images(latents: Tensor) -> Tensor:
-    """Latents (batch, 48, 16, 16) -> pictures (batch, 3, 64, 64) in [0, 1]."""
+    """Latents (batch, 48, 16, 16) -> images (batch, 3, 64, 64) in [0, 1]."""
     return (pixels(latents) / 2 + 0.5).clamp(0, 1)
 
 

@@ -20,7 +20,7 @@ GUIDANCE = 3.5
 
 @dataclass
 class FluxBackbone(PipelineBackbone):
-    """FluxPipeline: latents (batch, C, H, W) are packed 2 x 2 around every call, so that all else sees pictures."""
+    """FluxPipeline: latents (batch, C, H, W) are packed 2 x 2 around every call, so that all else sees images."""
 
     @property
     def grain(self) -> int:

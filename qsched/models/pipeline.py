@@ -21,7 +21,7 @@ from qsched.quantization import PackedLayer, Quantization, Quantized, stored_byt
 from qsched.scoring import Scorer
 
 DECODED_PIXELS = 512 * 512
-"""Pixels decoded at once, so that a batch of candidates needs no more memory than one picture."""
+"""Pixels decoded at once, so that a batch of candidates needs no more memory than one image."""
 ENCODED_PROMPTS = 16
 """Prompts encoded at once."""
 
@@ -30,13 +30,13 @@ ENCODED_PROMPTS = 16
 class PipelineBackbone(Backbone):
     """A stock diffusers pipeline, taken apart.
 
-    pipe: the pipeline, whose components and helpers are used. picture: height and width in pixels. tiny: a small decoder.
+    pipe: the pipeline, whose components and helpers are used. image: height and width in pixels. tiny: a small decoder.
     judge: a scorer in place of the one named `scores`, a key of qsched.scoring.loading.SCORERS, whose weights `pull`
     fetches: nothing large comes unasked. weights: gives the denoiser for a LoRA file; lora: the one that is fused.
     """
 
     pipe: DiffusionPipeline | None = None
-    picture: tuple[int, int] = (512, 512)
+    image: tuple[int, int] = (512, 512)
     residency: Residency | None = None
     tiny: nn.Module | None = None
     judge: Scorer | None = None
@@ -68,7 +68,7 @@ class PipelineBackbone(Backbone):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        height, width = self.picture
+        height, width = self.image
         return self.pipe.vae.config.latent_channels, height // self._factor, width // self._factor
 
     @property
@@ -76,7 +76,7 @@ class PipelineBackbone(Backbone):
         return self.pipe.vae_scale_factor
 
     def resize(self, height: int, width: int) -> None:
-        """Make pictures of another size, in pixels.
+        """Make images of another size, in pixels.
 
         Raises:
             ValueError: a side is not a positive multiple of `grain`.
@@ -85,13 +85,13 @@ class PipelineBackbone(Backbone):
             raise ValueError(
                 f"{self.spec.title} draws sides that are multiples of {self.grain}, not {height} x {width}."
             )
-        self.picture = (height, width)
+        self.image = (height, width)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Condition:
         prompts = list(prompts)
         tokenizer, limit = self._reader()
-        with self.residency.using(self.text_encoders), hushed():
+        with self.residency.using(self.text_encoders), quiet_libraries():
             parts = [self._embed(prompts[i : i + ENCODED_PROMPTS]) for i in range(0, len(prompts), ENCODED_PROMPTS)]
         embeds, pooled = (torch.cat(tensors).to(self.device, self.dtype) for tensors in zip(*parts, strict=True))
         lengths = [len(ids) for ids in tokenizer(prompts, verbose=False)["input_ids"]]
@@ -110,8 +110,8 @@ class PipelineBackbone(Backbone):
             return torch.cat([self._decode_slice(vae, part) for part in slices])
 
     def _decode_slice(self, vae: nn.Module, latents: Tensor) -> Tensor:
-        pictures = vae.decode(self._unscaled(vae, latents.to(vae.dtype)), return_dict=False)[0]
-        return self.pipe.image_processor.postprocess(pictures.float(), output_type="pt")
+        images = vae.decode(self._unscaled(vae, latents.to(vae.dtype)), return_dict=False)[0]
+        return self.pipe.image_processor.postprocess(images.float(), output_type="pt")
 
     def _unscaled(self, vae: nn.Module, latents: Tensor) -> Tensor:
         return latents / vae.config.scaling_factor
@@ -180,7 +180,7 @@ class PipelineBackbone(Backbone):
         """Whether the device has room for the denoiser and a quantized one; older quantized ones give way."""
         need = memory.packing_need(self.denoiser, quantization.bits, quantization.group_size)
         if quantization.method != "plain":
-            need += stored_bytes(self.denoiser, None)  # the rivals keep more, and decompose in float32
+            need += stored_bytes(self.denoiser, None)  # the other methods keep more, and decompose in float32
         while self._quantized and memory.free_bytes(HOST) < need:
             self._quantized.popitem(last=False)
         for old in self._quantized.values():
@@ -208,7 +208,7 @@ class PipelineBackbone(Backbone):
                 for key, part in ((name, self.denoiser), ("vae", self.pipe.vae))
             }
         encoders = {f"text_encoder_{i}": encoder for i, encoder in enumerate(self.text_encoders, 1)}
-        return memory.footprint(built | encoders, *self.picture, self.dtype)
+        return memory.footprint(built | encoders, *self.image, self.dtype)
 
     def _limited(self, size: Callable[[], int]) -> int:
         return 0 if self.residency.budget is None else size()
@@ -235,7 +235,7 @@ class PipelineBackbone(Backbone):
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def quiet_libraries() -> Iterator[None]:
     """No word from diffusers and transformers below an error: what they would say about a prompt, Condition says."""
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     levels = [logger.level for logger in loggers]

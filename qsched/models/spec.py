@@ -11,7 +11,7 @@ from qsched.hub.source import BackboneError, Source, pinned
 class BackboneSpec:
     """One few-step model.
 
-    steps: the step counts it supports. size: picture width and height in pixels. source: a folder or a Hub id, of which
+    steps: the step counts it supports. size: image width and height in pixels. source: a folder or a Hub id, of which
     revision and files are fetched. download_bytes: those files (0 = ships with the app). memory_bytes: what running the
     embedded model needs, roughly; for the others `qsched.models.memory.plan` computes it from the architecture.
     pipeline, scheduler: the diffusers classes that run it. scheduler_config: used where the source's own scheduler is of

@@ -1,4 +1,4 @@
-"""The current point, painted with PIL over a finished picture: a millisecond instead of a tenth of a second."""
+"""The current point, painted with PIL over a finished image: a millisecond instead of a tenth of a second."""
 
 from functools import cache
 
@@ -9,7 +9,7 @@ from qsched.plots.look import CURRENT, CURRENT_EDGE
 
 
 def draw_current(image: Image.Image, drawn: SurfaceImage, xy: tuple[float, float], unit: float) -> None:
-    """Paint crosshair and ring into the picture; the crosshair stays within the cells."""
+    """Paint crosshair and ring into the image; the crosshair stays within the cells."""
     left, top, width, height = drawn.box
     right, low = left + width - 1, top + height - 1
     x, y = (int(value) for value in xy)

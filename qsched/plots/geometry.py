@@ -1,4 +1,4 @@
-"""A picture of a surface and the way from its pixels to its cells and back.
+"""An image of a surface and the way from its pixels to its cells and back.
 
 Cells have whole numbers of pixels, so the way back from a click to a cell is exact.
 """
@@ -47,9 +47,9 @@ class SurfaceImage:
         return min(max(x, left), left + width - 1.0), min(max(y, top), top + height - 1.0)
 
 
-def whole(pixels: int, cells: int) -> int:
+def multiple_of(pixels: int, cells: int) -> int:
     if pixels < cells:
-        raise ValueError(f"the picture is too small: {cells} cells do not fit into {max(pixels, 0)} pixels")
+        raise ValueError(f"the image is too small: {cells} cells do not fit into {max(pixels, 0)} pixels")
     return pixels - pixels % cells
 
 

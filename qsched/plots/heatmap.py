@@ -1,6 +1,6 @@
-"""The loss surface as a picture that can be clicked, and redrawn while a slider moves.
+"""The loss surface as an image that can be clicked, and redrawn while a slider moves.
 
-matplotlib (object-oriented, Agg, no pyplot) renders everything but the current point once; that picture is kept. A new
+matplotlib (object-oriented, Agg, no pyplot) renders everything but the current point once; that image is kept. A new
 current point is then painted over a copy with PIL, which takes about a millisecond instead of a tenth of a second.
 Cells have whole numbers of pixels, so the way back from a click to a cell is exact.
 """
@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from qsched.plots.current import draw_current
-from qsched.plots.geometry import SurfaceImage, whole
+from qsched.plots.geometry import SurfaceImage, multiple_of
 from qsched.plots.look import CURRENT, DPI, LOOKS, SIZE, Look, fainter, label, scale, ticks
 from qsched.plots.noise import hatch, outline
 from qsched.plots.working import WorkingCell, draw_working
@@ -54,13 +54,13 @@ def surface_figure(
         current: (c_x, c_eps) of the sliders, clipped to the edge when outside; None or NaN draws no such mark.
         k: weight of the quality term.
         dark: light letters on a dark page.
-        size: of the picture in pixels, (width, height), at least (420, 360).
+        size: of the image in pixels, (width, height), at least (420, 360).
         note: second line of the title, such as the scorer's name and the number of prompts.
         formula: of JAQ in the scorer's own terms.
         noise: False leaves hatching and outline out, None leaves them out and their place empty (for a surface that is
             still being computed: its cells do not move when they come); so does a surface of one image per cell.
         modelled: JAQ that a model predicts, shape (len(c_eps), len(c_x)); painted fainter where no score was computed.
-        alongside: JAQ of another surface whose picture shares this one's colours.
+        alongside: JAQ of another surface whose image shares this one's colours.
         working: cells that are being computed.
     Raises:
         ValueError: if the size is too small for the grid.
@@ -101,8 +101,8 @@ def _render(
     left, top, right, bottom = (round(margin * unit) for margin in MARGINS)
     top += round(SECOND_ROW * unit) * (noise is not False and surface.images > 1)
     noise = bool(noise) and surface.images > 1
-    box_width = whole(width - left - right, len(surface.c_x))
-    box_height = whole(height - top - bottom, len(surface.c_eps))
+    box_width = multiple_of(width - left - right, len(surface.c_x))
+    box_height = multiple_of(height - top - bottom, len(surface.c_eps))
     drawn = SurfaceImage(Image.new("RGB", (1, 1)), (left, top, box_width, box_height), surface.c_x, surface.c_eps)
 
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=look.background)
@@ -110,7 +110,7 @@ def _render(
     pixels = lambda x, y, w, h: (x / width, 1 - (y + h) / height, w / width, h / height)
     points = lambda px: px * unit * 72 / DPI
 
-    # one axes over the whole picture in pixel coordinates carries marks and letters: no layout can move them
+    # one axes over the whole image in pixel coordinates carries marks and letters: no layout can move them
     page = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0), zorder=2)
     page.set_axis_off()
     write = lambda x, y, text, px, **style: page.text(

@@ -46,8 +46,8 @@ def scale(values: np.ndarray, failed: str) -> tuple[Normalize, Colormap, str]:
     floor = high - 3 * (high - float(np.median(finite)))
     clipped = low < floor < high
     low = floor if clipped else low
-    spare = max(0.0, MIN_SPAN - (high - low)) / 2
-    return Normalize(low - spare, high + spare), colours, "min" if clipped else "neither"
+    margin = max(0.0, MIN_SPAN - (high - low)) / 2
+    return Normalize(low - margin, high + margin), colours, "min" if clipped else "neither"
 
 
 def fainter(colours: np.ndarray, look: Look) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the noise of a surface does to its picture: hatching and the outline of where the optimum may lie."""
+"""What the noise of a surface does to its image: hatching and the outline of where the optimum may lie."""
 
 from collections.abc import Callable
 

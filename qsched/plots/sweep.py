@@ -1,4 +1,4 @@
-"""How the optimum moves with k, as a picture: c_x, c_eps and the gain over plain, one above the other."""
+"""How the optimum moves with k, as an image: c_x, c_eps and the gain over plain, one above the other."""
 
 import threading
 from typing import NamedTuple
@@ -41,7 +41,7 @@ def k_sweep_figure(
         surface: at least one cell must have a score.
         k: the one in use, marked by a line; None marks none.
         dark: light letters on a dark page.
-        size: of the picture in pixels, (width, height).
+        size: of the image in pixels, (width, height).
         note: second line of the title.
         formula: of JAQ in the scorer's own terms.
     Returns:

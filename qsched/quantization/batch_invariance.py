@@ -1,7 +1,7 @@
-"""Make a quantized denoiser's pictures independent of the batch they are computed in, on the CPU.
+"""Make a quantized denoiser's images independent of the batch they are computed in, on the CPU.
 
-Integer products are exact, and the layers in between treat every picture alike. What differs is the kept float layers: a
-matrix product of one or of a few rows adds up in another order than one of many, and a convolution of one picture in
+Integer products are exact, and the layers in between treat every image alike. What differs is the kept float layers: a
+matrix product of one or of a few rows adds up in another order than one of many, and a convolution of one image in
 another than one of several. A last bit is enough to flip a rounding in the next layer, and flips multiply: whole grey levels
 in the end. So these layers never see such sizes.
 """
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 ROWS = 16
 """Rows of a matrix product come in multiples of this."""
-PICTURES = 4
-"""Fewest pictures of a convolution."""
+IMAGES = 4
+"""Fewest images of a convolution."""
 
 
 class SteadyLinear(nn.Linear):
@@ -28,13 +28,13 @@ class SteadyLinear(nn.Linear):
 
 
 class SteadyConv2d(nn.Conv2d):
-    """nn.Conv2d whose pictures do not depend on how many there are."""
+    """nn.Conv2d whose images do not depend on how many there are."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x (batch, in_channels, height, width) -> (batch, out_channels, ...)."""
-        if x.device.type != "cpu" or len(x) >= PICTURES:
+        if x.device.type != "cpu" or len(x) >= IMAGES:
             return super().forward(x)
-        return super().forward(F.pad(x, (0, 0, 0, 0, 0, 0, 0, PICTURES - len(x))))[: len(x)]
+        return super().forward(F.pad(x, (0, 0, 0, 0, 0, 0, 0, IMAGES - len(x))))[: len(x)]
 
 
 def make_batch_invariant(module: nn.Module) -> None:

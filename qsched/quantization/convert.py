@@ -1,4 +1,4 @@
-"""Weights that are really packed, activations that are really rounded: post-training quantization on nothing but torch.
+"""Packed weights and rounded activations: post-training quantization on nothing but torch.
 
 Why not a library? A few-step diffusion model wants four things at once: 2/3/4/8-bit weights that take 2/3/4/8 bits of
 storage, Linear *and* Conv2d (convolutions hold 69 % of Stable Diffusion 1.5), dynamic 8- and 4-bit activations, and

@@ -1,4 +1,4 @@
-"""What the rivals need to see of a model at work: its own full-precision trajectory on its own example prompts.
+"""What the other methods need to see of a model at work: its own full-precision trajectory on its own example prompts.
 
 Nothing here knows a family: every call goes through the backbone, which brings its modules to the device and makes room
 for them, and hooks record what each layer was fed. The prompts are the backbone's examples, the noise is drawn on the CPU

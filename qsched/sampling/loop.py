@@ -2,7 +2,7 @@
 
 The coefficients act after a prediction (x_{i+1} = Phi_i(c_x x_i, c_eps E_Q(x_i, t_i)), arXiv 2509.01624), so the first prediction of a trajectory does not
 depend on them: it is computed once and handed to every candidate as `first`. Start noise and step noise are drawn on the CPU with one generator per image,
-so that a picture depends neither on the device nor on the batch it was computed in.
+so that an image depends neither on the device nor on the batch it was computed in.
 """
 
 import copy
@@ -102,7 +102,7 @@ def check_decoder(backbone: Backbone, tiny: bool) -> None:
 
 
 def decode(backbone: Backbone, latents: Tensor, tiny: bool = False) -> Tensor:
-    """Latents (batch, C, H, W) to pictures (batch, 3, height, width) in [0, 1], by the full or the tiny decoder."""
+    """Latents (batch, C, H, W) to images (batch, 3, height, width) in [0, 1], by the full or the tiny decoder."""
     return backbone.decode(latents, tiny=True) if tiny else backbone.decode(latents)
 
 

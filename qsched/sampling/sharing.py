@@ -58,15 +58,15 @@ class SharedSampler:
         )
         self._prefixes: OrderedDict[Rows, Prefix] = OrderedDict()
 
-    def pictures(
+    def images(
         self, candidates: Sequence[Coefficients], batch_size: int, deepest: int | None = None
     ) -> Iterator[tuple[list[int], list[int], Tensor]]:
-        """Every candidate on every image, in batches; yields (candidate index per picture, image index per picture,
-        pictures (batch, 3, H, W)), all three empty for a batch that makes no pictures yet.
+        """Every candidate on every image, in batches; yields (candidate index per image, image index per image,
+        images (batch, 3, H, W)), all three empty for a batch that makes no images yet.
 
         Args:
             deepest: share no more than so many steps. None shares all that these candidates agree on, which is worth it if
-                later candidates will agree on it too; without, each batch goes from there to its pictures.
+                later candidates will agree on it too; without, each batch goes from there to its images.
         """
         if not candidates:
             return

@@ -1,4 +1,4 @@
-"""One open_clip model as a scorer uses it: pictures and texts in, features of unit length out."""
+"""One open_clip model as a scorer uses it: images and texts in, features of unit length out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,22 +14,22 @@ BATCH = 64
 PRECISION = {torch.float32: "fp32", torch.float16: "fp16"}
 
 
-def picture_size(model: torch.nn.Module) -> tuple[int, int]:
+def image_size(model: torch.nn.Module) -> tuple[int, int]:
     """Height and width that an open_clip model's image tower takes: its residual networks keep one number for both."""
     return tuple(to_2tuple(model.visual.image_size))
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Pictures (batch, 3, H, W) in [0, 1] at another size (bicubic, antialiased), or as they are if they have it."""
+    """Images (batch, 3, H, W) in [0, 1] at another size (bicubic, antialiased), or as they are if they have it."""
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
 
 
 class ClipModel:
-    """An open_clip model with its tokenizer and its own picture preprocessing.
+    """An open_clip model with its tokenizer and its own image preprocessing.
 
-    Pictures are resized (bicubic, antialiased) and normalised in fp32 and the features come back as fp32 whatever the
+    Images are resized (bicubic, antialiased) and normalised in fp32 and the features come back as fp32 whatever the
     weights' dtype is. A prompt that is longer than the model reads loses its end, as in every CLIPScore.
 
     Args:
@@ -43,7 +43,7 @@ class ClipModel:
     ):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self.device, self.dtype = torch.device(device), dtype
-        self.size = picture_size(model)
+        self.size = image_size(model)
         settings = model.visual.preprocess_cfg
         self.squash = settings.get("resize_mode") == "squash"
         self.mean, self.std = (
@@ -68,7 +68,7 @@ class ClipModel:
 
     @torch.inference_mode()
     def images(self, images: Tensor) -> Tensor:
-        """Features of unit length, float32 (batch, width), of pictures (batch, 3, H, W) in [0, 1]."""
+        """Features of unit length, float32 (batch, width), of images (batch, 3, H, W) in [0, 1]."""
         features = [self.model.encode_image(self._prepared(part).to(self.dtype)) for part in images.split(BATCH)]
         return F.normalize(torch.cat(features).float(), dim=-1)
 
@@ -90,11 +90,11 @@ class ClipModel:
         return torch.stack([self._known[prompt] for prompt in prompts])
 
     def cosines(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """max(cos, 0) of every picture with its prompt, float32 (batch,)."""
+        """max(cos, 0) of every image with its prompt, float32 (batch,)."""
         return (self.images(images) * self.prompts(prompts)).sum(-1).clamp(min=0)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        """Pictures as the model wants them: the shorter side at its size and the middle cut out, or squashed to it."""
+        """Images as the model wants them: the shorter side at its size and the middle cut out, or squashed to it."""
         images = finite(images.to(self.device))
         if tuple(images.shape[-2:]) != self.size:
             height, width = self.size
@@ -108,5 +108,5 @@ class ClipModel:
 
 
 def finite(images: Tensor) -> Tensor:
-    """float32 pictures in [0, 1]; what is not finite becomes black: it scores badly, but finitely."""
+    """float32 images in [0, 1]; what is not finite becomes black: it scores badly, but finitely."""
     return images.float().nan_to_num(0.0, 0.0, 0.0).clamp(0, 1)

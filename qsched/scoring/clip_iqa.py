@@ -1,4 +1,4 @@
-"""CLIP-IQA as pyiqa computes it (metric "clipiqa"; Wang et al. 2023): RN50, five antonym pairs, pictures at their own size.
+"""CLIP-IQA as pyiqa computes it (metric "clipiqa"; Wang et al. 2023): RN50, five antonym pairs, images at their own size.
 
 pyiqa's own `create_metric("clipiqa")` is not called: it downloads RN50.pt at construction from OpenAI's server into
 torch's cache without a timeout, needs the `clip` package, whose pkg_resources recent setuptools no longer have, and
@@ -24,14 +24,14 @@ PAIRS = (
     ("Noise-free image", "noisy image"),
 )
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
-PIXELS = 1 << 22  # of one batch: 16 pictures at 512 px, 4 at 1024 px
+PIXELS = 1 << 22  # of one batch: 16 images at 512 px, 4 at 1024 px
 SMALLEST = 32  # pixels on a side: the network halves them five times
 
 
 class ClipIqa:
     """CLIP-IQA: the probability of the good prompt against the bad one, averaged over five pairs.
 
-    The network has no positional embedding here (as in the paper), so pictures of any size are judged as they are.
+    The network has no positional embedding here (as in the paper), so images of any size are judged as they are.
 
     Args:
         state: OpenAI's RN50, named as open_clip and OpenAI name its tensors.
@@ -59,14 +59,14 @@ class ClipIqa:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """CLIP-IQA in [0, 1], float32 (batch,), of pictures (batch, 3, H, W) in [0, 1].
+        """CLIP-IQA in [0, 1], float32 (batch,), of images (batch, 3, H, W) in [0, 1].
 
         Raises:
-            ValueError: pictures of less than 32 pixels on a side.
+            ValueError: images of less than 32 pixels on a side.
         """
         height, width = images.shape[-2:]
         if min(height, width) < SMALLEST:
-            raise ValueError(f"CLIP-IQA needs pictures of at least {SMALLEST} pixels a side, not {height} x {width}.")
+            raise ValueError(f"CLIP-IQA needs images of at least {SMALLEST} pixels a side, not {height} x {width}.")
         return torch.cat([self._batch(part) for part in images.split(max(1, PIXELS // (height * width)))])
 
     def _batch(self, images: Tensor) -> Tensor:

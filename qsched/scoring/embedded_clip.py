@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qsched.scoring import ImageScores
-from qsched.scoring.clip import finite, picture_size, resized
+from qsched.scoring.clip import finite, image_size, resized
 
 ANTONYMS = ("good quality picture", "bad quality picture")
 
@@ -19,8 +19,8 @@ def quality_probability(model: open_clip.CLIP, image_features: Tensor, antonym_f
 
 
 def prepared(model: open_clip.CLIP, images: Tensor) -> Tensor:
-    """Pictures (batch, 3, H, W) in [0, 1] as the image tower takes them: of its size, in [-1, 1] as the config says."""
-    return resized(images, picture_size(model)) * 2 - 1
+    """Images (batch, 3, H, W) in [0, 1] as the image tower takes them: of its size, in [-1, 1] as the config says."""
+    return resized(images, image_size(model)) * 2 - 1
 
 
 class EmbeddedScorer:
@@ -42,7 +42,7 @@ class EmbeddedScorer:
 
     @torch.inference_mode()
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
-        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of pictures (batch, 3, H, W) in [0, 1]."""
+        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H, W) in [0, 1]."""
         features = self._images(images)
         alignment = 100 * (features * self._prompts(prompts)).sum(-1).clamp(min=0)
         return ImageScores(alignment, self._quality(features))
@@ -57,7 +57,7 @@ class EmbeddedScorer:
         return self._quality(self._images(images))
 
     def _images(self, images: Tensor) -> Tensor:
-        """Features of unit length (batch, width). Non-finite pictures score as black ones: badly, but finitely."""
+        """Features of unit length (batch, width). Non-finite images score as black ones: badly, but finitely."""
         return self.model.encode_image(prepared(self.model, finite(images.to(self.device))), normalize=True)
 
     def _texts(self, texts: Sequence[str]) -> Tensor:

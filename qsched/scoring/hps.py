@@ -16,7 +16,7 @@ from qsched.scoring.photo import Perceptual
 class HpsScorer:
     """CLIPScore = 100 * max(cos, 0) and, as quality, HPSv2 = max(cos, 0) of its own ViT-H-14 (Wu et al. 2023).
 
-    HPSv2 is a preference for a picture given its prompt, so `quality` needs the prompts, unlike CLIP-IQA's.
+    HPSv2 is a preference for an image given its prompt, so `quality` needs the prompts, unlike CLIP-IQA's.
 
     Args:
         clip: gives CLIPScore. hps: ViT-H-14 with HPSv2's weights.
@@ -31,19 +31,19 @@ class HpsScorer:
         self.lpips = lpips or Perceptual()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
-        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of pictures (batch, 3, H, W) in [0, 1]."""
+        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H, W) in [0, 1]."""
         return ImageScores(self.alignment(images, prompts), self.quality(images, prompts))
 
     def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """CLIPScore per picture (batch,)."""
+        """CLIPScore per image (batch,)."""
         return 100 * self.clip.cosines(images, prompts)
 
     def quality(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
-        """HPSv2 per picture (batch,).
+        """HPSv2 per image (batch,).
 
         Raises:
             ValueError: without prompts.
         """
         if prompts is None:
-            raise ValueError("HPSv2 judges a picture together with its prompt: give the prompts too.")
+            raise ValueError("HPSv2 judges an image together with its prompt: give the prompts too.")
         return self.hps.cosines(images, prompts)

@@ -27,7 +27,7 @@ CHANNELS = (64, 192, 384, 256, 256)
 
 
 class Lpips:
-    """LPIPS distance: 0 for equal pictures, about 0.1 for a close copy, up to about 1.
+    """LPIPS distance: 0 for equal images, about 0.1 for a close copy, up to about 1.
 
     Args:
         trunk: AlexNet's weights as torchvision names them ("features.0.weight", ...); its classifier is not needed.
@@ -41,7 +41,7 @@ class Lpips:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Distance of every picture to its reference, float32 (batch,); both (batch, 3, H, W) in [0, 1]."""
+        """Distance of every image to its reference, float32 (batch,); both (batch, 3, H, W) in [0, 1]."""
         pairs = zip(images.split(16), reference.split(16), strict=True)
         return torch.cat([self._batch(*pair) for pair in pairs])
 

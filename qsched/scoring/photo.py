@@ -37,14 +37,14 @@ class Perceptual:
         return self._lpips is not None
 
     def __call__(self, images: Tensor, reference: Tensor) -> Tensor | None:
-        """LPIPS of every picture to its reference, (batch,) on the CPU, or None."""
+        """LPIPS of every image to its reference, (batch,) on the CPU, or None."""
         return self._lpips(images, reference).cpu() if self.ready else None
 
 
 class PhotoScorer:
     """CLIPScore = 100 * max(cos, 0) (Hessel et al. 2021, without its 2.5 and its prefix) and CLIP-IQA (Wang et al. 2023).
 
-    Scores do not depend on the batch; pictures that are not finite score as black ones do.
+    Scores do not depend on the batch; images that are not finite score as black ones do.
 
     Args:
         clip: gives CLIPScore. iqa: gives CLIP-IQA.
@@ -59,13 +59,13 @@ class PhotoScorer:
         self.lpips = lpips or Perceptual()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
-        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of pictures (batch, 3, H, W) in [0, 1]."""
+        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H, W) in [0, 1]."""
         return ImageScores(self.alignment(images, prompts), self.quality(images))
 
     def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """CLIPScore per picture (batch,)."""
+        """CLIPScore per image (batch,)."""
         return 100 * self.clip.cosines(images, prompts)
 
     def quality(self, images: Tensor) -> Tensor:
-        """CLIP-IQA per picture (batch,)."""
+        """CLIP-IQA per image (batch,)."""
         return self.iqa(images)

@@ -2,7 +2,7 @@
 
 The paper (arXiv 2509.01624) names them: colour distortion and hallucination when c_eps is too high, blur and lost
 detail when c_x is too high, mode collapse at extreme values. Colour and detail are measured against the full-precision
-image of the same prompt and noise; collapse is seen in the image alone. A collapse of many prompts onto one picture
+image of the same prompt and noise; collapse is seen in the image alone. A collapse of many prompts onto one image
 cannot be seen in one image and is not claimed here.
 
 Images are brought to at most 256 pixels first, so that one limit serves a 64-pixel and a 1024-pixel model.
@@ -112,7 +112,7 @@ def detail_ratio(lab: Tensor, reference: Tensor) -> float:
 
 
 def contrast(lab: Tensor) -> float:
-    """Spread of all colours in CIELAB units: 0 for a constant image, tens for a picture.
+    """Spread of all colours in CIELAB units: 0 for a constant image, tens for an image.
 
     Args:
         lab: CIELAB image of shape (3, height, width), from `to_lab`.
@@ -135,11 +135,11 @@ def noise_likeness(lab: Tensor) -> float:
     return float(1 - (across + down) / (2 * variance))
 
 
-_PICTURES = (
-    "429 pictures of the embedded model (158 prompts at full precision and at w8a8, w4a8, w3a8, w4a4 and w2a8, 4 steps) in "
+_IMAGES = (
+    "429 images of the embedded model (158 prompts at full precision and at w8a8, w4a8, w3a8, w4a4 and w2a8, 4 steps) in "
     "which the tiny CLIP still ranks the asked concept first among all names and gives a CLIP-IQA above one half"
 )
-_QUANTILE = f"99 % of {_PICTURES} measure at most this"
+_QUANTILE = f"99 % of {_IMAGES} measure at most this"
 _MARGIN = (
     "set well below what any of them shows, since quantization of this model brings noise and colour, rarely blur or "
     "blankness; all of 60 drawn emoji break it when blurred by 1 pixel or faded to 4 % of their contrast"
@@ -154,7 +154,7 @@ SIGNATURES: tuple[Signature, ...] = (
         worse="below",
         threshold=3.0,
         explanation="The image is nearly constant: mode collapse, usual at extreme c_x or c_eps.",
-        calibration=f"99 % of {_PICTURES} measure at least 10; {_MARGIN}",
+        calibration=f"99 % of {_IMAGES} measure at least 10; {_MARGIN}",
     ),
     Signature(
         key="noise_likeness",
@@ -184,7 +184,7 @@ SIGNATURES: tuple[Signature, ...] = (
         worse="below",
         threshold=0.25,
         explanation="Fine detail of the full-precision image is gone: blur, usual when c_x is too high.",
-        calibration=f"99 % of {_PICTURES} measure at least 1.0; {_MARGIN}",
+        calibration=f"99 % of {_IMAGES} measure at least 1.0; {_MARGIN}",
     ),
 )
 """The one table of limits."""

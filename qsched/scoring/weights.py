@@ -101,13 +101,17 @@ def fetch_url(
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock
 
-    from qsched.hub.session import HubSilent, Watch, supervise
+    from qsched.hub.session import HubSilent, TransferState, supervise
 
     if place.is_file():
         return place
     if is_offline(offline):
         raise ScorerError(f"{title} is not on this machine and the program is offline: put {url} into {place.parent}.")
-    watch, begun, lock = Watch(), place.with_name(f".{place.name}.incomplete"), place.with_name(f".{place.name}.lock")
+    watch, begun, lock = (
+        TransferState(),
+        place.with_name(f".{place.name}.incomplete"),
+        place.with_name(f".{place.name}.lock"),
+    )
     kept = begun.stat().st_size if begun.is_file() else 0
     told: list[int] = []
 

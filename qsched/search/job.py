@@ -42,7 +42,7 @@ class Job:
         self._claimed = IMAGES_PER_CLAIM if options.strategy == "shared" and batch_size is None else self.batch_size
         self.texts = list(options.prompts) * options.seeds
         self.seeds = list(range(options.seed, options.seed + options.seeds))
-        self.pictures: dict[Candidate, Tensor] = {}
+        self.images: dict[Candidate, Tensor] = {}
         self._device = device or (lambda batch: batch())
         self._sampler: SharedSampler | None = None
 
@@ -52,7 +52,7 @@ class Job:
         return 1 if self.from_scratch else max(1, self._claimed // self.options.images)
 
     def compute(self, candidates: Sequence[Candidate], on_images: OnImages | None = None) -> list[Scores]:
-        """Scores of every candidate; NaN for an image that is not finite. The first image of each is kept in `pictures`.
+        """Scores of every candidate; NaN for an image that is not finite. The first image of each is kept in `images`.
 
         Args:
             on_images: called after every batch with the number of its images, and with alignment and quality of all
@@ -70,7 +70,7 @@ class Job:
                 torch.cuda.empty_cache()
 
     def _compute(self, candidates: Sequence[Candidate], on_images: OnImages) -> list[Scores]:
-        self.pictures = {}
+        self.images = {}
         alignment = torch.full((len(candidates), len(self.texts)), torch.nan)
         quality = alignment.clone()
         batches = self._from_scratch(candidates) if self.from_scratch else self._shared(candidates)
@@ -86,16 +86,16 @@ class Job:
         batch = next(batches, None)
         if batch is None:
             return None
-        which, image, pictures = batch
+        which, image, images = batch
         if not which:
             return 0
-        scores = self.backbone.scorer().score(pictures, [self.texts[index] for index in image])
-        broken = ~pictures.isfinite().flatten(1).all(dim=1)
+        scores = self.backbone.scorer().score(images, [self.texts[index] for index in image])
+        broken = ~images.isfinite().flatten(1).all(dim=1)
         alignment[which, image] = scores.alignment.masked_fill(broken, torch.nan).cpu()
         quality[which, image] = scores.quality.masked_fill(broken, torch.nan).cpu()
-        for c, index, picture in zip(which, image, pictures, strict=True):
+        for c, index, drawn_image in zip(which, image, images, strict=True):
             if index == 0:
-                self.pictures[candidates[c]] = picture.cpu()
+                self.images[candidates[c]] = drawn_image.cpu()
         return len(image)
 
     def _shared(self, candidates: Sequence[Candidate]):
@@ -109,7 +109,7 @@ class Job:
             )  # fmt: skip
         coefficients = [candidate.coefficients(self.options.shape) for candidate in candidates]
         deepest = 0 if all(candidate.is_pair for candidate in candidates) else None  # no two pairs share a first step
-        yield from self._sampler.pictures(coefficients, self.batch_size, deepest)
+        yield from self._sampler.images(coefficients, self.batch_size, deepest)
 
     def _from_scratch(self, candidates: Sequence[Candidate]):
         for which, candidate in enumerate(candidates):

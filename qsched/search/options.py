@@ -34,7 +34,7 @@ class SearchOptions:
     bits: "w4a8", or a Quantization with all options. prompts: for calibration; image p of seed s uses the noise of
     (seed + s, p). steps: None is the backbone's default. seeds: noise draws per prompt. c_range, resolution: the grid,
     the same for both coefficients. shape: how a pair becomes coefficients, "ramp" (to 1 at the last step, the paper's)
-    or "constant". k: weight of the quality in JAQ. strategy: one of STRATEGIES. tiny_decoder: score the pictures of the
+    or "constant". k: weight of the quality in JAQ. strategy: one of STRATEGIES. tiny_decoder: score the images of the
     small, fast decoder. whole_grid: DESCENTS start from the best of all points of the grid.
     """
 

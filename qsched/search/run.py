@@ -66,7 +66,7 @@ class Progress:
         seconds: since it began.
         last: the candidate that was just finished here and its JAQ (None: it failed); None between candidates.
         best: the finished candidate with the highest JAQ and that JAQ.
-        picture: of the first prompt at the best candidate, (3, height, width) in [0, 1]; None before there is one.
+        image: of the first prompt at the best candidate, (3, height, width) in [0, 1]; None before there is one.
     """
 
     surface: Surface
@@ -77,7 +77,7 @@ class Progress:
     seconds: float = 0.0
     last: tuple[Candidate, float | None] | None = None
     best: tuple[Candidate, float] | None = None
-    picture: Tensor | None = None
+    image: Tensor | None = None
     images_per_candidate: int = 1
 
     @property
@@ -155,7 +155,7 @@ def search(
                 for claim, found in zip(claims, scores, strict=True):
                     value = value_of(found, options.k)
                     study.store(claim, found, value)
-                    tell.finished(claim.candidate, found, value, job.pictures.get(claim.candidate))
+                    tell.finished(claim.candidate, found, value, job.images.get(claim.candidate))
             except BaseException:
                 study.release(claims)
                 raise
@@ -226,14 +226,14 @@ class _Teller:
         progress.images += count
         rows = zip(alignment, quality, strict=True)
         progress.working = {candidate: _in_work(*row, k) for candidate, row in zip(progress.working, rows, strict=True)}
-        self._tell(None)
+        self._report(None)
 
-    def finished(self, candidate: Candidate, scores: Scores, value: float | None, picture: Tensor | None) -> None:
+    def finished(self, candidate: Candidate, scores: Scores, value: float | None, image: Tensor | None) -> None:
         """A candidate is done."""
         if self._record(candidate, scores, value):
-            self._progress.picture = picture
+            self._progress.image = image
         self._progress.done = len(self._values)
-        self._tell((candidate, value))
+        self._report((candidate, value))
 
     def _record(self, candidate: Candidate, scores: Scores, value: float | None) -> bool:
         """Whether this is the best so far."""
@@ -245,7 +245,7 @@ class _Teller:
         progress.best = candidate, value
         return True
 
-    def _tell(self, last: tuple[Candidate, float | None] | None) -> None:
+    def _report(self, last: tuple[Candidate, float | None] | None) -> None:
         self._progress.last, self._progress.seconds = last, time.perf_counter() - self._begin
         self._show(self._progress)
 

@@ -137,7 +137,7 @@ class Engine:
         spec = self.spec(backbone)
         for name, other in self._backbones.items():
             if name != backbone:
-                leave(other)
+                release_device(other)
         if backbone not in self._backbones:
             self._backbones[backbone] = self._load(spec.id, device=self.device, source=spec.chosen)
             while len(self._backbones) > LOADED_BACKBONES:
@@ -205,7 +205,7 @@ class Engine:
         return settings, self.start(backbone or self.default, settings, K_DEFAULT)
 
     def warm_up(self) -> None:
-        """Load the default backbone and make the first visitor's pictures, after a first run, so that all latencies are alike."""
+        """Load the default backbone and make the first visitor's images, after a first run, so that all latencies are alike."""
         settings, coefficients = self.opening()
         if self._divides:
             self.compare("", self.default, replace(settings, prompt="warm-up"), Coefficients.identity())
@@ -220,7 +220,7 @@ class Engine:
         coefficients: Coefficients,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Comparison:
-        """All three columns for a session, reusing what it already has; the opening pictures are made once for everyone.
+        """All three columns for a session, reusing what it already has; the opening images are made once for everyone.
 
         on_progress: called with (done, all) while a method of quantizing sees the model at work; between two calls other
             sessions have the device.
@@ -274,7 +274,7 @@ class Engine:
         return comparison
 
     def sketch(self, session: str, coefficients: Coefficients) -> Image | None:
-        """The session's Q-Sched picture by the small decoder, see `qsched.comparison.comparison.sketch`; None too where the session is
+        """The session's Q-Sched image by the small decoder, see `qsched.comparison.comparison.sketch`; None too where the session is
         unknown, or another process computes."""
         held = self._sessions.get(session)
         loaded = self._backbones.get(held.backbone) if held and self._divides else None
@@ -323,7 +323,7 @@ class Engine:
             yield
         except (torch.OutOfMemoryError, MemoryError) as error:
             for loaded in self._backbones.values():
-                leave(loaded)
+                release_device(loaded)
             if isinstance(error, BackboneError):
                 raise
             raise BackboneError(out_of_memory(self.spec(backbone), pick_device(self.device))) from error
@@ -344,7 +344,7 @@ class Engine:
                 total -= oldest.nbytes
 
 
-def leave(backbone: Backbone) -> None:
+def release_device(backbone: Backbone) -> None:
     """Move a backbone off the device, for another one to use it; it comes back when it is used."""
     residency = getattr(backbone, "residency", None)
     if residency is not None:

@@ -43,7 +43,7 @@ class Frame:
 
     surface: None before the first point. fraction: of the work, in [0, 1]. seconds: since it began. rate: images per
     second so far, None before the first. remaining: seconds, None as long as nobody knows. best: as in `Progress`, and
-    its picture. points: changes with the surface. working: cells that are being computed. over: whether this is the end.
+    its image. points: changes with the surface. working: cells that are being computed. over: whether this is the end.
     """
 
     surface: Surface | None = None
@@ -55,7 +55,7 @@ class Frame:
     rate: float | None = None
     remaining: float | None = None
     best: tuple[Candidate, float] | None = None
-    picture: Tensor | None = None
+    image: Tensor | None = None
     points: int = 0
     working: tuple[WorkingCell, ...] = ()
     over: bool = False
@@ -114,7 +114,7 @@ class Run:
         steps = self.options.steps if self.options.strategy in DESCENTS else 1
         self._batches_per_point = math.ceil(self.options.images / batch) * steps
 
-    def tell(self, progress: Progress) -> None:
+    def report(self, progress: Progress) -> None:
         """Called by the search after every batch and every point."""
         old = self._frame
         fresh = old.surface is None or progress.done != old.done
@@ -132,7 +132,7 @@ class Run:
             images / progress.seconds if images else None,
             progress.remaining,
             progress.best,
-            progress.picture,
+            progress.image,
             old.points + fresh,
             tuple(
                 WorkingCell(point.c_x[0], point.c_eps[0], *so_far)
@@ -164,10 +164,10 @@ class Run:
         frame = self.frame()
         if preset is not None:  # also of points that were stored before, and with nothing left to compute
             done = preset.provenance["points_done"]
-            whole = not self.stopping or done >= frame.total
-            total = done if whole else max(frame.total, done)
+            complete = not self.stopping or done >= frame.total
+            total = done if complete else max(frame.total, done)
             frame = replace(
-                frame, surface=preset.surface, done=done, total=total, fraction=done / total, remaining=0.0 if whole else None,
+                frame, surface=preset.surface, done=done, total=total, fraction=done / total, remaining=0.0 if complete else None,
                 points=frame.points + 1,
             )  # fmt: skip
         with self._changed:
@@ -270,7 +270,7 @@ class Runner:
             try:
                 preset = search(
                     backbone, run.options, storage=url, batch_size=batch,
-                    device=_Device(run, self.engine.device_thread), on_progress=run.tell, stop=lambda: run.stopping,
+                    device=_Device(run, self.engine.device_thread), on_progress=run.report, stop=lambda: run.stopping,
                 )  # fmt: skip
             except Stopped:
                 preset = self.searches.load(run.name)

@@ -26,8 +26,7 @@ class Surface:
         c_x: the grid's columns j, strictly ascending (the value at the first step, for a ramp).
         c_eps: the grid's rows i, strictly ascending.
         alignment: CLIPScore in [0, 100], array of shape (len(c_eps), len(c_x), images); nested lists are accepted. A
-            cell that failed or was not computed is NaN as a whole (None in lists): a mean over fewer images is no fair
-            rival.
+            cell that failed or was not computed is NaN as a whole (None in lists): a mean over fewer images is no fair comparison.
         quality: CLIP-IQA in [0, 1], the same shape.
         prompts: how many prompts the images of a cell belong to. Image s * prompts + p is prompt p with noise seed s.
             None: one image per prompt.

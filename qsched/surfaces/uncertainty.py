@@ -1,4 +1,4 @@
-"""How sure a surface is: an interval for every cell, and which cells really differ from the plain scheduler.
+"""How sure a surface is: an interval for every cell, and which cells differ from the plain scheduler.
 
 Everything comes from one set of bootstrap resamples, the same for all cells, so differences are paired. What is drawn
 are prompts, each with all its seeds: every image has its own noise, so other prompts bring other noise as well, and the

@@ -6,13 +6,13 @@ import gradio as gr
 
 from qsched.server.engine import Engine
 from qsched.ui.compare import links
-from qsched.ui.errors import spoken
+from qsched.ui.errors import reports_errors
 
 TEXT = """
 ## What Q-Sched is
 
-Few-step diffusion models draw a picture with one to eight calls of a denoiser. Quantizing that denoiser to a few bits makes it small, and bends the path
-from noise to picture. Q-Sched leaves the quantized weights alone and bends the path back with two numbers per step:
+Few-step diffusion models draw an image with one to eight calls of a denoiser. Quantizing that denoiser to a few bits makes it small, and bends the path
+from noise to image. Q-Sched leaves the quantized weights alone and bends the path back with two numbers per step:
 """
 
 EQUATION = (
@@ -35,9 +35,9 @@ Paper: [Q-Sched: Pushing the Boundaries of Few-Step Diffusion Models with Quanti
 | **Latency** | Measured on this device: all denoiser calls and the decode. Q-Sched's number includes the shared first call, so it can be compared with the others. The first run of a denoiser, which also prepares kernels, is marked. |
 | **Quantized weights** | Real: 2, 3, 4 or 8 bits per weight, packed into bytes. |
 | **Quantized arithmetic** | Where the device multiplies integers exactly and no slower, real int8; elsewhere simulated in floating point with the same rounding. The line under the controls says which. |
-| **CLIPScore, CLIP-IQA, JAQ** | Measured on the picture by the scorer named beside the table. JAQ depends on the scorer: compare it only with itself. |
-| **SSIM, PSNR** | Measured against the full-precision picture of the same prompt, seed and noise. A picture can score well and still be another picture: look at both. |
-| **Surface** | Computed once for the preset's prompts, on the machine that its file names. Alignment and quality are stored per picture: another k weighs them anew and makes no picture. |
+| **CLIPScore, CLIP-IQA, JAQ** | Measured on the image by the scorer named beside the table. JAQ depends on the scorer: compare it only with itself. |
+| **SSIM, PSNR** | Measured against the full-precision image of the same prompt, seed and noise. An image can score well and still be another image: look at both. |
+| **Surface** | Computed once for the preset's prompts, on the machine that its file names. Alignment and quality are stored per image: another k weighs them anew and makes no image. |
 | **Hatched cells** | Not different from the plain scheduler. The prompts are drawn again 2,000 times, each with its seeds (bootstrap); the paired difference in JAQ is tested per cell (bootstrap-t), and Benjamini-Hochberg accounts for the many cells: of those without hatching at most 5 % are expected to be there by chance. |
 | **Outlined cells** | The smallest set of cells that holds the optimum of 95 % of those resamples. The best of many noisy cells is partly luck: what is left of its gain on prompts that did not choose it stands below the surface. Held-out prompts are the judge. |
 
@@ -60,7 +60,7 @@ def build_about(engine: Engine, tab: gr.Tab) -> None:
         """Five lines that put the current coefficients into a diffusers pipeline."""
         return f"<pre><code>{escape(snippet(engine, request.session_hash))}</code></pre>"
 
-    tab.select(spoken(show), None, code, api_name="snippet", api_visibility="private", show_progress="hidden")
+    tab.select(reports_errors(show), None, code, api_name="snippet", api_visibility="private", show_progress="hidden")
     copy.click(None, None, None, js=links.COPY_SNIPPET, api_name="copy_snippet", api_visibility="private")
 
 

@@ -12,7 +12,7 @@ from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import K_DEFAULT
 from qsched.server.engine import SOURCE, Engine, named
 from qsched.ui import values
-from qsched.ui.pictures import drawn
+from qsched.ui.images import drawn
 from qsched.ui.visitors import CHOOSE_SOURCE, require_local
 
 NAMES = ("full_precision", "naive", "qsched")
@@ -47,7 +47,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
             prompt: what to draw.
             bits: bit-width such as w4a8.
             seed: of the noise.
-            steps: denoiser calls per picture.
+            steps: denoiser calls per image.
             c_x: one number (constant), two (first and last step) or one per step; empty for the best known.
             c_eps: likewise.
             backbone: id of the model.
@@ -64,7 +64,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         if decoder not in values.DECODERS:
             raise ValueError(f"The decoder must be {' or '.join(values.DECODERS)}, not {decoder!r}.")
         how = values.quantization_from(bits, group_size, activation_scale, scope, keep, method)
-        steps = values.whole("step count", steps, 1, values.MOST_STEPS)
+        steps = values.integer("step count", steps, 1, values.MOST_STEPS)
         settings = Settings(prompt, values.seed_from(seed), steps, how, decoder == values.DECODERS[1])
         backbone, k = named(backbone, source), values.k_from(k)
         if SOURCE in backbone:

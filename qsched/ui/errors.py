@@ -20,7 +20,7 @@ from qsched.presets import PresetError
 from qsched.search.job import SearchError
 from qsched.search.study import StorageError
 
-SPOKEN = BackboneError | PresetError | PublishError | SearchError | StorageError
+USER_ERRORS = BackboneError | PresetError | PublishError | SearchError | StorageError
 """Errors whose text is one sentence for the user."""
 log = logging.getLogger("qsched.ui")
 _PATH = re.compile(
@@ -36,13 +36,13 @@ def toast(sentence: str, page: bool = True) -> NoReturn:
 
 def sentence_for(error: BaseException) -> str:
     """One sentence for the person at the page, who learns nothing of where files lie on the server."""
-    if isinstance(error, ValueError | TypeError | SPOKEN):
+    if isinstance(error, ValueError | TypeError | USER_ERRORS):
         return without_paths(str(error).strip().splitlines()[0]) if str(error).strip() else "This input cannot be used."
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "The device ran out of memory: choose fewer steps or a smaller backbone, then try again."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "The disk is full: nothing could be written, and the pictures on the page are still the last good ones."
-    return "Something went wrong on the server: the pictures on the page are still the last good ones."
+        return "The disk is full: nothing could be written, and the images on the page are still the last good ones."
+    return "Something went wrong on the server: the images on the page are still the last good ones."
 
 
 def without_paths(text: str) -> str:
@@ -55,12 +55,12 @@ def without_paths(text: str) -> str:
 
 def explained(error: Exception, where: str) -> str:
     """The sentence for an error; one that nobody foresaw is logged with its traceback."""
-    if not isinstance(error, ValueError | SPOKEN):
+    if not isinstance(error, ValueError | USER_ERRORS):
         log.error("%s failed", where, exc_info=error)
     return sentence_for(error)
 
 
-def spoken(function: Callable, page: bool = True) -> Callable:
+def reports_errors(function: Callable, page: bool = True) -> Callable:
     """An event handler, or one that yields, whose exceptions become toasts; page: as for `toast`."""
 
     if inspect.isgeneratorfunction(function):

@@ -21,30 +21,30 @@ SUBTITLES = {
     QSCHED: "quantized, rescaled trajectory",
 }
 METRICS = (
-    ("CLIPScore", "Alignment of picture and prompt, 0 to 100; higher is better."),
-    ("CLIP-IQA", "Quality of the picture by itself, 0 to 1; higher is better."),
+    ("CLIPScore", "Alignment of image and prompt, 0 to 100; higher is better."),
+    ("CLIP-IQA", "Quality of the image by itself, 0 to 1; higher is better."),
     ("JAQ", "Both joined, with k = {k}; higher is better. The coefficients are searched for this number."),
     ("Δ JAQ", "Difference of JAQ to full precision; 0 is no loss."),
-    ("SSIM", "Structural similarity to full precision; 1 is the same picture."),
+    ("SSIM", "Structural similarity to full precision; 1 is the same image."),
     ("PSNR", "Pixel similarity to full precision in decibels; higher is closer."),
-    ("LPIPS", "Perceptual distance to full precision; 0 is the same picture."),
-    ("Failures", "Signatures of a broken picture, each with its measured value."),
+    ("LPIPS", "Perceptual distance to full precision; 0 is the same image."),
+    ("Failures", "Signatures of a broken image, each with its measured value."),
 )
 NONE = '<em aria-label="none">–</em>'
-PREFERENCE = "How well people would like the picture for its prompt, 0 to 1; higher is better."
-ABOUT_SCORES = "These judge one picture. The surface below judges its preset's prompts together."
+PREFERENCE = "How well people would like the image for its prompt, 0 to 1; higher is better."
+ABOUT_SCORES = "These judge one image. The surface below judges its preset's prompts together."
 
 
 LATENCY = "All steps and the decode, measured on this device. A first run also prepares kernels and memory; another prompt or seed is measured without."
 
 
 def column_title(name: str) -> str:
-    """The heading above a picture."""
+    """The heading above an image."""
     return f'<div class="column-title {KEYS[name]}"><i></i><b>{TITLES[name]}</b><span>{SUBTITLES[name]}</span></div>'
 
 
 def caption(column: Column) -> str:
-    """Stored size, ratio and latency under a picture."""
+    """Stored size, ratio and latency under an image."""
     first = " first run" if column.first_run else ""
     ratio = "fp16 size" if column.name == FULL_PRECISION else f"{column.ratio:.1f}× smaller"
     return (
@@ -53,7 +53,7 @@ def caption(column: Column) -> str:
     )
 
 
-DRAFT = '<div class="caption" data-draft><span>Draft by the tiny decoder: stop to see the picture and its scores.</span></div>'
+DRAFT = '<div class="caption" data-draft><span>Draft by the tiny decoder: stop to see the image and its scores.</span></div>'
 
 
 def latency(seconds: float) -> str:
@@ -62,7 +62,7 @@ def latency(seconds: float) -> str:
 
 
 def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
-    """The score table: a row per picture on a wide page, a column per picture on a phone. LPIPS only where there is one."""
+    """The score table: a row per image on a wide page, a column per image on a phone. LPIPS only where there is one."""
     lpips = any(column.lpips is not None for column in comparison.columns)
     metrics = {name: why for name, why in METRICS if lpips or name != "LPIPS"}
     if comparison.quality_name != QUALITY:
@@ -120,7 +120,7 @@ def definition(scorer: Scorer | None, k: float = K_DEFAULT) -> str:
     """What JAQ is and who scored, to stand beside the numbers; None: nobody."""
     formula = escape(jaq_definition(scorer).replace(" * ", " · "))
     if scorer is None:
-        return f'<p class="fine"><b>{formula}</b> with k = {k:g}; nobody has scored these pictures.</p>'
+        return f'<p class="fine"><b>{formula}</b> with k = {k:g}; nobody has scored these images.</p>'
     return f'<p class="fine"><b>{formula}</b> with k = {k:g}, scored by <b>{escape(scorer.name)}</b>: {escape(scorer.definition)}. {ABOUT_SCORES}</p>'
 
 
@@ -152,7 +152,7 @@ def beyond(preset: Preset, k: float) -> str:
     own, best = preset.provenance["best"]["jaq"], preset.surface.best(k)[2]
     return (
         f'<p class="fine"><b>Best known</b> is no point of this map but {several}: JAQ {own:.3f} on the same '
-        f"pictures, {signed(own - best)} to the best cell.</p>"
+        f"images, {signed(own - best)} to the best cell.</p>"
     )
 
 
@@ -166,7 +166,7 @@ def device_note(device: str, arithmetic: str) -> str:
 
 
 def notes(lines: tuple[str, ...]) -> str:
-    """Remarks about the pictures, such as a prompt that was cut."""
+    """Remarks about the images, such as a prompt that was cut."""
     return "".join(f'<p class="note" role="status">{escape(line)}</p>' for line in lines)
 
 

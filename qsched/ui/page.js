@@ -36,7 +36,7 @@ window.qsched = (() => {
     ring.title = point.shape === shape ? "" : "The surface was computed for another shape.";
   };
 
-  // What lies under the pointer: numbers that the server sent along with the picture.
+  // What lies under the pointer: numbers that the server sent along with the image.
   const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(3);
   const span = (low, high, write) => (low === null ? "" : ` [${write(low)}, ${write(high)}]`);
   const tell = (event) => {
@@ -73,7 +73,7 @@ window.qsched = (() => {
     tip.style.top = `${(below + tip.offsetHeight > innerHeight ? above : below) - outer.top}px`;
   };
 
-  // The wipe shows the pictures above it: when one of them changes, so does its side, without asking the server.
+  // The wipe shows the images above it: when one of them changes, so does its side, without asking the server.
   const names = { "Full precision": "full-precision", Naive: "naive", "Q-Sched": "qsched" };
   const sync = () => {
     const sides = document.querySelectorAll("#wipe img");
@@ -103,7 +103,7 @@ window.qsched = (() => {
     }
     pictures.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
     requestAnimationFrame(draw);
-    for (const delay of [120, 400, 1200]) setTimeout(draw, delay); // the picture may still be on its way
+    for (const delay of [120, 400, 1200]) setTimeout(draw, delay); // the image may still be on its way
   };
 
   const copy = async (text, selector, otherwise = "Select it and copy") => {

@@ -17,7 +17,7 @@ from qsched.ui.about_tab import build_about
 from qsched.ui.api import public_compare
 from qsched.ui.compare.tab import CompareTab
 from qsched.ui.compare.wiring import wire
-from qsched.ui.errors import spoken, toast
+from qsched.ui.errors import reports_errors, toast
 from qsched.ui.events import HIDDEN
 from qsched.ui.search.tab import SearchTab
 from qsched.ui.search.wiring import wire_search
@@ -25,7 +25,7 @@ from qsched.ui.visitors import GUEST, furnish
 
 HEADER = (
     "<header><h1>Q-Sched</h1><p>Quantized few-step diffusion, repaired by rescaling its path. "
-    "Drag <b>c<sub>x</sub></b> and <b>c<sub>ε</sub></b> and watch the picture recover.</p></header>"
+    "Drag <b>c<sub>x</sub></b> and <b>c<sub>ε</sub></b> and watch the image recover.</p></header>"
 )
 
 
@@ -108,7 +108,10 @@ def build_app(
         demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
         demo.compare, demo.search = compare, search
         gr.api(
-            spoken(public_compare(engine), page=False), api_name="compare", concurrency_id="device", concurrency_limit=1
+            reports_errors(public_compare(engine), page=False),
+            api_name="compare",
+            concurrency_id="device",
+            concurrency_limit=1,
         )
     return demo.queue(max_size=64)
 

@@ -190,7 +190,7 @@ def k_from(value: float) -> float:
     return round(float(value), 4)
 
 
-def whole(name: str, value: object, low: int, high: int) -> int:
+def integer(name: str, value: object, low: int, high: int) -> int:
     """A whole number, as 4 or 4.0.
 
     Raises:
@@ -209,7 +209,7 @@ def seed_from(value: object) -> int:
     Raises:
         ValueError: one sentence, if it is empty, broken or out of range.
     """
-    return whole("seed", value, 0, LARGEST_SEED)
+    return integer("seed", value, 0, LARGEST_SEED)
 
 
 def _group(text: str) -> int:
@@ -254,5 +254,5 @@ def quantization_from(
     Raises:
         ValueError: one sentence, if the group size is no whole number.
     """
-    size = whole("group size", group_size or 0, 0, 2**16)
+    size = integer("group size", group_size or 0, 0, 2**16)
     return Quantization(bits, size or None, activation_scale, scope, bool(keep), method)

@@ -17,7 +17,7 @@ from qsched.models.diffusers_folder import FAMILIES
 from qsched.models.memory.architectures import build
 from qsched.models.memory.plan import decoder_dtype, half_dtype
 from qsched.models.memory.residency import Residency
-from qsched.models.pipeline import PipelineBackbone, hushed
+from qsched.models.pipeline import PipelineBackbone, quiet_libraries
 from qsched.models.spec import BackboneSpec
 from qsched.quantization import make_batch_invariant, quantize, sharing_copy, stored_bytes
 
@@ -82,7 +82,7 @@ def random_backbone(spec: BackboneSpec, device: torch.device, tiny: bool) -> Pip
         scheduler,
         "random",
         pipe=_pipeline(spec, part, scheduler, made),
-        picture=(side, side),
+        image=(side, side),
         residency=Residency(device, None),
         tiny=small,
     )
@@ -143,5 +143,5 @@ def _pipeline(spec: BackboneSpec, part: str, scheduler: Any, made: dict[str, nn.
         absent |= {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     else:
         absent |= {"text_encoder_2": None, "tokenizer_2": None}
-    with hushed():
+    with quiet_libraries():
         return getattr(diffusers, spec.pipeline)(vae=made["vae"], scheduler=scheduler, **{part: made[part]}, **absent)

@@ -1,9 +1,9 @@
-"""How long from a slider's input to the new picture on the page, in a real browser on the embedded model.
+"""How long from a slider's input to the new image on the page, in a real browser on the embedded model.
 
     python tests/bench/drag.py [--positions 60] [--bits w4a8] [--steps 4] [--json]
 
-Two gestures: single arrow keys, each waiting for its picture (the latency that README states), and a continuous drag (pictures per second while moving, and how
-long after the last input its picture stands). Times are taken in the browser: from the slider's input event to the frame after the new picture has loaded.
+Two gestures: single arrow keys, each waiting for its image (the latency that README states), and a continuous drag (images per second while moving, and how
+long after the last input its image stands). Times are taken in the browser: from the slider's input event to the frame after the new image has loaded.
 """
 
 import argparse
@@ -20,10 +20,10 @@ from browser_app import CHROMIUM, FLAGS  # noqa: E402
 from qsched.quiet import quiet  # noqa: E402
 
 WATCH = """() => {
-  const times = (window.times = { input: [], picture: [] });
+  const times = (window.times = { input: [], image: [] });
   document.addEventListener("input", (e) => e.target.type === "range" && times.input.push(performance.now()), true);
   document.addEventListener("load", (e) => {
-    if (e.target.closest?.("#image-qsched")) requestAnimationFrame(() => times.picture.push(performance.now()));
+    if (e.target.closest?.("#image-qsched")) requestAnimationFrame(() => times.image.push(performance.now()));
   }, true);
 }"""
 
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def keys(page, engine, positions: int) -> tuple[list[float], list[float]]:
-    """Milliseconds from each arrow key's input to its picture, and the sampling's share (all steps but the first, and the decode)."""
+    """Milliseconds from each arrow key's input to its image, and the sampling's share (all steps but the first, and the decode)."""
     slider = page.locator("#c_x input[type=range]")
     slider.focus()
     latencies, server = [], []
@@ -107,11 +107,11 @@ def dragged(page) -> dict[str, float]:
     page.mouse.up()
     page.wait_for_timeout(3000)
     times = page.evaluate("times")
-    pictures = [t for t in times["picture"] if t <= times["input"][-1]]
+    images = [t for t in times["picture"] if t <= times["input"][-1]]
     seconds = (times["input"][-1] - times["input"][0]) / 1000
     return {
         "drag_inputs": len(times["input"]),
-        "drag_pictures_per_s": round(len(pictures) / seconds, 2),
+        "drag_images_per_s": round(len(images) / seconds, 2),
         "drag_settled_ms": max(times["picture"]) - times["input"][-1],
     }
 

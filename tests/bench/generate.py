@@ -1,4 +1,4 @@
-"""How long `python -m qsched generate` takes from the key to the pictures, imports included.
+"""How long `python -m qsched generate` takes from the key to the images, imports included.
 
     python tests/bench/generate.py [RUNS]
 

@@ -126,7 +126,7 @@ def measured(inputs: Inputs, denoiser: nn.Module, plain: nn.Module, repeats: int
 
 @torch.inference_mode()
 def live(backbone: PipelineBackbone, denoiser: nn.Module, candidates: int, repeats: int) -> dict[str, Any]:
-    """Seconds of a drag (steps - 1 calls, tiny decoder, picture on the CPU) and of a batch of search candidates."""
+    """Seconds of a drag (steps - 1 calls, tiny decoder, image on the CPU) and of a batch of search candidates."""
     one, many = Inputs(backbone, 1), Inputs(backbone, candidates)
     first = [first_prediction(backbone, i.condition, i.noise, i.steps, denoiser) for i in (one, many)]
     spread = [Coefficients.constant(0.9 + 0.2 * i / candidates, 1.0) for i in range(candidates)]

@@ -1,11 +1,11 @@
-"""What a search costs by each strategy, on the embedded model: wall time, denoiser calls, scored pictures.
+"""What a search costs by each strategy, on the embedded model: wall time, denoiser calls, scored images.
 
     python tests/bench/search.py [--bits w4a8] [--steps 4 1] [--grid 11] [--prompts N] [--repeats 1]
 
 Every search runs in a fresh SQLite storage; the strategies take turns, and the median of their times counts. They are
 timed with the model as it is, and with a decoder and a scorer that cost nothing, where only the denoiser's share and the
 bookkeeping are left. The exhaustive search stays kinder than the code of the paper: it keeps its scorer in memory and
-pickles no pictures.
+pickles no images.
 """
 
 import argparse
@@ -39,17 +39,17 @@ class Cost:
 
 @contextmanager
 def watched(backbone: Backbone, free: bool):
-    """Counts the pictures that are scored; `free` leaves out the work."""
+    """Counts the images that are scored; `free` leaves out the work."""
     cost, scorer = Cost(), backbone.scorer()
     decode, score = backbone.decode, scorer.score
 
     def decoding(latents, **options):
         return torch.zeros(len(latents), 3, 1, 1) if free else decode(latents, **options)
 
-    def scoring(pictures, prompts):
-        cost.scored += len(pictures)
-        constant = torch.full((len(pictures),), 0.5)
-        return ImageScores(100 * constant, constant) if free else score(pictures, prompts)
+    def scoring(images, prompts):
+        cost.scored += len(images)
+        constant = torch.full((len(images),), 0.5)
+        return ImageScores(100 * constant, constant) if free else score(images, prompts)
 
     backbone.decode, scorer.score = decoding, scoring
     try:

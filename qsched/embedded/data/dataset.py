@@ -1,6 +1,6 @@
-"""The data set: permissively licensed emoji art, rendered at 64 px with its transparency, one picture per (concept, style).
+"""The data set: permissively licensed emoji art, rendered at 64 px with its transparency, one image per (concept, style).
 
-Only single emoji are stored; pictures of several things on coloured grounds are composed from them while training (qsched.embedded.data.scenes). The art comes from npm packages (`npm install` of PACKAGES, see `python -m qsched.embedded dataset --help`); names, groups and search tags come from
+Only single emoji are stored; images of several things on coloured grounds are composed from them while training (qsched.embedded.data.scenes). The art comes from npm packages (`npm install` of PACKAGES, see `python -m qsched.embedded dataset --help`); names, groups and search tags come from
 emojibase. The build is deterministic: the same packages give the same file.
 """
 
@@ -46,7 +46,7 @@ THINGS = GROUPS[2:7]
 HELD_OUT_SHARE = 0.05
 UNSEEN_SHARE = 0.03
 DUPLICATE = 0.04
-"""Root-mean-square difference below which two sets' pictures of a concept count as one, found by looking: a copy in training would give a held-out pair away."""
+"""Root-mean-square difference below which two sets' images of a concept count as one, found by looking: a copy in training would give a held-out pair away."""
 SKIPPED = re.compile(
     r"^(man|woman|men|women)\b|^keycap|o.clock|-thirty|^Japanese .* button|^input |^family|^couple with heart|^kiss:|^people holding hands|"
     r"^flag|button$|^regional indicator"
@@ -96,7 +96,7 @@ class Emoji:
     unseen: torch.Tensor | None = None
 
     def caption(self, index: int) -> str:
-        """The plain caption of one picture: "red apple, glossy style"."""
+        """The plain caption of one image: "red apple, glossy style"."""
         return f"{self.concepts[self.concept[index]]}, {self.styles[self.style[index]]} style"
 
     def captions(self, indices: torch.Tensor, rng: np.random.Generator) -> list[str]:
@@ -113,7 +113,7 @@ class Emoji:
         return out
 
     def train_indices(self, styles: Sequence[str] | None = None, unseen: bool = True) -> torch.Tensor:
-        """Indices of the pictures that training may use: of these styles (None = all), with or without the unseen concepts."""
+        """Indices of the images that training may use: of these styles (None = all), with or without the unseen concepts."""
         usable = ~self.held_out
         if styles is not None:
             usable = usable & torch.isin(self.style, torch.tensor([self.styles.index(s) for s in styles]))
@@ -121,12 +121,12 @@ class Emoji:
             usable = usable & ~self.unseen[self.concept]
         return usable.nonzero().flatten()
 
-    def pictures(self, indices: torch.Tensor) -> torch.Tensor:
-        """Pictures as float32 (count, 3, 64, 64) in [0, 1]."""
+    def images_of(self, indices: torch.Tensor) -> torch.Tensor:
+        """Images as float32 (count, 3, 64, 64) in [0, 1]."""
         return self.images[indices].permute(0, 3, 1, 2).float() / 255
 
     def cutouts(self) -> torch.Tensor:
-        """Every picture as colour times opacity, and opacity: uint8 (count, 4, 64, 64). Without stored opacity all is opaque."""
+        """Every image as colour times opacity, and opacity: uint8 (count, 4, 64, 64). Without stored opacity all is opaque."""
         alpha = torch.full(self.images.shape[:3], 255, dtype=torch.uint8) if self.alpha is None else self.alpha
         alpha = alpha.unsqueeze(-1)
         colour = torch.minimum((self.images.int() - (255 - alpha.int())).clamp(min=0), alpha.int())
@@ -189,7 +189,7 @@ def render(icon: dict, width: int, height: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def is_copy(image: np.ndarray, others: Sequence[np.ndarray]) -> bool:
-    """Whether a picture, uint8 (64, 64, 3), is all but equal to one of the others."""
+    """Whether an image, uint8 (64, 64, 3), is all but equal to one of the others."""
     one = image.astype(np.float32) / 255
     return any(((one - other.astype(np.float32) / 255) ** 2).mean() ** 0.5 < DUPLICATE for other in others)
 
@@ -221,12 +221,12 @@ def build(
         for number, style in enumerate(chosen):
             icons = art[style.word]
             if key := squashed[style.word].get(slug(entry["label"]).replace("-", "")):
-                picture, alpha = render(icons["icons"][key], icons.get("width", 16), icons.get("height", 16))
-                if not is_copy(picture, [other for _, other, _ in found]):
-                    found.append((number, picture, alpha))
-        for number, picture, alpha in found:
+                image, alpha = render(icons["icons"][key], icons.get("width", 16), icons.get("height", 16))
+                if not is_copy(image, [other for _, other, _ in found]):
+                    found.append((number, image, alpha))
+        for number, image, alpha in found:
             held_out = len(found) > 1 and is_held_out(entry["label"], chosen[number].word)
-            rows.append((picture, alpha, len(kept), number, held_out))
+            rows.append((image, alpha, len(kept), number, held_out))
         if found:
             kept.append(entry)
     images, alphas, concept, style_index, held_out = (np.array(column) for column in zip(*rows, strict=True))

@@ -1,4 +1,4 @@
-"""Pictures composed while training: one to three emoji, side by side or stacked, small or big, on white, coloured or two-tone grounds.
+"""Images composed while training: one to three emoji, side by side or stacked, small or big, on white, coloured or two-tone grounds.
 
 Only the single emoji are stored (64 px, colour times opacity); a scene is drawn from (seed, step), so a run that was killed and resumed sees the same scenes.
 """
@@ -58,9 +58,9 @@ PLAIN = Mix(0, 0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Jitter:
-    """Changes that leave a picture what it is, for judges that shall not learn it by heart: place and zoom in canvas halves, turn in degrees, gain of colours.
+    """Changes that leave an image what it is, for judges that shall not learn it by heart: place and zoom in canvas halves, turn in degrees, gain of colours.
 
-    Half the pictures are mirrored too, but none whose name tells a side (`words.ONE_SIDED`).
+    Half the images are mirrored too, but none whose name tells a side (`words.ONE_SIDED`).
     """
 
     place: float = 0.1
@@ -73,20 +73,20 @@ class Jitter:
 class Drawn:
     """A batch of scenes.
 
-    pictures: float32 (batch, 3, 64, 64) in [0, 1]; captions; first: index of the (first) picture shown, int64 (batch,); single: bool (batch,), whether it is alone.
+    images: float32 (batch, 3, 64, 64) in [0, 1]; captions; first: index of the (first) image shown, int64 (batch,); single: bool (batch,), whether it is alone.
     """
 
-    pictures: Tensor
+    images: Tensor
     captions: list[str]
     first: Tensor
     single: Tensor
 
 
 class Scenes:
-    """Draws scenes from the pictures that may be used.
+    """Draws scenes from the images that may be used.
 
     Args:
-        usable: indices of pictures, int64 (n,).
+        usable: indices of images, int64 (n,).
         jitter: None leaves single emoji exactly as they are stored.
     """
 
@@ -126,11 +126,11 @@ class Scenes:
                 slots.append((row, i, x, y, SCALES[len(indices)] * SIZES[size]))
             grounds.append(self._ground(colours, rng))
             single.append(len(indices) == 1)
-        pictures = self._compose(slots, grounds, rng)
-        return Drawn(pictures, captions, torch.from_numpy(first), torch.tensor(single))
+        images = self._compose(slots, grounds, rng)
+        return Drawn(images, captions, torch.from_numpy(first), torch.tensor(single))
 
     def _plan(self, index: int, rng: np.random.Generator) -> tuple[list[int], str, str, list[str]]:
-        """What one scene shows: picture indices, layout, size, names of the ground's colours."""
+        """What one scene shows: image indices, layout, size, names of the ground's colours."""
         mix, lot = self.mix, rng.random()
         colours = lambda n: [str(c) for c in rng.choice(list(GROUNDS), size=n, replace=False)]
         for share, count in ((mix.two, 2), (mix.three, 3)):
@@ -159,7 +159,7 @@ class Scenes:
         return shades[0], shades[-1], bool(rng.random() < 0.5)
 
     def _compose(self, slots: list[tuple], grounds: list[tuple], rng: np.random.Generator) -> Tensor:
-        """Lay every slot (row, picture, x, y, scale) over its row's ground."""
+        """Lay every slot (row, image, x, y, scale) over its row's ground."""
         rows, indices = (torch.tensor([s[i] for s in slots], device=self.where) for i in (0, 1))
         placed = torch.tensor([s[2:] for s in slots], dtype=torch.float32)
         size = self.cutouts.shape[-1]
@@ -187,7 +187,7 @@ class Scenes:
         return out.clamp_(0, 1)
 
     def _backgrounds(self, grounds: list[tuple], size: int) -> Tensor:
-        """The grounds as pictures (batch, 3, size, size)."""
+        """The grounds as images (batch, 3, size, size)."""
         first, second = (torch.from_numpy(np.stack([g[i] for g in grounds])).float().to(self.where) for i in (0, 1))
         beside = torch.tensor([g[2] for g in grounds], device=self.where).view(-1, 1, 1, 1)
         late = torch.arange(size, device=self.where) >= size // 2
@@ -195,7 +195,7 @@ class Scenes:
         return torch.where(half, second[..., None, None], first[..., None, None])
 
     def _theta(self, placed: Tensor, indices: Tensor, rng: np.random.Generator) -> Tensor:
-        """Maps from canvas to picture, (slots, 2, 3), for places and scales (slots, 3) of pictures (slots,)."""
+        """Maps from canvas to image, (slots, 2, 3), for places and scales (slots, 3) of images (slots,)."""
         x, y, scale = placed.unbind(1)
         turn, flip = torch.zeros(len(placed)), torch.ones(len(placed))
         if self.jitter is not None:

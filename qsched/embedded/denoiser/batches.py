@@ -8,13 +8,13 @@ from torch import Tensor
 
 from qsched.embedded.data import dataset
 from qsched.embedded.data.scenes import Feed, Mix, Scenes
-from qsched.embedded.denoiser.unet import LAST, new_scheduler, picture, pseudo_huber, to_latents
+from qsched.embedded.denoiser.unet import LAST, image, new_scheduler, pseudo_huber, to_latents
 from qsched.embedded.judges import clip
 from qsched.models.emoji import text_condition
 
 STYLES = ("classic", "flat", "glossy")
 """The sets that the denoiser learns to draw. By rule of thumb a network holds two bits per parameter (Allen-Zhu and Li 2024, arXiv 2404.05405): 12.6 million
-parameters hold 3.1 MB; the 2,461 pictures of these sets are 1.8 MB as WebP of quality 80, which leaves room for how to compose them. The judges learn
+parameters hold 3.1 MB; the 2,461 images of these sets are 1.8 MB as WebP of quality 80, which leaves room for how to compose them. The judges learn
 from all sets."""
 MIX = Mix(two=0.2, three=0.08)
 """Small things in many places take the longest to learn, so scenes of several are more frequent here than for the judges."""
@@ -61,7 +61,7 @@ class Batches:
     def draw(self, count: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """Clean latents (count, 48, 16, 16), token states and pooled text of a step's scenes."""
         drawn = self.feed.draw(count, step)
-        return to_latents(drawn.pictures.to(self.where)), *self.encode(drawn.captions)
+        return to_latents(drawn.images.to(self.where)), *self.encode(drawn.captions)
 
     def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t as (count, 1, 1, 1)."""
@@ -77,7 +77,7 @@ class Batches:
         return torch.where(pure.view(-1, 1, 1, 1), noise, alpha * clean + sigma * noise), timesteps, alpha, sigma
 
     def checks(self) -> dict[str, Tensor]:
-        """Indices of the pictures whose loss is followed: seen ones, held-out pairs, and unseen concepts (where there are any)."""
+        """Indices of the images whose loss is followed: seen ones, held-out pairs, and unseen concepts (where there are any)."""
         emoji = self.emoji
         styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in self.styles]))
         unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
@@ -92,10 +92,10 @@ class Batches:
 
     @torch.no_grad()
     def held_out_loss(self, forward: Callable[..., tuple[Tensor, ...]]) -> dict[str, float]:
-        """Mean loss on plain pictures and captions, at fixed noise and CHECKED timesteps, by kind of picture; noise prediction by `forward`."""
+        """Mean loss on plain images and captions, at fixed noise and CHECKED timesteps, by kind of image; noise prediction by `forward`."""
         losses = {}
         for kind, indices in self.checks().items():
-            clean = to_latents(self.emoji.pictures(indices)).to(self.where)
+            clean = to_latents(self.emoji.images_of(indices)).to(self.where)
             states, pooled = self.encode([self.emoji.caption(int(i)) for i in indices])
             noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(self.where)
             total = 0.0
@@ -104,6 +104,6 @@ class Batches:
                 noisy, timesteps, alpha, sigma = self.noised(clean, noise, timesteps, float(t == LAST))
                 with torch.autocast(self.where.type, dtype=torch.bfloat16):
                     predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
-                total += float(pseudo_huber(picture(noisy, predicted.float(), alpha, sigma) - clean).mean())
+                total += float(pseudo_huber(image(noisy, predicted.float(), alpha, sigma) - clean).mean())
             losses[f"loss_{kind}"] = round(total / len(CHECKED), 5)
         return losses

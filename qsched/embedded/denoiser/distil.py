@@ -1,7 +1,7 @@
 """Latent-consistency distillation of the teacher into a student for 1 to 8 steps (Luo et al. 2023, arXiv 2310.04378, without guidance).
 
-The student must give the same picture from both ends of one teacher step: f(x_t, t) is pulled towards the averaged student's f(x_s, s), where x_s is the
-teacher's DDIM step from x_t to s = t - 20 (the schedule's 50 original steps). Where a caption nearly determines the picture, a second term keeps the student
+The student must give the same image from both ends of one teacher step: f(x_t, t) is pulled towards the averaged student's f(x_s, s), where x_s is the
+teacher's DDIM step from x_t to s = t - 20 (the schedule's 50 original steps). Where a caption nearly determines the image, a second term keeps the student
 anchored to the true one; without it the targets drift during a short run.
 """
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from qsched.embedded.denoiser import unet as denoiser
 from qsched.embedded.denoiser.batches import STYLES, Batches
-from qsched.embedded.denoiser.unet import LAST, new_unet, noise_in, picture, pseudo_huber, to_train
+from qsched.embedded.denoiser.unet import LAST, image, new_unet, noise_in, pseudo_huber, to_train
 from qsched.embedded.training import loop as training
 from qsched.embedded.training import parallel
 
 SKIP = denoiser.SCHEDULE["num_train_timesteps"] // 50
-ANCHOR = 0.3  # weight of the distance to the true picture beside the distance to the target
+ANCHOR = 0.3  # weight of the distance to the true image beside the distance to the target
 TARGET_DECAY = 0.95
 
 
@@ -81,12 +81,12 @@ def distil(
             with torch.no_grad():
                 epsilon = teacher_forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0].float()
                 alpha_s, sigma_s = batches.levels(earlier)
-                implied = picture(noisy, epsilon, alpha, sigma)
+                implied = image(noisy, epsilon, alpha, sigma)
                 moved = alpha_s * implied + sigma_s * noise_in(noisy, epsilon, timesteps)
                 at_target = slow_forward(moved, earlier, states, class_labels=pooled, return_dict=False)[0].float()
-                target = picture(moved, at_target, alpha_s, sigma_s)
+                target = image(moved, at_target, alpha_s, sigma_s)
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
-        drawn = picture(noisy, predicted.float(), alpha, sigma)
+        drawn = image(noisy, predicted.float(), alpha, sigma)
         follow(1 - TARGET_DECAY)
         return (pseudo_huber(drawn - target) + ANCHOR * pseudo_huber(drawn - clean)).mean()
 

@@ -1,7 +1,7 @@
 """The teacher's training: noise prediction at all noise levels, for sampling in 50 steps and as what the student is distilled from.
 
 Where a caption leaves open how a thing is drawn, the loss on pixels asks for the mean of all drawings: edges go soft and thin lines vanish. A second loss therefore
-compares the picture in the early features of a network that was trained on photographs (`imagenet.Likeness`).
+compares the image in the early features of a network that was trained on photographs (`imagenet.Likeness`).
 """
 
 from pathlib import Path
@@ -11,18 +11,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from qsched.embedded.denoiser.batches import STYLES, Batches
-from qsched.embedded.denoiser.unet import LAST, new_unet, picture, pseudo_huber, to_train
+from qsched.embedded.denoiser.unet import LAST, image, new_unet, pseudo_huber, to_train
 from qsched.embedded.training import loop as training
 from qsched.embedded.training import parallel
 from qsched.embedded.training.imagenet import Likeness
 from qsched.models.emoji import pixels
 
 LIKENESS = 0.03
-"""Weight of the second loss: on pictures that training has seen, the two are then about equal."""
+"""Weight of the second loss: on images that training has seen, the two are then about equal."""
 
 
 def draw_timesteps(count: int, where: torch.device | str) -> Tensor:
-    """Timesteps from 1 to LAST, (count,), as likely as they are high: below the middle x_t shows the picture, and seen and held-out ones cost the same."""
+    """Timesteps from 1 to LAST, (count,), as likely as they are high: below the middle x_t shows the image, and seen and held-out ones cost the same."""
     return (LAST * torch.rand(count, device=where).sqrt()).ceil().long().clamp(min=1)
 
 
@@ -80,7 +80,7 @@ def train_denoiser(
         noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps)
         with torch.autocast(where.type, dtype=torch.bfloat16):
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
-        drawn = picture(noisy, predicted.float(), alpha, sigma)
+        drawn = image(noisy, predicted.float(), alpha, sigma)
         loss = pseudo_huber(drawn - clean).mean()
         if compare is not None:
             loss = loss + LIKENESS * compare(pixels(drawn), pixels(clean)).mean()

@@ -1,13 +1,13 @@
-"""The denoiser: a small diffusers UNet2DConditionModel that predicts noise on the pixel-unshuffled picture (64 px as 48 x 16 x 16).
+"""The denoiser: a small diffusers UNet2DConditionModel that predicts noise on the pixel-unshuffled image (64 px as 48 x 16 x 16).
 
 Two choices make a noise-predicting U-Net trainable in hours instead of days:
 
-- The noise schedule ends at alpha = 0.2 instead of 0.07, so an error in the noise becomes at most five times as large in the picture; the last timestep is
+- The noise schedule ends at alpha = 0.2 instead of 0.07, so an error in the noise becomes at most five times as large in the image; the last timestep is
   trained on pure noise, which is where sampling starts.
 - The network starts as the identity on its input. `start_as_copy` routes x_t through the last skip connection as pairs of channels (+x, -x); because
-  silu(a) - silu(-a) = a, norm, SiLU and conv_out pass it on unchanged. What remains to be learnt is the picture that has to be subtracted from x_t, and the
+  silu(a) - silu(-a) = a, norm, SiLU and conv_out pass it on unchanged. What remains to be learnt is the image that has to be subtracted from x_t, and the
   last group norm supplies the gain 1 / sigma_t. A pair lies in one group of that norm, so that the group's mean is zero: a norm that took x_t's mean colour
-  away would leave an error that no later step can mend, since x0 inherits the mean of x_t. The loss is measured on the picture (x0), so all timesteps weigh
+  away would leave an error that no later step can mend, since x0 inherits the mean of x_t. The loss is measured on the image (x0), so all timesteps weigh
   alike.
 """
 
@@ -99,18 +99,18 @@ def start_as_copy(unet: UNet2DConditionModel) -> None:
 
 
 def to_latents(images: Tensor) -> Tensor:
-    """Pictures (batch, 3, 64, 64) in [0, 1] -> latents (batch, 48, 16, 16) in [-1, 1]."""
+    """Images (batch, 3, 64, 64) in [0, 1] -> latents (batch, 48, 16, 16) in [-1, 1]."""
     return F.pixel_unshuffle(images * 2 - 1, PATCH)
 
 
-def picture(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+def image(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """x0 = (x_t - sigma_t * epsilon) / alpha_t (DDIM, Song et al. 2021, eq. 9)."""
     return (latents - sigma * noise) / alpha
 
 
 def noise_in(latents: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
     """The noise of x_t (batch, C, H, W): as predicted, but at the last timestep x_t itself. Sampling starts at pure noise there, in which the schedule would
-    still find a fifth of a picture; a DDIM step that takes this share away leaves x_s with almost no picture, which no training ever showed (Lin et al. 2024,
+    still find a fifth of an image; a DDIM step that takes this share away leaves x_s with almost no image, which no training ever showed (Lin et al. 2024,
     arXiv 2305.08891, on schedules that do not end at zero)."""
     return torch.where((timesteps == LAST).view(-1, 1, 1, 1), latents, epsilon)
 

@@ -1,7 +1,7 @@
 """The tiny CLIP: a text tower that conditions the denoiser, and with the image tower the judge (CLIPScore and CLIP-IQA).
 
 It is an ordinary open_clip model (`open_clip.create_model("local-dir:assets/emoji-clip")`); qsched.embedded.judges.clip_training says how it learns. A new one's
-image tower is timm's EfficientNet-Lite0 at 96 px, which can begin with what photographs taught it (`imagenet`): a few thousand pictures do not teach a network
+image tower is timm's EfficientNet-Lite0 at 96 px, which can begin with what photographs taught it (`imagenet`): a few thousand images do not teach a network
 what a zebra looks like in a drawing of another hand. An older one keeps its own.
 """
 

@@ -1,11 +1,11 @@
-"""How the tiny CLIP learns: contrast between pictures and captions, names against all names, quality by the antonym pair of CLIP-IQA.
+"""How the tiny CLIP learns: contrast between images and captions, names against all names, quality by the antonym pair of CLIP-IQA.
 
-- The usual symmetric contrastive loss (Radford et al. 2021) on composed scenes, half of them damaged; a picture whose own name stands in another caption of the
+- The usual symmetric contrastive loss (Radford et al. 2021) on composed scenes, half of them damaged; an image whose own name stands in another caption of the
   batch is no negative for it.
-- A few hundred captions per batch hold few look-alikes, so every picture of one emoji is also compared with the names of all concepts in all styles; those text
+- A few hundred captions per batch hold few look-alikes, so every image of one emoji is also compared with the names of all concepts in all styles; those text
   features are computed now and then and kept, and a concept's styles count together.
 - Quality: the softmax over "good quality picture" / "bad quality picture" must be 1 - strength of the damage. Damage is synthetic (degradations) and real
-  (pictures by quantized denoisers, from the damage file, graded by their distance to full precision); pictures of nothing are bad and match no caption.
+  (images by quantized denoisers, from the damage file, graded by their distance to full precision); images of nothing are bad and match no caption.
 - There are few drawings of each thing, so some are redrawn in other colours and shapes (restyle); quality does not learn from those.
 """
 
@@ -30,7 +30,7 @@ from qsched.scoring.embedded_clip import ANTONYMS, prepared
 BANK_EVERY = 15
 RESTYLED_SHARE = 0.3
 WORST_ERROR = 0.25
-"""Root-mean-square difference to full precision at which a picture counts as wholly bad; the error of w2a8 and of w3a8 lie about there."""
+"""Root-mean-square difference to full precision at which an image counts as wholly bad; the error of w2a8 and of w3a8 lie about there."""
 
 
 class Bank:
@@ -49,13 +49,13 @@ class Bank:
             self.features = torch.cat(parts).float()
 
     def loss(self, features: Tensor, scale: Tensor, concept: Tensor) -> Tensor:
-        """-log p(concept) per picture, a concept's probability being the sum over its styles; features (n, width), concept (n,)."""
+        """-log p(concept) per image, a concept's probability being the sum over its styles; features (n, width), concept (n,)."""
         logits = (scale * features @ self.features.T).view(len(features), -1, self.styles).logsumexp(-1)
         return F.cross_entropy(logits, concept, reduction="none", label_smoothing=0.05)
 
 
-def rivals(drawn: Drawn, emoji: dataset.Emoji) -> Tensor:
-    """Which pairs (picture, caption) of a batch may be told apart, bool (batch, batch): not a concept from itself, unless both styles are named and differ."""
+def hard_negatives(drawn: Drawn, emoji: dataset.Emoji) -> Tensor:
+    """Which pairs (image, caption) of a batch may be told apart, bool (batch, batch): not a concept from itself, unless both styles are named and differ."""
     concept, style = emoji.concept[drawn.first], emoji.style[drawn.first]
     named = torch.tensor([emoji.styles[s] in c for s, c in zip(style.tolist(), drawn.captions, strict=True)])
     same = concept.unsqueeze(1) == concept
@@ -71,19 +71,19 @@ def contrast(images: Tensor, texts: Tensor, scale: Tensor, allowed: Tensor) -> T
 
 
 def quality(verdict: Tensor, grade: Tensor, graded: Tensor) -> Tensor:
-    """Cross-entropy between logits of (good, bad), (count, 2), and grades in [0, 1], over the pictures that `graded`, bool (count,), names."""
+    """Cross-entropy between logits of (good, bad), (count, 2), and grades in [0, 1], over the images that `graded`, bool (count,), names."""
     return F.cross_entropy(verdict[graded], torch.stack([grade, 1 - grade], 1)[graded])
 
 
 def draw_damage(damage: Damage, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures of the damage file that training may see, and how good they are: 1 - error / WORST_ERROR, not below 0."""
+    """Images of the damage file that training may see, and how good they are: 1 - error / WORST_ERROR, not below 0."""
     rows = (~damage.test).nonzero().flatten().numpy()
     prompts = torch.from_numpy(rng.choice(rows, size=count))
     kinds = torch.from_numpy(rng.integers(damage.images.shape[1], size=count))
-    pictures = damage.pictures(prompts, kinds)
+    images = damage.images_of(prompts, kinds)
     mirrored = torch.from_numpy(rng.random(count) < 0.5)
-    pictures[mirrored] = pictures[mirrored].flip(-1)
-    return pictures, (1 - damage.error[prompts, kinds] / WORST_ERROR).clamp(min=0)
+    images[mirrored] = images[mirrored].flip(-1)
+    return images, (1 - damage.error[prompts, kinds] / WORST_ERROR).clamp(min=0)
 
 
 def train_clip(
@@ -141,27 +141,27 @@ def train_clip(
         drawn = feed.draw(batch - blank - hurt, step)
         count, rng = len(drawn.captions), np.random.default_rng((seed, step, 1))
         bank.refresh(model, step)
-        scene, restyled = drawn.pictures.to(where), torch.rand(count, device=where) < RESTYLED_SHARE
+        scene, restyled = drawn.images.to(where), torch.rand(count, device=where) < RESTYLED_SHARE
         scene[restyled] = restyle.restyle(scene[restyled])
         strength = torch.rand(count, device=where) * (torch.rand(count, device=where) < 0.5)
         kinds = torch.randint(len(degradations.KINDS), (count,), device=where)
-        pictures = [degradations.degrade(scene, strength, kinds)]
-        pictures.append(degradations.noise_and_flat(blank, dataset.SIZE, where))
+        images = [degradations.degrade(scene, strength, kinds)]
+        images.append(degradations.noise_and_flat(blank, dataset.SIZE, where))
         good = [1 - strength, torch.zeros(blank, device=where)]
         if hurt:
             spoilt, grade = draw_damage(damage, hurt, rng)
-            pictures.append(spoilt.to(where))
+            images.append(spoilt.to(where))
             good.append(grade.to(where))
         texts = tokenizer(drawn.captions).to(where)
         with torch.autocast(where.type, dtype=torch.bfloat16):
             text_features = clip.encode_texts(model, torch.cat([texts, antonyms])).float()
         # On a CPU, depthwise convolutions take a third longer in bfloat16.
         with torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type != "cpu"):
-            image_features = tower(prepared(model, torch.cat(pictures)))
+            image_features = tower(prepared(model, torch.cat(images)))
         image_features = F.normalize(image_features.float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=50)
         captions, pair = text_features[:-2], text_features[-2:]
-        match = contrast(image_features[:count], captions, scale, rivals(drawn, emoji).to(where))
+        match = contrast(image_features[:count], captions, scale, hard_negatives(drawn, emoji).to(where))
         single = drawn.single.to(where)
         names = bank.loss(image_features[:count], scale, emoji.concept[drawn.first].to(where))
         weight = 1 - 0.7 * strength

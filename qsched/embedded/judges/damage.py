@@ -1,6 +1,6 @@
-"""Real damage for the judge to learn from and to be measured on: pictures that quantized copies of the denoiser make, kept as a file.
+"""Real damage for the judge to learn from and to be measured on: images that quantized copies of the denoiser make, kept as a file.
 
-For every prompt one picture at full precision, one per bit-width, and one at full precision under random coefficients: a search may drive a model there, so
+For every prompt one image at full precision, one per bit-width, and one at full precision under random coefficients: a search may drive a model there, so
 the judge has to know what it looks like. All start from the same noise. Their root-mean-square difference to the first is the error that the judge's quality
 score is compared with.
 """
@@ -31,7 +31,7 @@ BATCH = 32
 
 @dataclass
 class Damage:
-    """The pictures: images uint8 (prompts, kinds, 3, 64, 64), kinds as in KINDS; error float32 (prompts, kinds), root-mean-square difference to full
+    """The images: images uint8 (prompts, kinds, 3, 64, 64), kinds as in KINDS; error float32 (prompts, kinds), root-mean-square difference to full
     precision in [0, 1]; steps int64 (prompts,); test bool (prompts,), prompts that training may not see.
     """
 
@@ -41,8 +41,8 @@ class Damage:
     test: Tensor
     prompts: list[str]
 
-    def pictures(self, prompts: Tensor, kinds: Tensor) -> Tensor:
-        """Pictures as float32 (count, 3, 64, 64) in [0, 1] for pairs of indices."""
+    def images_of(self, prompts: Tensor, kinds: Tensor) -> Tensor:
+        """Images as float32 (count, 3, 64, 64) in [0, 1] for pairs of indices."""
         return self.images[prompts, kinds].float() / 255
 
 
@@ -59,7 +59,7 @@ def known_prompts(emoji: Emoji, groups: tuple[str, ...], styles: tuple[str, ...]
 
 @torch.inference_mode()
 def make(backbone: Backbone, prompts: list[str], seed: int = 0) -> Damage:
-    """Draw the pictures; prompts take turns with 1, 2, 4 and 8 steps."""
+    """Draw the images; prompts take turns with 1, 2, 4 and 8 steps."""
     rng = np.random.default_rng(seed)
     steps = [STEPS[i % len(STEPS)] for i in range(len(prompts))]
     size = backbone.spec.size
@@ -75,14 +75,14 @@ def make(backbone: Backbone, prompts: list[str], seed: int = 0) -> Damage:
                 coefficients = [bent[i] for i in index] if kind == BENT else None
                 latents = sample(backbone, condition, noise, count, coefficients, denoiser)
                 images[index, column] = (backbone.decode(latents).cpu() * 255).round().to(torch.uint8)
-    whole = images.float() / 255
-    error = (whole - whole[:, :1]).pow(2).flatten(2).mean(-1).sqrt()
+    total = images.float() / 255
+    error = (total - total[:, :1]).pow(2).flatten(2).mean(-1).sqrt()
     test = torch.tensor([lot(f"damage|{p}") < TEST_SHARE for p in prompts])
     return Damage(images, error, torch.tensor(steps), test, prompts)
 
 
 def save(damage: Damage, path: Path) -> None:
-    """Write the pictures as one .npz file."""
+    """Write the images as one .npz file."""
     arrays = {name: getattr(damage, name).numpy() for name in ("images", "error", "steps", "test")}
     write_arrays(path, **arrays, prompts=np.array(damage.prompts))
 

@@ -1,4 +1,4 @@
-"""Pictures made worse on purpose, each with a strength in [0, 1], so that the tiny CLIP can learn what "good quality" means.
+"""Images made worse on purpose, each with a strength in [0, 1], so that the tiny CLIP can learn what "good quality" means.
 
 The kinds follow what quantization and wrong coefficients do to few-step models: noise, blur, colour shift, over-saturation, posterised tones, ghosts,
 blocks and washed-out contrast.
@@ -63,7 +63,7 @@ def posterise(images: Tensor, strength: Tensor) -> Tensor:
 
 
 def ghost(images: Tensor, strength: Tensor) -> Tensor:
-    """Another picture of the batch shining through."""
+    """Another image of the batch shining through."""
     return _blend(images, images.roll(1, 0), 0.6 * strength)
 
 
@@ -83,7 +83,7 @@ def degrade(images: Tensor, strength: Tensor, kinds: Tensor) -> Tensor:
 
     Args:
         images: (batch, 3, H, W) in [0, 1].
-        strength: (batch,) in [0, 1]; 0 leaves the picture as it is.
+        strength: (batch,) in [0, 1]; 0 leaves the image as it is.
         kinds: int (batch,), index into KINDS.
     """
     out = images.clone()
@@ -95,7 +95,7 @@ def degrade(images: Tensor, strength: Tensor, kinds: Tensor) -> Tensor:
 
 
 def noise_and_flat(count: int, size: int, device: torch.device | str = "cpu") -> Tensor:
-    """Pictures of nothing: half pure noise, half one flat colour (count, 3, size, size)."""
+    """Images of nothing: half pure noise, half one flat colour (count, 3, size, size)."""
     images = torch.rand(count, 3, size, size, device=device)
     flat = torch.rand(count, 3, 1, 1, device=device).expand_as(images)
     noise = (0.5 + 0.5 * torch.randn_like(images)).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""How good a judge the tiny CLIP is: retrieval, quality against every kind of damage, order under quantization error, pictures of nothing, over-saturation.
+"""How good a judge the tiny CLIP is: retrieval, quality against every kind of damage, order under quantization error, images of nothing, over-saturation.
 
 Nothing measured here was trained on: held-out (concept, style) pairs, test prompts of the damage file, fresh noise.
 """
@@ -22,7 +22,7 @@ NOTHING = 128
 
 
 def auc(good: Tensor, bad: Tensor) -> float:
-    """Probability that a good picture scores above a bad one, ties counted half (Mann-Whitney U)."""
+    """Probability that a good image scores above a bad one, ties counted half (Mann-Whitney U)."""
     difference = good.unsqueeze(1) - bad
     return float(((difference > 0).float() + 0.5 * (difference == 0).float()).mean())
 
@@ -56,7 +56,7 @@ class Judge:
 
     @torch.no_grad()
     def images(self, images: Tensor) -> Tensor:
-        """Image features of unit length of pictures (count, 3, 64, 64) in [0, 1]."""
+        """Image features of unit length of images (count, 3, 64, 64) in [0, 1]."""
         chunks = (c.to(self.where) for c in images.split(CHUNK))
         return torch.cat([self.model.encode_image(prepared(self.model, c), normalize=True) for c in chunks])
 
@@ -67,10 +67,10 @@ class Judge:
 
 
 def concept_ranks(features: Tensor, texts: Tensor, styles: int, concept: Tensor) -> Tensor:
-    """Rank (0 = best) of the right concept, int (pictures,); a concept counts as its best caption.
+    """Rank (0 = best) of the right concept, int (images,); a concept counts as its best caption.
 
     Args:
-        features: (pictures, width). texts: (concepts * styles, width), all styles of a concept in a row. concept: (pictures,), what is right.
+        features: (images, width). texts: (concepts * styles, width), all styles of a concept in a row. concept: (images,), what is right.
     """
     best = (features @ texts.T).view(len(features), -1, styles).amax(-1).cpu()
     own = best.gather(1, concept.unsqueeze(1))
@@ -78,10 +78,10 @@ def concept_ranks(features: Tensor, texts: Tensor, styles: int, concept: Tensor)
 
 
 def retrieval(judge: Judge, emoji: dataset.Emoji, indices: Tensor, phrase: str = WITH_STYLE[0]) -> Tensor:
-    """Rank of each picture's concept among all captions of this form: "red apple, glossy style" for every concept and style."""
+    """Rank of each image's concept among all captions of this form: "red apple, glossy style" for every concept and style."""
     names = [phrase.format(name=c, a_name=with_article(c), style=s) for c in emoji.concepts for s in emoji.styles]
     return concept_ranks(
-        judge.images(emoji.pictures(indices)), judge.texts(names), len(emoji.styles), emoji.concept[indices]
+        judge.images(emoji.images_of(indices)), judge.texts(names), len(emoji.styles), emoji.concept[indices]
     )
 
 
@@ -94,14 +94,14 @@ def shares(ranks: Tensor) -> dict[str, Any]:
     return out
 
 
-def against_damage(judge: Judge, pictures: Tensor, clean: Tensor, seed: int) -> dict[str, Any]:
+def against_damage(judge: Judge, images: Tensor, clean: Tensor, seed: int) -> dict[str, Any]:
     """AUC of clean against each kind of damage at each strength, and pooled over all kinds at half strength."""
     torch.manual_seed(seed)
     found: dict[str, dict[float, Tensor]] = {}
     for number, kind in enumerate(degradations.KINDS):
-        kinds = torch.full((len(pictures),), number)
+        kinds = torch.full((len(images),), number)
         found[kind] = {
-            s: judge.quality(degradations.degrade(pictures, torch.full((len(pictures),), s), kinds)) for s in STRENGTHS
+            s: judge.quality(degradations.degrade(images, torch.full((len(images),), s), kinds)) for s in STRENGTHS
         }
     table = {kind: {str(s): auc(clean, q) for s, q in row.items()} for kind, row in found.items()}
     saturated = torch.stack([clean, *(found["saturate"][s] for s in STRENGTHS)])
@@ -138,9 +138,9 @@ def measure(judge: Judge, emoji: dataset.Emoji, damage: Damage | None = None, se
     """All of it for one judge, as JSON can hold it."""
     held_out = emoji.held_out.nonzero().flatten()
     ranks = retrieval(judge, emoji, held_out)
-    pictures = emoji.pictures(held_out)
-    clean = judge.quality(pictures)
-    found = against_damage(judge, pictures, clean, seed)
+    images = emoji.images_of(held_out)
+    clean = judge.quality(images)
+    found = against_damage(judge, images, clean, seed)
     torch.manual_seed(seed)
     nothing = judge.quality(degradations.noise_and_flat(NOTHING, dataset.SIZE))
     worst = found.pop("worst_damage")

@@ -1,7 +1,7 @@
 """The observer: a second, independent judge for reports only. Nothing is ever optimised against it, and it conditions nothing.
 
-It differs from the tiny CLIP in what it is (a classifier of concepts with group norms, no text), in its seed and in what it saw: its pictures were disturbed in other
-ways (gamma, dots, pixels, patches cut out; only paler and slightly turned colours occur in both). Its features are the space of the Frechet distance, its classes say whether a picture is recognised.
+It differs from the tiny CLIP in what it is (a classifier of concepts with group norms, no text), in its seed and in what it saw: its images were disturbed in other
+ways (gamma, dots, pixels, patches cut out; only paler and slightly turned colours occur in both). Its features are the space of the Frechet distance, its classes say whether an image is recognised.
 """
 
 import itertools
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class Observer(nn.Module):
-    """Pictures (batch, 3, 64, 64) in [0, 1] -> features (batch, 64) -> logits of the concepts."""
+    """Images (batch, 3, 64, 64) in [0, 1] -> features (batch, 64) -> logits of the concepts."""
 
     def __init__(self, concepts: Sequence[str]):
         super().__init__()
@@ -72,7 +72,7 @@ class Observer(nn.Module):
 
 
 def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each picture left alone or changed in one of six ways."""
+    """Each image left alone or changed in one of six ways."""
     count, _, height, width = images.shape
     uniform = lambda *shape: torch.rand(*shape, generator=generator).to(images.device)
     amount = uniform(count, 1, 1, 1)
@@ -121,7 +121,7 @@ def train_observer(
 
     def loss_of(step: int) -> Tensor:
         drawn = feed.draw(batch, step)
-        images = disturb(drawn.pictures.to(where), torch.Generator().manual_seed(seed + step))
+        images = disturb(drawn.images.to(where), torch.Generator().manual_seed(seed + step))
         with torch.autocast(where.type, dtype=torch.bfloat16):
             logits = model(images.contiguous(memory_format=torch.channels_last))
         return F.cross_entropy(logits.float(), emoji.concept[drawn.first].to(where), label_smoothing=0.1)
@@ -161,7 +161,7 @@ def load_observer(path: Path, device: torch.device | str = "cpu") -> Observer:
 
 @torch.no_grad()
 def observe(model: Observer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (count, 64) and logits (count, concepts), on the CPU, of pictures (count, 3, 64, 64) in [0, 1]."""
+    """Features (count, 64) and logits (count, concepts), on the CPU, of images (count, 3, 64, 64) in [0, 1]."""
     where = next(model.parameters()).device
     features = torch.cat([model.features(part.to(where)) for part in images.split(CHUNK)])
     return features.cpu(), model.classes(F.silu(features)).cpu()
@@ -170,6 +170,6 @@ def observe(model: Observer, images: Tensor) -> tuple[Tensor, Tensor]:
 def held_out(model: Observer, emoji: dataset.Emoji, where: torch.device) -> dict[str, float]:
     """Top-1 and top-5 on the held-out pairs."""
     indices = emoji.held_out.nonzero().flatten()
-    _, logits = observe(model, emoji.pictures(indices))
+    _, logits = observe(model, emoji.images_of(indices))
     rank = (logits > logits.gather(1, emoji.concept[indices].unsqueeze(1))).sum(1)
     return {f"top{k}": float((rank < k).float().mean()) for k in (1, 5)}

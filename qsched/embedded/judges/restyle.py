@@ -1,4 +1,4 @@
-"""Pictures redrawn by another hand: bent shapes, other colours, thicker or thinner strokes. What they show stays the same, and a judge that learns from them
+"""Images redrawn by another hand: bent shapes, other colours, thicker or thinner strokes. What they show stays the same, and a judge that learns from them
 knows an emoji by more than the few drawings of it that there are. They are neither good nor bad: only matching and naming learn from them, not quality.
 
 The observer's disturbances are of other kinds.
@@ -48,7 +48,7 @@ WAYS = (bend, recolour, restroke)
 
 
 def restyle(images: Tensor) -> Tensor:
-    """Each picture changed in one or more ways, each way with a chance of one half; a picture that none falls to is bent.
+    """Each image changed in one or more ways, each way with a chance of one half; an image that none falls to is bent.
 
     Args:
         images: (batch, 3, H, W) in [0, 1].

@@ -1,7 +1,7 @@
 """What photographs taught a network: EfficientNet-Lite0 (Tan and Le 2019; Google, Apache-2.0) trained on ImageNet, as the pip package of its weights gives it.
 
 A few drawings of each thing do not tell what a badger looks like in general; a million photographs do. The tiny CLIP's image tower begins with these weights,
-and the denoiser's loss compares pictures in their early features (Johnson et al. 2016, arXiv 1603.08155; Zhang et al. 2018, arXiv 1801.03924).
+and the denoiser's loss compares images in their early features (Johnson et al. 2016, arXiv 1603.08155; Zhang et al. 2018, arXiv 1801.03924).
 """
 
 import importlib
@@ -42,7 +42,7 @@ def load(trunk: nn.Module) -> None:
 
 
 class Likeness(nn.Module):
-    """Perceptual distance of pictures: squared difference of early features of unit length, averaged over places, summed over stages (Zhang et al. 2018, eq. 1,
+    """Perceptual distance of images: squared difference of early features of unit length, averaged over places, summed over stages (Zhang et al. 2018, eq. 1,
     with equal weights). Frozen.
     """
 
@@ -57,14 +57,14 @@ class Likeness(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Of unit length over channels, after the stem and after each stage, of pictures (batch, 3, H, W) in [-1, 1]."""
+        """Of unit length over channels, after the stem and after each stage, of images (batch, 3, H, W) in [-1, 1]."""
         found = [self.stem(images)]
         for stage in self.stages:
             found.append(stage(found[-1]))
         return [F.normalize(feature, dim=1) for feature in found]
 
     def forward(self, images: Tensor, target: Tensor) -> Tensor:
-        """Distance of each picture to its target (batch,)."""
+        """Distance of each image to its target (batch,)."""
         with torch.no_grad():
             wanted = self.features(target)
         pairs = zip(self.features(images), wanted, strict=True)

@@ -29,7 +29,7 @@ CONTEXT = 512 << 20
 CARDS = (6, 8, 12, 16, 24, 48)
 """Usual cards as their makers name them: one of "8 GB" holds 8 << 30 bytes."""
 SCORER = 2_200_000_000
-"""Bytes of the photographs' scorer, CLIP ViT-L/14 and ResNet-50 in float32 with LPIPS, and of its work on a picture."""
+"""Bytes of the photographs' scorer, CLIP ViT-L/14 and ResNet-50 in float32 with LPIPS, and of its work on an image."""
 UNPACKED = 9
 """Bytes per weight while a packed layer is unpacked: int8 values and two float32 tensors."""
 
@@ -41,8 +41,8 @@ class Footprint:
     denoiser: at full precision. largest_block: its part that must be there while it is run block by block. packed: packed
     weights and their scales, per bit-width, one scale per output channel. kept: what a quantized denoiser leaves in full
     precision. text_encoders: all of them. vae: its decoder and encoder, in float32 where half precision would give black
-    pictures. denoise: activations of one picture, twice the full-precision peak, since packed layers round activations in
-    float32. unpack: the largest layer, unpacked, or packed. decode: one picture in the decoder.
+    images. denoise: activations of one image, twice the full-precision peak, since packed layers round activations in
+    float32. unpack: the largest layer, unpacked, or packed. decode: one image in the decoder.
     """
 
     denoiser: int
@@ -62,7 +62,7 @@ class Footprint:
 
     @property
     def work(self) -> int:
-        """Activations of one picture, wherever they are largest."""
+        """Activations of one image, wherever they are largest."""
         return max(self.denoise + self.unpack, self.decode)
 
 
@@ -135,7 +135,7 @@ def plan_on_host(parts: Footprint, bits: str) -> MemoryPlan:
 
 
 def published(architecture: str, size: int, dtype: torch.dtype = torch.float16) -> Footprint:
-    """The footprint of a published architecture for square pictures of this size."""
+    """The footprint of a published architecture for square images of this size."""
     return _in_dtype(_published_half(architecture, size), dtype, ARCHITECTURES[architecture]["vae"][1])
 
 
@@ -144,7 +144,7 @@ def footprint(parts: Mapping[str, nn.Module], height: int, width: int, dtype: to
 
     Args:
         parts: "unet" or "transformer", and "vae", on the meta device; every "text_encoder..." on any device.
-        height, width: of the pictures in pixels. dtype: what the backbone runs in.
+        height, width: of the images in pixels. dtype: what the backbone runs in.
     """
     sdxl = (
         "unet" in parts and "text_encoder_2" in parts
@@ -219,7 +219,7 @@ def packing_need(module: nn.Module, bits: str, group_size: int | None = None) ->
 
 
 def decoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a decoder of this configuration gives pictures: SDXL's overflows float16 to black."""
+    """The dtype in which a decoder of this configuration gives images: SDXL's overflows float16 to black."""
     return torch.float32 if dtype == torch.float16 and config.get("force_upcast") else dtype
 
 

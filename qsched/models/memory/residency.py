@@ -118,14 +118,14 @@ class Residency:
         inside = {id(part) for block in blocks for part in block.modules()}
         rest = [part for part in module.modules() if id(part) not in inside and not any(part.children())]
 
-        def come(block: nn.Module, args: object) -> None:
+        def before(block: nn.Module, args: object) -> None:
             self._move(block, self.device)
 
-        def leave(block: nn.Module, args: object, output: object) -> None:
+        def after(block: nn.Module, args: object, output: object) -> None:
             self._move(block, HOST)
 
-        hooks = [block.register_forward_pre_hook(come) for block in blocks]
-        hooks += [block.register_forward_hook(leave) for block in blocks]
+        hooks = [block.register_forward_pre_hook(before) for block in blocks]
+        hooks += [block.register_forward_hook(after) for block in blocks]
         try:
             for part in rest:
                 self._move(part, self.device)

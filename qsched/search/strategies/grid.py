@@ -1,4 +1,4 @@
-"""Every point of the grid, coarse to fine: the picture of the surface is there early, the detail comes later."""
+"""Every point of the grid, coarse to fine: the image of the surface is there early, the detail comes later."""
 
 from collections.abc import Mapping
 

@@ -56,7 +56,7 @@ class Controls:
 
     @property
     def settings(self) -> list[gr.components.Component]:
-        """Everything that decides the first two pictures."""
+        """Everything that decides the first two images."""
         return [self.backbone, self.prompt, self.seed, self.steps, *self.quantization, self.source, self.decoder]
 
     @property
@@ -151,7 +151,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             list(DECODERS),
             value=DECODERS[0],
             label="Decoder",
-            info="Tiny: faster, less detail; in all three pictures.",
+            info="Tiny: faster, less detail; in all three images.",
             elem_id="decoder",
             elem_classes="segments",
             visible=False,
@@ -159,7 +159,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         drafts = gr.Checkbox(
             True,
             label="Tiny decoder while dragging",
-            info="The full one draws the picture as soon as you stop.",
+            info="The full one draws the image as soon as you stop.",
             elem_id="drafts",
             visible=False,
         )

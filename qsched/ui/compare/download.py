@@ -7,7 +7,14 @@ import gradio as gr
 
 from qsched.hub.session import is_offline
 from qsched.hub.source import BackboneError
-from qsched.models.download import arriving, download_size, incomplete, missing, not_here, to_fetch
+from qsched.models.download import (
+    download_progress,
+    download_size,
+    lacks_optional,
+    not_downloaded,
+    sources_to_fetch,
+    to_fetch,
+)
 from qsched.server.engine import Engine
 from qsched.sizes import size
 from qsched.ui import fragments
@@ -17,10 +24,10 @@ from qsched.ui.errors import explained, sentence_for, toast
 
 def can_load(engine: Engine, backbone: str) -> bool:
     """Whether a backbone is here."""
-    return not missing(engine.spec(backbone))
+    return not sources_to_fetch(engine.spec(backbone))
 
 
-def standing(controls: Controls, engine: Engine, backbone: str, remark: str = "") -> dict:
+def download_note(controls: Controls, engine: Engine, backbone: str, remark: str = "") -> dict:
     """Outputs for the note and the button; both hidden for a backbone that has all it needs.
 
     Args:
@@ -28,7 +35,7 @@ def standing(controls: Controls, engine: Engine, backbone: str, remark: str = ""
     """
     spec = engine.spec(backbone)
     try:
-        sentence = not_here(spec, engine.device) or incomplete(spec)
+        sentence = not_downloaded(spec, engine.device) or lacks_optional(spec)
     except BackboneError as error:
         told = fragments.notes((sentence_for(error),))
         return {controls.arrival: gr.update(value=told, visible=True), controls.download: gr.update(visible=False)}
@@ -47,18 +54,18 @@ def download(controls: Controls, engine: Engine, backbone: str) -> Iterator[dict
     spec = engine.spec(backbone)
     wanted = to_fetch(spec)
     try:
-        for done, total in arriving(spec):
+        for done, total in download_progress(spec):
             yield {
                 controls.arrival: gr.update(value=progress(spec.title, done, total), visible=True),
                 controls.download: gr.update(interactive=False),
             }
     except Exception as error:
         sentence = explained(error, "download")
-        yield standing(controls, engine, backbone, sentence)
+        yield download_note(controls, engine, backbone, sentence)
         toast(sentence)
     if any(not part.of_scores for part in wanted):
         engine.reload(backbone)  # the tiny decoder is loaded with it
-    yield standing(controls, engine, backbone)
+    yield download_note(controls, engine, backbone)
 
 
 def progress(title: str, done: int, total: int) -> str:

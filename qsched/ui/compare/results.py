@@ -1,4 +1,4 @@
-"""The right column: three pictures, the wipe, the score table, the surface, the downloads."""
+"""The right column: three images, the wipe, the score table, the surface, the downloads."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparis
 from qsched.scoring import K_DEFAULT
 from qsched.surfaces.stability import HIGHEST_K
 from qsched.ui import fragments, values
-from qsched.ui.pictures import picture_box, shown
+from qsched.ui.images import image_box, shown
 
 NAMES = (FULL_PRECISION, NAIVE, QSCHED)
 PAIRS = [(fragments.TITLES[name], name) for name in NAMES]
@@ -59,7 +59,7 @@ def build_results() -> Results:
             with gr.Column(min_width=90, elem_classes=["q-card", "picture", fragments.KEYS[name]]):
                 gr.HTML(fragments.column_title(name), elem_classes="plain")
                 images.append(
-                    picture_box(f"image-{fragments.KEYS[name]}", fragments.TITLES[name], "shown", buttons=["fullscreen"])
+                    image_box(f"image-{fragments.KEYS[name]}", fragments.TITLES[name], "shown", buttons=["fullscreen"])
                 )  # fmt: skip
                 captions.append(gr.HTML(elem_id=f"caption-{fragments.KEYS[name]}", elem_classes="plain"))
     notes = gr.HTML("", elem_id="notes", elem_classes="plain")
@@ -67,9 +67,9 @@ def build_results() -> Results:
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
         with gr.Row(elem_classes="under-scores"):
             definition = gr.HTML(elem_id="definition", elem_classes="plain")
-            save_images = gr.Button("Save pictures", elem_id="download-images", size="md", scale=0, min_width=120)
+            save_images = gr.Button("Save images", elem_id="download-images", size="md", scale=0, min_width=120)
             save_record = gr.Button("Save JSON", elem_id="download-record", size="md", scale=0, min_width=100)
-        images_file = gr.DownloadButton("Pictures as a zip", visible="hidden", elem_id="images-file")
+        images_file = gr.DownloadButton("Images as a zip", visible="hidden", elem_id="images-file")
         record_file = gr.DownloadButton("Record as JSON", visible="hidden", elem_id="record-file")
     with gr.Row(elem_classes="q-below"):
         with gr.Column(elem_classes="q-card", min_width=300, scale=8):
@@ -84,19 +84,19 @@ def build_results() -> Results:
                 value=K_DEFAULT,
                 step=values.K_STEP,
                 label="k, weight of the quality in JAQ",
-                info="Weighs stored scores: makes no picture.",
+                info="Weighs stored scores: makes no image.",
                 elem_id="k",
                 buttons=[],
             )
-            surface = picture_box("surface", "Loss surface")
+            surface = image_box("surface", "Loss surface")
             no_surface = gr.HTML("", elem_id="no-surface", elem_classes="plain", visible=False)
             stability = gr.HTML("", elem_id="stability", elem_classes="plain")
             geometry = gr.HTML("", elem_id="surface-geometry", elem_classes="plain")
             with gr.Accordion("k sweep: how the optimum moves with k", open=False, elem_id="k-sweep") as sweep:
-                sweep_image = picture_box("k-sweep-image", "k sweep")
+                sweep_image = image_box("k-sweep-image", "k sweep")
             sweep_open = gr.State(False)
         with gr.Column(elem_classes="q-card", min_width=240, scale=5):
-            gr.HTML('<h3>Wipe</h3><p class="fine">Drag the handle across two pictures.</p>', elem_classes="plain")
+            gr.HTML('<h3>Wipe</h3><p class="fine">Drag the handle across two images.</p>', elem_classes="plain")
             with gr.Row(elem_classes="q-pair"):
                 left = gr.Dropdown(PAIRS, value=NAIVE, label="Left", elem_id="wipe-left", min_width=110)
                 right = gr.Dropdown(PAIRS, value=QSCHED, label="Right", elem_id="wipe-right", min_width=110)
@@ -135,7 +135,7 @@ def build_results() -> Results:
 
 
 def all_columns(results: Results, comparison: Comparison, k: float) -> dict:
-    """Outputs for all three pictures and everything below them that speaks of them."""
+    """Outputs for all three images and everything below them that speaks of them."""
     updates: dict = {results.notes: fragments.notes(comparison.notes), results.scores: fragments.scores(comparison, k)}
     for image, text, column in zip(results.images, results.captions, comparison.columns, strict=True):
         updates |= {image: shown(column.image), text: fragments.caption(column)}
@@ -143,7 +143,7 @@ def all_columns(results: Results, comparison: Comparison, k: float) -> dict:
 
 
 def third_column(results: Results, comparison: Comparison, k: float) -> dict:
-    """Outputs for the Q-Sched picture alone."""
+    """Outputs for the Q-Sched image alone."""
     column = comparison.qsched
     return {
         results.images[2]: shown(column.image),
@@ -152,15 +152,15 @@ def third_column(results: Results, comparison: Comparison, k: float) -> dict:
     }
 
 
-def drafted(results: Results, picture: Image) -> dict:
-    """Outputs for a Q-Sched picture that the full decoder will draw anew; the scores stay those of the last such one."""
-    return {results.images[2]: shown(picture), results.captions[2]: fragments.DRAFT}
+def drafted(results: Results, image: Image) -> dict:
+    """Outputs for a Q-Sched image that the full decoder will draw anew; the scores stay those of the last such one."""
+    return {results.images[2]: shown(image), results.captions[2]: fragments.DRAFT}
 
 
 def wiped(comparison: Comparison, left: str, right: str) -> tuple[str, str]:
-    """The two pictures of the wipe, as files."""
+    """The two images of the wipe, as files."""
     columns = {column.name: column for column in comparison.columns}
     for name in (left, right):
         if name not in columns:
-            raise ValueError(f"There is no picture called {name!r}; choose {', '.join(NAMES)}.")
+            raise ValueError(f"There is no image called {name!r}; choose {', '.join(NAMES)}.")
     return shown(columns[left].image), shown(columns[right].image)

@@ -1,4 +1,4 @@
-"""What can be taken away: the three pictures as a zip, and everything that reproduces them as JSON."""
+"""What can be taken away: the three images as a zip, and everything that reproduces them as JSON."""
 
 import json
 import zipfile
@@ -7,7 +7,7 @@ from io import BytesIO
 from qsched.comparison.comparison import Comparison
 from qsched.server.engine import Engine, Session
 from qsched.ui.fragments import KEYS
-from qsched.ui.pictures import stored
+from qsched.ui.images import stored
 
 NAMES = {key: key.replace("-", "_") for key in KEYS.values()}
 
@@ -22,9 +22,9 @@ def images_file(engine: Engine, held: Session) -> str:
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for column in held.comparison.columns:
-            picture = BytesIO()
-            column.image.save(picture, "PNG")
-            archive.writestr(f"{NAMES[KEYS[column.name]]}.png", picture.getvalue())
+            image = BytesIO()
+            column.image.save(image, "PNG")
+            archive.writestr(f"{NAMES[KEYS[column.name]]}.png", image.getvalue())
         archive.writestr("result.json", _record(engine, held))
     return stored(packed.getvalue(), f"qsched-{_slug(held.comparison)}.zip")
 

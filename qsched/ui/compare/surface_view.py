@@ -1,4 +1,4 @@
-"""The surface of a preset on the page: a picture drawn by the server, its crosshair drawn by the browser."""
+"""The surface of a preset on the page: an image drawn by the server, its crosshair drawn by the browser."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from qsched.quantization import Quantization
 from qsched.scoring import K_DEFAULT
 from qsched.server.engine import Engine
 from qsched.surfaces.uncertainty import DIFFERENT
-from qsched.ui import fragments, pictures
+from qsched.ui import fragments, images
 from qsched.ui.compare.results import Results
 from qsched.ui.errors import sentence_for
 
@@ -58,7 +58,7 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
         }
     drawn = figure(preset, dark, k)
     return {
-        results.surface: gr.update(value=pictures.drawn(drawn.image), visible=True),
+        results.surface: gr.update(value=images.drawn(drawn.image), visible=True),
         results.geometry: geometry(preset, drawn, dark, k),
         results.stability: fragments.stability(preset.surface.stability(k=k), DIFFERENT) + fragments.beyond(preset, k),
         results.sweep: gr.update(visible=True),
@@ -68,14 +68,14 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
 
 
 def sweep(engine: Engine, place: Place, dark: bool, k: float) -> str | None:
-    """Path of the k sweep's picture; None without a surface."""
+    """Path of the k sweep's image; None without a surface."""
     try:
         preset = engine.preset(place.backbone, place.quantization, place.steps)
     except PresetError:
         preset = None
     if preset is None or preset.surface is None:
         return None
-    return pictures.drawn(k_sweep_figure(preset.surface, k, dark, note=_note(preset), formula=preset.formula))
+    return images.drawn(k_sweep_figure(preset.surface, k, dark, note=_note(preset), formula=preset.formula))
 
 
 def figure(preset: Preset, dark: bool = False, k: float = K_DEFAULT) -> SurfaceImage:
@@ -85,15 +85,15 @@ def figure(preset: Preset, dark: bool = False, k: float = K_DEFAULT) -> SurfaceI
 
 def _note(preset: Preset) -> str:
     images = preset.surface.images
-    pictures = f"{len(preset.prompts)} prompts" + (
+    drawn = f"{len(preset.prompts)} prompts" + (
         f", {images // len(preset.prompts)} seeds" if images > len(preset.prompts) else ""
     )
     how = {"constant": "constant over the steps", "ramp": "ramp to 1"}[preset.shape]
-    return f"{preset.bits.upper()}, {preset.steps} steps, {pictures}, {how}"
+    return f"{preset.bits.upper()}, {preset.steps} steps, {drawn}, {how}"
 
 
 def geometry(preset: Preset, drawn: SurfaceImage, dark: bool, k: float) -> str:
-    """What the browser needs to draw the crosshair and to say what lies under the pointer: the picture's size, the
+    """What the browser needs to draw the crosshair and to say what lies under the pointer: the image's size, the
     cells' box, the axes, the shape, and per cell (by rows) JAQ, and the difference to plain with its interval."""
     data = {"size": drawn.image.size, "box": drawn.box, "c_x": drawn.c_x, "c_eps": drawn.c_eps, "shape": preset.shape}
     data |= {"k": k, "dark": dark, "jaq": _numbers(preset.surface.jaq(k))}

@@ -15,7 +15,7 @@ from qsched.ui.compare import download as arrival_view
 from qsched.ui.compare import links, surface_view
 from qsched.ui.compare.controls import Controls, build_controls, slider_updates
 from qsched.ui.compare.results import Results, all_columns, build_results, drafted, third_column, wiped
-from qsched.ui.errors import explained, spoken, toast
+from qsched.ui.errors import explained, reports_errors, toast
 from qsched.ui.values import DECODERS
 from qsched.ui.visitors import CHOOSE_SOURCE, DOWNLOAD, is_local, require_local
 
@@ -31,17 +31,17 @@ PATIENCE_S = 3.0
 def patience() -> Callable[[int, int], None]:
     """For Engine.compare: says once on the page that a method of quantizing calibrates, and how long that will take; the end
     of the work takes the sentence away (links.IDLE)."""
-    began, told = time.monotonic(), []
+    began, announced = time.monotonic(), []
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         left = (time.monotonic() - began) * (total - done) / done if done else 0.0
-        if left > PATIENCE_S and not told:
-            told.append(done)
+        if left > PATIENCE_S and not announced:
+            announced.append(done)
             gr.Info(
                 f"This method calibrates first, once: about {left:.0f} s. The sliders work meanwhile.", duration=None
             )
 
-    return tell
+    return report
 
 
 class CompareTab:
@@ -81,7 +81,7 @@ class CompareTab:
         return [c.backbone, c.steps, c.prompt, c.seed, c.examples, c.source, *c.quantization]
 
     @property
-    def standing(self) -> list:
+    def download_note(self) -> list:
         """Outputs of `arrival`."""
         return [self.controls.arrival, self.controls.download]
 
@@ -154,7 +154,7 @@ class CompareTab:
     # --- handlers ------------------------------------------------------------------------------------------------
 
     def open(self, request: gr.Request, dark: bool, left: str, right: str):
-        """The first pictures of a visit, from the link's settings or the opening ones, which also stand in for a link that cannot be shown."""
+        """The first images of a visit, from the link's settings or the opening ones, which also stand in for a link that cannot be shown."""
         link, c = values.read_link(request.query_params, self.engine.default, sources=is_local(request)), self.controls
         backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
         notes, wanted = link.notes, (backbone, settings)
@@ -175,7 +175,7 @@ class CompareTab:
         updates = self.everything(held, dark, left, right, shape, notes) | {self.results.k: k}
         asked = wanted[1]
         usual = asked.quantization == Quantization(asked.quantization.bits) and not asked.tiny_decoder
-        updates |= self.settings_shown(*wanted) | arrival_view.standing(c, self.engine, wanted[0])
+        updates |= self.settings_shown(*wanted) | arrival_view.download_note(c, self.engine, wanted[0])
         return updates | {self.dark: dark, c.advanced: gr.update(open=not usual or SOURCE in wanted[0])}
 
     def asked(self, request: gr.Request, given: dict) -> tuple[str, Settings]:
@@ -197,7 +197,7 @@ class CompareTab:
         note and the button appear."""
         c, held = self.controls, self.engine.session(request.session_hash)
         name = self.name(request, given[c.backbone], given[c.source])
-        arrival = arrival_view.standing(c, self.engine, name)
+        arrival = arrival_view.download_note(c, self.engine, name)
         if not arrival_view.can_load(self.engine, name):
             return arrival
         how = values.quantization_from(*(given[widget] for widget in c.quantization))
@@ -304,7 +304,7 @@ class CompareTab:
 
     def arrival(self, request: gr.Request, backbone: str, source: str):
         """Whether the chosen backbone has to be downloaded first, and the button for it."""
-        return arrival_view.standing(self.controls, self.engine, self.name(request, backbone, source))
+        return arrival_view.download_note(self.controls, self.engine, self.name(request, backbone, source))
 
     def download(self, request: gr.Request, backbone: str, source: str):
         """Fetch the chosen backbone, with its progress."""
@@ -343,15 +343,15 @@ class CompareTab:
     def sweep(self, request: gr.Request, dark: bool):
         """The k sweep, when its accordion is opened."""
         held = self.held(request)
-        picture = surface_view.sweep(self.engine, self.place(held), dark, held.k)
-        return {self.results.sweep_image: picture, self.results.sweep_open: True}
+        image = surface_view.sweep(self.engine, self.place(held), dark, held.k)
+        return {self.results.sweep_image: image, self.results.sweep_open: True}
 
     def resweep(self, request: gr.Request, dark: bool, opened: bool):
         """The k sweep of another surface or k, if anybody sees it."""
         return self.sweep(request, dark) if opened else {self.results.sweep_open: False}
 
     def wipe(self, request: gr.Request, left: str, right: str):
-        """The two chosen pictures on top of each other; later changes of a picture the browser copies by itself."""
+        """The two chosen images on top of each other; later changes of an image the browser copies by itself."""
         return wiped(self.held(request).comparison, left, right)
 
     def complain(self, given: dict) -> None:
@@ -382,7 +382,7 @@ class CompareTab:
             return write(self.engine, self.held(request))
 
         save.__name__, save.__doc__ = name, write.__doc__
-        return spoken(save)
+        return reports_errors(save)
 
     def forget(self, request: gr.Request) -> None:
         """Free what a closed tab held."""

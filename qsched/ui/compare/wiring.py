@@ -7,7 +7,7 @@ import gradio as gr
 from qsched.ui.compare import links
 from qsched.ui.compare import save as downloads
 from qsched.ui.compare.tab import CompareTab
-from qsched.ui.errors import spoken
+from qsched.ui.errors import reports_errors
 from qsched.ui.events import DEVICE, HIDDEN, QUIET, RECORD_LINK, settle
 
 
@@ -19,7 +19,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     pair_and_dark = {tab.dark, *pair}
     given = {*c.settings, c.shape, *pair_and_dark, *c.sliders}
     make = {
-        "fn": spoken(tab.generate),
+        "fn": reports_errors(tab.generate),
         "inputs": given,
         "outputs": shown + chosen,
         "js": links.BUSY,
@@ -27,9 +27,9 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **DEVICE,
     }
     demo.load(
-        spoken(tab.open),
+        reports_errors(tab.open),
         [tab.dark, *pair],
-        [*shown, *chosen, *tab.standing, tab.dark, r.k, c.advanced],
+        [*shown, *chosen, *tab.download_note, tab.dark, r.k, c.advanced],
         api_name="open",
         js=links.READ_DARK,
         **HIDDEN,
@@ -40,16 +40,16 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     settle(gr.on(asked, api_name="generate", **make), "")
     lists = [c.backbone, c.bits, c.steps, c.group_size, c.method, c.activation_scale, c.scope, c.keep, c.decoder]
     picks = [widget.input for widget in lists]  # of a list it comes twice for one pick, and once for none: see `picked`
-    pick = make | {"fn": spoken(tab.picked), "outputs": [*shown, *chosen, *tab.standing]}
+    pick = make | {"fn": reports_errors(tab.picked), "outputs": [*shown, *chosen, *tab.download_note]}
     picked = gr.on(picks, api_name="pick", **pick)
     settle(picked, "_pick")
-    picked.failure(spoken(tab.restore), None, chosen, api_name="restore", **HIDDEN)
-    c.sync.click(spoken(tab.sync), [tab.dark, *pair], shown, api_name="sync", **QUIET)
+    picked.failure(reports_errors(tab.restore), None, chosen, api_name="restore", **HIDDEN)
+    c.sync.click(reports_errors(tab.sync), [tab.dark, *pair], shown, api_name="sync", **QUIET)
     c.search.click(None, None, None, js=links.TO_SEARCH, api_name="to_search", **HIDDEN)
-    arrival = {"outputs": tab.standing, "inputs": [c.backbone, c.source]}
+    arrival = {"outputs": tab.download_note, "inputs": [c.backbone, c.source]}
     gr.on(
         [c.source.submit, c.use_source.click],
-        spoken(tab.arrival),
+        reports_errors(tab.arrival),
         api_name="arrival",
         **arrival,
         **QUIET,
@@ -76,13 +76,13 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         tab.adjust, {c.shape, *c.sliders}, [*r.qsched, c.hint, c.state], api_name="refine", **QUIET, **DEVICE
     )
     c.hint.change(tab.complain, set(c.sliders), None, api_name="complain", **QUIET)
-    c.shape.input(spoken(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE)
-    c.best.click(spoken(tab.best), None, third, api_name="best", **QUIET, **DEVICE)
-    c.reset.click(spoken(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE)
-    r.surface.select(spoken(tab.select), None, third, api_name="select", **QUIET, **DEVICE)
-    gr.on([r.left.input, r.right.input], spoken(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
+    c.shape.input(reports_errors(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE)
+    c.best.click(reports_errors(tab.best), None, third, api_name="best", **QUIET, **DEVICE)
+    c.reset.click(reports_errors(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE)
+    r.surface.select(reports_errors(tab.select), None, third, api_name="select", **QUIET, **DEVICE)
+    gr.on([r.left.input, r.right.input], reports_errors(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
     recolour = {
-        "fn": spoken(tab.redraw),
+        "fn": reports_errors(tab.redraw),
         "inputs": tab.dark,
         "outputs": [*r.map, c.best],
     }
@@ -92,16 +92,16 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
 
     gr.on(
         [r.k.input, r.k.release],
-        spoken(tab.weigh),
+        reports_errors(tab.weigh),
         [r.k, tab.dark],
         [r.scores, r.definition, c.state, *r.map, c.best],
         api_name="weigh",
         **QUIET,
     )
     swept = [r.sweep_image, r.sweep_open]
-    r.sweep.expand(spoken(tab.sweep), tab.dark, swept, api_name="sweep", **QUIET)
+    r.sweep.expand(reports_errors(tab.sweep), tab.dark, swept, api_name="sweep", **QUIET)
     r.sweep.collapse(lambda: False, None, r.sweep_open, api_name="sweep_closed", **HIDDEN)
-    r.geometry.change(spoken(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET)
+    r.geometry.change(reports_errors(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET)
 
     point = [c.shape, c.c_x[0], c.c_eps[0]]
     gr.on(

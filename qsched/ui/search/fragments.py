@@ -55,9 +55,9 @@ def clock(seconds: float) -> str:
     """Seconds, minutes and seconds, or hours."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+    seconds_rounded = round(seconds)
+    hours, minutes = seconds_rounded // 3600, seconds_rounded % 3600 // 60
+    return f"{hours}:{minutes:02}:{seconds_rounded % 60:02}" if hours else f"{minutes}:{seconds_rounded % 60:02}"
 
 
 def plan(found: Plan, options: SearchOptions) -> str:
@@ -167,7 +167,7 @@ def side_by_side(count: int, comparable: bool) -> str:
     return f'<h3>Side by side</h3><p class="fine">{told}</p>'
 
 
-def doomed(found: list[SavedSearch]) -> str:
+def to_delete(found: list[SavedSearch]) -> str:
     """The question before saved searches are removed."""
     points = sum(search.done for search in found)
     what = "this search" if len(found) == 1 else f"these {len(found)} searches"

@@ -27,7 +27,7 @@ TITLES = {
     "per-step": "Per step",
 }
 WIDEST = 51
-"""Cells along a side: more are no picture any more, and a matter for the command line."""
+"""Cells along a side: more are no image any more, and a matter for the command line."""
 
 
 @dataclass
@@ -92,7 +92,7 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             elem_id="search-shape", elem_classes="segments",
         )  # fmt: skip
         decoder = gr.Checkbox(
-            False, label="Tiny decoder: faster, and scores are of its pictures", elem_id="search-decoder", visible=False
+            False, label="Tiny decoder: faster, and scores are of its images", elem_id="search-decoder", visible=False
         )
         source = gr.Radio(SOURCES, value=BUILT_IN, label="Prompts", elem_id="search-prompts", elem_classes="segments")
         count = _number(25, _how_many(backbone), "search-prompt-count", precision=0)
@@ -129,7 +129,7 @@ def options_from(
     """
     spec = engine.spec(backbone)
     low, high = _real(low, "The lowest coefficient"), _real(high, "The highest coefficient")
-    side = _whole(resolution, "The number of values per coefficient", 2, WIDEST)
+    side = _integer(resolution, "The number of values per coefficient", 2, WIDEST)
     grid(low, high, side)
     if low < values.LOW or high > values.HIGH:
         raise ValueError(
@@ -138,9 +138,9 @@ def options_from(
     return backbone, SearchOptions(
         values.quantization_from(bits, group, scale, scope, keep, method),
         prompts_from(spec.family, source, count, text, file),
-        _whole(steps, "The number of steps", 1, 1000),
+        _integer(steps, "The number of steps", 1, 1000),
         0,
-        _whole(seeds, "The number of seeds per prompt", 1, 100),
+        _integer(seeds, "The number of seeds per prompt", 1, 100),
         (low, high),
         side,
         shape,
@@ -158,7 +158,7 @@ def prompts_from(family: str, source: str, count: Any, text: str | None, file: s
     """
     if source == BUILT_IN:
         most = len(builtin_prompts(family, "calibration"))
-        return choose_prompts(_whole(count, "The number of built-in prompts", 1, most), family, "calibration")
+        return choose_prompts(_integer(count, "The number of built-in prompts", 1, most), family, "calibration")
     if source == OWN:
         lines = (" ".join(line.split()) for line in (text or "").splitlines())
         prompts = list(dict.fromkeys(line for line in lines if line))
@@ -227,7 +227,7 @@ def _real(value: Any, name: str) -> float:
     return float(value)
 
 
-def _whole(value: Any, name: str, low: int, high: int) -> int:
+def _integer(value: Any, name: str, low: int, high: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
         raise ValueError(f"{name} must be a whole number.")
     if not low <= value <= high:

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from qsched.ui.pictures import picture_box
+from qsched.ui.images import image_box
 from qsched.ui.search.fragments import IDLE, NOTHING
 
 
@@ -19,7 +19,7 @@ class SearchResults:
     surface: gr.Image
     stability: gr.HTML
     best: gr.HTML
-    picture: gr.Image
+    image: gr.Image
     caption: gr.HTML
     use: gr.Button
     save: gr.Button
@@ -42,9 +42,9 @@ class SearchResults:
     none_saved: gr.HTML
     delete: gr.Button
     deleting: gr.Row
-    doomed: gr.HTML
-    really: gr.Button
-    spare: gr.Button
+    to_delete: gr.HTML
+    confirm_delete: gr.Button
+    cancel_delete: gr.Button
     compare: gr.Row
     sides: list[gr.Image]
     definitions: list[gr.HTML]
@@ -58,7 +58,7 @@ class SearchResults:
     @property
     def looked(self) -> list[gr.components.Component]:
         """What belongs to the search that is shown."""
-        return [self.nothing, self.surface, self.stability, self.best, self.picture, self.caption, *self.takers]
+        return [self.nothing, self.surface, self.stability, self.best, self.image, self.caption, *self.takers]
 
     @property
     def takers(self) -> list[gr.components.Component]:
@@ -83,15 +83,13 @@ def build_results() -> SearchResults:
                 elem_classes="plain",
             )
             nothing = gr.HTML(NOTHING, elem_id="search-nothing", elem_classes="plain")
-            surface = picture_box("search-surface", "Surface of the search", "q-surface", visible=False)
+            surface = image_box("search-surface", "Surface of the search", "q-surface", visible=False)
             stability = gr.HTML("", elem_id="search-stability", elem_classes="plain")
         with gr.Column(elem_classes="q-card", min_width=240, scale=5):
             best = gr.HTML(
                 '<h3>Best so far</h3><p class="fine">Nothing yet.</p>', elem_id="search-best", elem_classes="plain"
             )
-            picture = picture_box(
-                "search-best-picture", "First prompt at the best coefficients", "shown", visible=False
-            )
+            image = image_box("search-best-picture", "First prompt at the best coefficients", "shown", visible=False)
             caption = gr.HTML("", elem_id="search-caption", elem_classes="plain")
             use = _button("Use this in Compare", "search-use", variant="primary")
             with gr.Row(elem_classes=["q-pair", "q-files"]):
@@ -125,22 +123,24 @@ def build_results() -> SearchResults:
         none_saved = gr.HTML('<p class="fine">None yet.</p>', elem_id="search-none-saved", elem_classes="plain")
         delete = gr.Button("Delete", elem_id="search-delete", size="md", interactive=False)
         with gr.Column(visible=False, elem_id="search-deleting", elem_classes="q-ask") as deleting:
-            doomed = gr.HTML("", elem_classes="plain")
+            to_delete = gr.HTML("", elem_classes="plain")
             with gr.Row(elem_classes="q-pair"):
-                really = gr.Button("Delete for good", elem_id="search-really", variant="stop", min_width=80, size="md")
-                spare = gr.Button("Keep", elem_id="search-spare", min_width=80, size="md")
+                confirm_delete = gr.Button(
+                    "Delete for good", elem_id="search-delete-confirm", variant="stop", min_width=80, size="md"
+                )
+                cancel_delete = gr.Button("Keep", elem_id="search-delete-cancel", min_width=80, size="md")
     with gr.Column(visible=False, elem_id="search-compare", elem_classes="q-card") as compare:
         scale = gr.HTML("", elem_classes="plain")
         sides, definitions = [], []
         with gr.Row(elem_classes="q-sides"):
             for side in ("left", "right"):
                 with gr.Column(min_width=280):
-                    sides.append(picture_box(f"search-{side}", f"Surface on the {side}", "q-surface"))
+                    sides.append(image_box(f"search-{side}", f"Surface on the {side}", "q-surface"))
                     definitions.append(gr.HTML("", elem_id=f"search-{side}-facts", elem_classes="plain"))
     return SearchResults(
-        progress, notes, nothing, surface, stability, best, picture, caption, use, save, export, keep, replacing, question, replace,
+        progress, notes, nothing, surface, stability, best, image, caption, use, save, export, keep, replacing, question, replace,
         leave, push_box, repo, token, private, dry_run, push, pushed, preset_file, scheduler_file, saved, none_saved,
-        delete, deleting, doomed, really, spare, compare, sides, definitions, scale,
+        delete, deleting, to_delete, confirm_delete, cancel_delete, compare, sides, definitions, scale,
     )  # fmt: skip
 
 

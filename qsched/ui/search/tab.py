@@ -9,7 +9,7 @@ from functools import partial
 import gradio as gr
 
 from qsched.comparison.comparison import Settings
-from qsched.models.download import hurdle
+from qsched.models.download import cannot_run
 from qsched.presets import Preset
 from qsched.search.saved import SavedSearch
 from qsched.server.engine import SESSIONS, SOURCE, Engine
@@ -35,7 +35,7 @@ class Visit:
     shown: Shown | None = None
     taken_over: tuple | None = None
     dark: bool = False
-    doomed: list[str] = field(default_factory=list)
+    to_delete: list[str] = field(default_factory=list)
     begun: set[str] = field(default_factory=set)
 
 
@@ -96,7 +96,7 @@ class SearchTab:
         except ValueError as error:
             return start | {i.plan: search_fragments.wrong(sentence_for(error)), i.quantizer: ""}
         text = search_fragments.plan(self.runner.planned(backbone, options), options)
-        if why := self.lent() or hurdle(self.engine.spec(backbone), self.engine.device):
+        if why := self.lent() or cannot_run(self.engine.spec(backbone), self.engine.device):
             text += search_fragments.elsewhere(why, backbone, options)
         return start | {i.plan: text, i.quantizer: search_fragments.quantizer(options.quantization)}
 
@@ -140,7 +140,7 @@ class SearchTab:
         backbone, options = search_inputs.options_from(self.engine, *settings)
         run = self.runner.start(request.session_hash, backbone, options)
         try:
-            visit.dark, shown, drawn, pictured = dark, None, None, 0
+            visit.dark, shown, drawn, with_image = dark, None, None, 0
             for frame in run.frames():
                 cell = shown.cell if shown else None  # the visitor may have clicked one meanwhile
                 shown = visit.shown = search_view.of_run(run, frame, cell)
@@ -149,11 +149,9 @@ class SearchTab:
                 if drawn != (frame.points, frame.working, cell, visit.dark, frame.over):
                     drawn = frame.points, frame.working, cell, visit.dark, frame.over
                     updates |= search_view.surface_updates(r, shown, visit.dark)
-                if frame.picture is not None and pictured != frame.points:
-                    pictured = frame.points
-                    updates |= search_view.picture_updates(
-                        r, search_view.as_image(frame.picture), run.options.prompts[0]
-                    )
+                if frame.image is not None and with_image != frame.points:
+                    with_image = frame.points
+                    updates |= search_view.image_updates(r, search_view.as_image(frame.image), run.options.prompts[0])
                 if frame.over:
                     if run.is_new and request.session_hash:
                         visit.begun.add(run.name)
@@ -171,7 +169,7 @@ class SearchTab:
         return {self.results.progress: search_fragments.progress(frame, state)}
 
     def ended(self, run: Run, shown: Shown, frame: Frame) -> dict:
-        """Outputs when a search is over: what went wrong, the picture of what it recommends, the new list."""
+        """Outputs when a search is over: what went wrong, the image of what it recommends, the new list."""
         updates = {self.results.notes: ""}
         if run.error is not None:
             updates[self.results.notes] = search_fragments.wrong(explained(run.error, "search"))
@@ -182,19 +180,19 @@ class SearchTab:
                 "The best point lies on the edge of the range: a wider one may hold a better one."
             )
         try:
-            updates |= self.pictured(shown) | self.listed([run.name] if run.preset else [])
+            updates |= self.with_image(shown) | self.listed([run.name] if run.preset else [])
         except Exception as error:
             updates[self.results.notes] = search_fragments.wrong(explained(error, "search"))
         return updates
 
-    def pictured(self, shown: Shown) -> dict:
+    def with_image(self, shown: Shown) -> dict:
         """Outputs with the first prompt at what would be taken, if the model is in memory anyway."""
         if shown.coefficients is None or not self.engine.is_loaded(shown.backbone):
-            return search_view.picture_updates(self.results, None)
+            return search_view.image_updates(self.results, None)
         backbone = self.engine.backbone(shown.backbone)
-        draw = partial(search_view.draw_picture, backbone, shown.options, shown.coefficients)
-        picture = self.engine.device_thread.run(draw)
-        return search_view.picture_updates(self.results, picture, shown.options.prompts[0])
+        draw = partial(search_view.draw_image, backbone, shown.options, shown.coefficients)
+        image = self.engine.device_thread.run(draw)
+        return search_view.image_updates(self.results, image, shown.options.prompts[0])
 
     def stop(self, request: gr.Request) -> dict:
         """Ask the search of this page to end; its event shows when it has."""
@@ -210,7 +208,7 @@ class SearchTab:
         point = shown.surface.c_x[cell[1]], shown.surface.c_eps[cell[0]]
         shown.cell = None if point == shown.point else point
         updates = search_view.best_updates(self.results, shown) | search_view.surface_updates(self.results, shown, dark)
-        return updates | (self.pictured(shown) if shown.over else {})
+        return updates | (self.with_image(shown) if shown.over else {})
 
     def redraw(self, request: gr.Request, dark: bool, chosen: list[str]) -> dict:
         """Surfaces in the page's colours."""
@@ -248,7 +246,7 @@ class SearchTab:
             state = "done" if search.done >= search.total else "stopped"
             frame = Frame(done=search.done, total=search.total, fraction=search.done / search.total)
             updates |= search_view.best_updates(r, shown) | search_view.surface_updates(r, shown, dark)
-            updates |= self.pictured(shown) | {r.progress: search_fragments.progress(frame, state), r.notes: ""}
+            updates |= self.with_image(shown) | {r.progress: search_fragments.progress(frame, state), r.notes: ""}
         return updates | self.beside(chosen, dark, running)
 
     def beside(self, chosen: list[str], dark: bool, running: bool) -> dict:
@@ -268,7 +266,7 @@ class SearchTab:
             other = presets[1 - index].surface.jaq(k) if comparable and len(found) == 2 else None
             shown = self.of_saved(found[index], presets[index])
             drawn = search_view.figure(shown, dark, k=k, alongside=other, size=search_view.SMALL)
-            updates[image] = gr.update(value=search_view.pictures.drawn(drawn.image), visible=True)
+            updates[image] = gr.update(value=search_view.images.drawn(drawn.image), visible=True)
             updates[text] = search_fragments.facts(found[index], presets[index], k)
         return updates
 
@@ -280,19 +278,19 @@ class SearchTab:
         """Name what would be removed, and ask."""
         found = [self.searches.find(name) for name in chosen]
         self.check_delete(request, chosen)
-        self.visit(request.session_hash).doomed = chosen
-        text = search_fragments.doomed(found) if found else ""
-        return {self.results.deleting: gr.update(visible=bool(found)), self.results.doomed: text}
+        self.visit(request.session_hash).to_delete = chosen
+        text = search_fragments.to_delete(found) if found else ""
+        return {self.results.deleting: gr.update(visible=bool(found)), self.results.to_delete: text}
 
     def delete(self, request: gr.Request) -> dict:
         """Remove what the question named for good, whatever has been ticked since, except a search that is running."""
         visit, running = self.visit(request.session_hash), self.runner.running()
-        self.check_delete(request, visit.doomed)
-        if running and running.name in visit.doomed:
+        self.check_delete(request, visit.to_delete)
+        if running and running.name in visit.to_delete:
             toast("This search is running: stop it before you delete it.")
-        for name in visit.doomed:
+        for name in visit.to_delete:
             self.searches.delete(name)
-        visit.doomed = []
+        visit.to_delete = []
         return self.listed([]) | {self.results.compare: gr.update(visible=False)}
 
     def check_delete(self, request: gr.Request, names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a page's Search tab shows of one search: its surface as a picture, and the coefficients that would be taken."""
+"""What a page's Search tab shows of one search: its surface as an image, and the coefficients that would be taken."""
 
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,7 @@ from qsched.server.search_runner import Frame, Run
 from qsched.surfaces.remembering import Remembered
 from qsched.surfaces.surface import Surface
 from qsched.surfaces.uncertainty import DIFFERENT
-from qsched.ui import fragments, pictures
+from qsched.ui import fragments, images
 from qsched.ui.search import fragments as search_fragments
 from qsched.ui.search.results import SearchResults
 
@@ -155,30 +155,30 @@ def surface_updates(r: SearchResults, shown: Shown, dark: bool) -> dict:
     """Outputs that show the surface."""
     scored = shown.over and shown.best is not None
     return {
-        r.surface: gr.update(value=pictures.drawn(figure(shown, dark).image), visible=True),
+        r.surface: gr.update(value=images.drawn(figure(shown, dark).image), visible=True),
         r.nothing: gr.update(visible=False),
         r.stability: fragments.stability(shown.surface.stability(k=shown.options.k), DIFFERENT) if scored else "",
     }
 
 
-def picture_updates(r: SearchResults, picture: Image.Image | None, prompt: str = "") -> dict:
-    """Outputs that show a picture of the best coefficients, or none."""
-    if picture is None:
-        return {r.picture: gr.update(visible=False), r.caption: ""}
+def image_updates(r: SearchResults, image: Image.Image | None, prompt: str = "") -> dict:
+    """Outputs that show an image of the best coefficients, or none."""
+    if image is None:
+        return {r.image: gr.update(visible=False), r.caption: ""}
     return {
-        r.picture: gr.update(value=pictures.shown(picture), visible=True),
+        r.image: gr.update(value=images.shown(image), visible=True),
         r.caption: f'<p class="fine">“{search_fragments.escape(prompt)}”</p>',
     }
 
 
-def as_image(picture: torch.Tensor) -> Image.Image:
-    """(3, height, width) in [0, 1] as a picture; made with numpy, since torch belongs to the device's thread."""
-    pixels = np.nan_to_num(picture.numpy(), nan=0.0, posinf=0.0, neginf=0.0).transpose(1, 2, 0) * 255
+def as_image(image: torch.Tensor) -> Image.Image:
+    """(3, height, width) in [0, 1] as an image; made with numpy, since torch belongs to the device's thread."""
+    pixels = np.nan_to_num(image.numpy(), nan=0.0, posinf=0.0, neginf=0.0).transpose(1, 2, 0) * 255
     return Image.fromarray(pixels.round().astype(np.uint8))
 
 
 @torch.inference_mode()
-def draw_picture(backbone: Backbone, options: SearchOptions, coefficients: Coefficients) -> Image.Image:
+def draw_image(backbone: Backbone, options: SearchOptions, coefficients: Coefficients) -> Image.Image:
     """The first prompt of a search with these coefficients, as the search saw it."""
     backbone.use(options.steps)
     denoiser = backbone.quantized(options.quantization).module

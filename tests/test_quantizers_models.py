@@ -1,4 +1,4 @@
-"""The rivals through the backbone: every command and the page on top of them; torchao."""
+"""The other methods through the backbone: every command and the page on top of them; torchao."""
 
 import copy
 import json
@@ -87,7 +87,7 @@ def test_a_planted_first_token_ruins_w8a8_per_tensor_and_not_mixdq(id, monkeypat
 
 
 @pytest.mark.parametrize("method", ["mixdq", "svdquant", "torchao"])
-def test_pictures_come_nearer_to_full_precision_than_plain_rounding(method):
+def test_images_come_nearer_to_full_precision_than_plain_rounding(method):
     if method == "torchao":
         pytest.importorskip("torchao", reason="the optional package torchao is not installed")
     how, chosen = Quantization("w4a8", method=method), Coefficients.constant(1.02, 1.01)

@@ -32,8 +32,8 @@ class Reader(nn.Module):
     def forward(self, text):
         k, v = self.attn2["to_k"](text), self.attn2["to_v"](text)
         mixed = torch.softmax(k @ k.transpose(1, 2) / 64, -1) @ v
-        picture = self.middle(mixed.transpose(1, 2).reshape(-1, WIDTH, 4, 4))
-        return self.last(picture.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        image = self.middle(mixed.transpose(1, 2).reshape(-1, WIDTH, 4, 4))
+        return self.last(image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 @pytest.fixture

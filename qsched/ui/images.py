@@ -1,6 +1,6 @@
-"""Pictures as files for the browser: enlarged by a whole factor, and written whole or not at all.
+"""Images as files for the browser: enlarged by a whole factor, and written whole or not at all.
 
-gradio writes a picture straight to a path named by its content. When two events show the same picture, the second would empty the file that the first
+gradio writes an image straight to a path named by its content. When two events show the same image, the second would empty the file that the first
 browser request is still reading; here it is written beside and renamed, once.
 """
 
@@ -15,13 +15,13 @@ from gradio.processing_utils import hash_bytes
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-SHOWN = 512  # pixels; small pictures are enlarged by a whole factor, so that every pixel stays a crisp square
+SHOWN = 512  # pixels; small images are enlarged by a whole factor, so that every pixel stays a crisp square
 
 
-def picture_box(
+def image_box(
     elem_id: str, label: str, look: str | None = None, visible: bool = True, buttons: Sequence[str] = ()
 ) -> gr.Image:
-    """The widget of a picture that the page makes; `label` is read to who cannot see it, `look` is its style class."""
+    """The widget of an image that the page makes; `label` is read to who cannot see it, `look` is its style class."""
     return gr.Image(
         format="png", type="filepath", interactive=False, show_label=False, container=False, buttons=list(buttons),
         elem_id=elem_id, label=label, alt_text=label, elem_classes=look, visible=visible,
@@ -29,7 +29,7 @@ def picture_box(
 
 
 def shown(image: Image.Image) -> str:
-    """Path of a PNG of the picture as the page shows it."""
+    """Path of a PNG of the image as the page shows it."""
     data = io.BytesIO()
     enlarged(image).save(data, "PNG", compress_level=1)
     return stored(data.getvalue(), "picture.png")
@@ -43,7 +43,7 @@ def drawn(image: Image.Image) -> str:
 
 
 def enlarged(image: Image.Image) -> Image.Image:
-    """A small picture enlarged by a whole factor with hard pixel edges; a large one as it is."""
+    """A small image enlarged by a whole factor with hard pixel edges; a large one as it is."""
     factor = SHOWN // max(image.size)
     if factor < 2:
         return image

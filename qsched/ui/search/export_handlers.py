@@ -5,31 +5,31 @@ from collections.abc import Callable
 import gradio as gr
 
 from qsched.presets import PresetError, load_preset
+from qsched.ui.search import export_files
 from qsched.ui.search import fragments as search_fragments
-from qsched.ui.search import takeaway
 from qsched.ui.search.tab import SearchTab
 from qsched.ui.visitors import KEEP, PUSH, require_local
 
 
-class Taking:
-    """What the buttons beside the best picture do."""
+class ExportHandlers:
+    """What the buttons beside the best image do."""
 
     def __init__(self, tab: SearchTab):
         self.tab = tab
 
     def save(self, request: gr.Request) -> str:
         """The preset as a file."""
-        return takeaway.preset_file(self.tab.preset(request))
+        return export_files.preset_file(self.tab.preset(request))
 
     def export(self, request: gr.Request) -> str:
         """The scheduler folder as a zip."""
-        return takeaway.scheduler_file(self.tab.preset(request), self.tab.engine)
+        return export_files.scheduler_file(self.tab.preset(request), self.tab.engine)
 
-    def keep(self, request: gr.Request) -> dict:
+    def save_as_best_known(self, request: gr.Request) -> dict:
         """Store it where Compare looks for its best known; ask first if there is one."""
         require_local(request, KEEP)
         r, preset = self.tab.results, self.tab.preset(request)
-        path = takeaway.kept_path(preset, self.tab.engine)
+        path = export_files.best_known_path(preset, self.tab.engine)
         if not path.exists():
             return self._kept(request)
         return {r.replacing: gr.update(visible=True), r.question: search_fragments.replacing(path.name, _date(path))}
@@ -38,7 +38,7 @@ class Taking:
         """Store it in place of the one that is there."""
         return self._kept(request)
 
-    def leave(self) -> dict:
+    def cancel_replace(self) -> dict:
         """Leave the preset that is there."""
         return {self.tab.results.replacing: gr.update(visible=False)}
 
@@ -49,7 +49,7 @@ class Taking:
             """Publish the scheduler on the Hub."""
             require_local(request, PUSH)
             preset = self.tab.preset(request)
-            url, files = takeaway.push(preset, self.tab.engine, repo, token, bool(private), dry_run)
+            url, files = export_files.push(preset, self.tab.engine, repo, token, bool(private), dry_run)
             return search_fragments.pushed(url, files, dry_run)
 
         return push
@@ -57,7 +57,7 @@ class Taking:
     def _kept(self, request: gr.Request) -> dict:
         require_local(request, KEEP)
         preset = self.tab.preset(request)
-        takeaway.keep(preset, self.tab.engine)
+        export_files.save_as_best_known(preset, self.tab.engine)
         said = f"Compare's best known for {preset.bits.upper()} at {preset.steps} steps is this one now."
         return {
             self.tab.results.notes: search_fragments.good(said),

@@ -9,7 +9,7 @@ from qsched.export.publish import Published, publish
 from qsched.export.usage import export_scheduler
 from qsched.presets import Preset, preset_name, save_preset
 from qsched.server.engine import Engine
-from qsched.ui.pictures import stored
+from qsched.ui.images import stored
 
 
 def preset_file(preset: Preset) -> str:
@@ -41,18 +41,18 @@ def push(preset: Preset, engine: Engine, repo: str, token: str, private: bool, d
     return publish(preset, scheduler, (repo or "").strip(), private=private, dry_run=dry_run, token=token)
 
 
-def kept_path(preset: Preset, engine: Engine) -> Path:
+def best_known_path(preset: Preset, engine: Engine) -> Path:
     """Where Compare looks for the best known coefficients of this model, bit-width and step count."""
     return engine.presets / preset.backbone / _name(preset)
 
 
-def keep(preset: Preset, engine: Engine) -> Path:
+def save_as_best_known(preset: Preset, engine: Engine) -> Path:
     """Store a preset where Compare finds it; whoever calls this has asked before an old one is replaced.
 
     Raises:
         PresetError: it cannot be written.
     """
-    path = kept_path(preset, engine)
+    path = best_known_path(preset, engine)
     save_preset(preset, path)
     return path
 

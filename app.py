@@ -1,4 +1,5 @@
-"""Start the page: python app.py [--backbone ID] [--host HOST] [--port PORT] [--share] [--talk] [--offline] [--source PATH_OR_ID] [--searches URL_OR_FILE]
+"""Start the page: python app.py [--backbone ID] [--host HOST] [--port PORT] [--share] [--talk] [--offline]
+[--source PATH_OR_ID] [--searches URL_OR_FILE]
 
 Also the entry of a Hugging Face Space, which runs this file without arguments.
 """
@@ -18,7 +19,10 @@ BEGIN = time.perf_counter()
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, load, serve until Ctrl+C. Returns the exit status: 0, or 2 after one line about what is wrong."""
+    """Parse, load, serve until Ctrl+C.
+
+    Returns the exit status: 0, or 2 after one line about what is wrong.
+    """
     try:
         options = parser().parse_args(argv)
     except UsageError as error:
@@ -33,7 +37,11 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         demo = build_app(
-            options.backbone, source=options.source, device=options.device, talk=options.talk, searches=options.searches
+            options.backbone,
+            source=options.source,
+            device=options.device,
+            talk=options.talk,
+            searches=options.searches,
         )
         demo.engine.warm_up()
         _, url, public = demo.launch(
@@ -46,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, BackboneError) as error:
         return fail(error)
     print(
-        f"Q-Sched is ready on {public or url} after {time.perf_counter() - BEGIN:.1f} s. Ctrl+C stops it.", flush=True
+        f"Q-Sched is ready on {public or url} after {time.perf_counter() - BEGIN:.1f} s. Ctrl+C stops it.",
+        flush=True,
     )
     demo.block_thread()
     return 0
@@ -59,8 +68,9 @@ def fail(error: Exception) -> int:
 
 
 def keep_images_apart() -> None:
-    """Give this process a folder of images of its own, unless one is set: gradio names them by their content and removes
-    its own when it ends, so that of two apps with one folder the first to end would take the other's away."""
+    """Give this process a folder of images of its own, unless one is set: gradio names them by their content
+    and removes its own when it ends, so that of two apps with one folder the first to end would take the
+    other's away."""
     if "GRADIO_TEMP_DIR" not in os.environ:
         folder = os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="qsched-")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -92,7 +102,8 @@ def parser() -> Parser:
     options.add_argument(
         "--searches",
         metavar="URL_OR_FILE",
-        help="where searches are kept: a file, or an Optuna storage URL that machines share (default: searches.sqlite3 in "
+        help="where searches are kept: a file, or an Optuna storage URL that machines share (default: "
+        "searches.sqlite3 in "
         "your data folder)",
     )
     options.add_argument("--share", action="store_true", help="also make a public link (needs a network)")

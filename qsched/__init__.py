@@ -1,4 +1,6 @@
-"""Q-Sched: few-step diffusion models, quantized, and repaired by rescaling the sampling trajectory (arXiv 2509.01624)."""
+"""Q-Sched: few-step diffusion models, quantized, and repaired by rescaling the sampling trajectory (arXiv
+2509.01624).
+"""
 
 from typing import Any
 

@@ -16,9 +16,10 @@ def load_backbone(id: str, device: str = "auto", dtype: str = "auto", source: st
     """Load a backbone by its id.
 
     Args:
-        device: "auto" (cuda, then cpu) or a torch device. dtype: "auto" (on CUDA float16, for FLUX bfloat16; float32 on the CPU and for the embedded model) or a
-            torch dtype's name.
-        source: a local folder or another repository of the same family in place of the spec's own, such as a fine-tune.
+        device: "auto" (cuda, then cpu) or a torch device. dtype: "auto" (on CUDA float16, for FLUX bfloat16;
+            float32 on the CPU and for the embedded model) or a torch dtype's name.
+        source: a local folder or another repository of the same family in place of the spec's own, such as a
+            fine-tune.
 
     Raises:
         ValueError: unknown id (the known ones are listed) or device.

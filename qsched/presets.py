@@ -52,10 +52,12 @@ class Preset:
         backbone, revision: id of the backbone and hash of its weights.
         bits: "w4a8" and so on.
         steps: denoiser calls the coefficients are meant for.
-        shape: how a point of the surface becomes coefficients, "constant" or "ramp"; without a surface any shape.
+        shape: how a point of the surface becomes coefficients, "constant" or "ramp"; without a surface any
+            shape.
         coefficients: the ones to use.
-        surface: scores of the grid; the images of a cell are the prompts, once per seed. None: the coefficients were
-            published elsewhere and not measured here; then provenance names their source under "published".
+        surface: scores of the grid; the images of a cell are the prompts, once per seed. None: the
+            coefficients were published elsewhere and not measured here; then provenance names their source
+            under "published".
         settings: of the quantizer, keyword arguments such as group_size.
         prompts: the search's prompts.
         held_out: results on prompts that the search never saw.
@@ -92,7 +94,9 @@ class Preset:
         if self.surface is None:
             return self._check_published()
         if "published" in self.provenance:
-            raise ValueError("it has a surface, and its provenance says that its coefficients were only published")
+            raise ValueError(
+                "it has a surface, and its provenance says that its coefficients were only published"
+            )
         if self.shape not in SHAPES:
             raise ValueError(f'shape must be "constant" or "ramp", not "{self.shape:.60}"')
         if not self.prompts:
@@ -110,17 +114,26 @@ class Preset:
 
     @property
     def published(self) -> str | None:
-        """Where coefficients that were not measured here were published; None for those that a search has found."""
+        """Where coefficients that were not measured here were published;
+
+        None for those that a search has found.
+        """
         return None if self.surface is not None else " ".join(self.provenance["published"].split())
 
     @property
     def mark(self) -> str | None:
-        """What has to stand beside published coefficients, one sentence; None for those that a search has found."""
+        """What has to stand beside published coefficients, one sentence;
+
+        None for those that a search has found.
+        """
         return self.published and f"These coefficients are published ({self.published}), not measured here."
 
     @property
     def method(self) -> str:
-        """The method of qsched.quantizers that quantized the denoiser; "plain" in presets that do not name one."""
+        """The method of qsched.quantizers that quantized the denoiser;
+
+        "plain" in presets that do not name one.
+        """
         return self.settings.get("method", "plain")
 
     @property
@@ -139,7 +152,9 @@ class Preset:
         return float(k) if isinstance(k, int | float) and not isinstance(k, bool) else K_DEFAULT
 
     def best(self, k: float) -> Coefficients:
-        """The preset's own coefficients at its own k; at another, those of the surface's best cell there, if it has one."""
+        """The preset's own coefficients at its own k; at another, those of the surface's best cell there, if
+        it has one.
+        """
         own = self.surface is None or math.isclose(k, self.k)
         return self.coefficients if own else self.at(*self.surface.best(k)[:2])
 
@@ -160,13 +175,17 @@ class Preset:
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise ValueError(f'it has no "format": "{FORMAT}"')
         if data.get("version") != VERSION or isinstance(data["version"], bool):
-            raise ValueError(f"it has version {data.get('version')!r:.40}, and this program reads version {VERSION}")
+            raise ValueError(
+                f"it has version {data.get('version')!r:.40}, and this program reads version {VERSION}"
+            )
         missing = [name for name in (*_FIELDS, "coefficients", "surface") if name not in data]
         surface = data.get("surface", {})
         if not isinstance(surface, dict | None):
             raise ValueError("surface must be an object")
         if surface is not None:
-            missing += [f"surface.{name}" for name in _SURFACE if name not in surface and "surface" not in missing]
+            missing += [
+                f"surface.{name}" for name in _SURFACE if name not in surface and "surface" not in missing
+            ]
         if missing:
             raise ValueError(f"these fields are missing: {', '.join(missing)}")
         coefficients = Coefficients.from_dict(data["coefficients"])
@@ -178,7 +197,9 @@ class Preset:
 
 
 _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
-_FIELDS = dict(backbone=str, revision=str, bits=str, steps=int, shape=str, settings=dict, prompts=list, held_out=dict)
+_FIELDS = dict(
+    backbone=str, revision=str, bits=str, steps=int, shape=str, settings=dict, prompts=list, held_out=dict
+)
 _FIELDS["provenance"] = dict
 _SURFACE = ("c_x", "c_eps", "alignment", "quality")
 
@@ -187,7 +208,8 @@ def load_preset(path: str | Path) -> Preset:
     """Read a preset.
 
     Raises:
-        PresetError: one sentence, if the file is missing, unreadable, not JSON, something else, or wrong in any field.
+        PresetError: one sentence, if the file is missing, unreadable, not JSON, something else, or wrong in
+            any field.
     """
     try:
         data = json.loads(Path(path).read_text("utf-8-sig"), parse_constant=_refuse)
@@ -249,15 +271,20 @@ def list_presets(folder: str | Path = PRESETS) -> list[PresetFile]:
     for path in Path(folder).glob("*/*.json"):
         if name := _FILE.fullmatch(path.name):
             found.append(PresetFile(path.parent.name, name[1], int(name[3]), path, name[2] or "plain"))
-    order = lambda file: (file.backbone, [-int(n) for n in re.findall(r"\d+", file.bits)], file.steps, file.method)
+    order = lambda file: (
+        file.backbone,
+        [-int(n) for n in re.findall(r"\d+", file.bits)],
+        file.steps,
+        file.method,
+    )
     return sorted(found, key=order)
 
 
 def find_preset(
     backbone: str, bits: Any, steps: int, folder: str | Path = PRESETS, method: str = "plain"
 ) -> Preset | None:
-    """The shipped preset for a backbone id, bit-width ("w4a8" or a BitWidth), step count and method, or None. A method
-    other than plain stands in the file's name: w4a4-svdquant-4steps.json.
+    """The shipped preset for a backbone id, bit-width ("w4a8" or a BitWidth), step count and method, or None.
+    A method other than plain stands in the file's name: w4a4-svdquant-4steps.json.
 
     Raises:
         PresetError: if there is one and it is broken.

@@ -4,8 +4,8 @@
     pipe.unet.save_pretrained("unet-w4a8")
     unet = from_quantized(UNet2DConditionModel, "unet-w4a8")
 
-The stock `from_pretrained` must not read such a folder, whose weights are packed integers: diffusers refuses it by its
-quantization_config; transformers does so once this module is imported.
+The stock `from_pretrained` must not read such a folder, whose weights are packed integers: diffusers refuses
+it by its quantization_config; transformers does so once this module is imported.
 """
 
 import json
@@ -37,7 +37,9 @@ def from_quantized(model_class: type, folder: str | Path) -> nn.Module:
         raise ValueError(f"There is no model in {folder}: config.json is missing.")
     settings = json.loads((folder / "config.json").read_text("utf-8")).get("quantization_config") or {}
     if settings.get("quant_method") != METHOD:
-        raise ValueError(f"The model in {folder} was not quantized by this package: load it by from_pretrained.")
+        raise ValueError(
+            f"The model in {folder} was not quantized by this package: load it by from_pretrained."
+        )
     if not settings.pop("plain"):
         raise ValueError(
             f"The model in {folder} was quantized by another method than plain rounding: quantize it anew."
@@ -57,7 +59,9 @@ def from_quantized(model_class: type, folder: str | Path) -> nn.Module:
 def _empty(model_class: type, folder: Path) -> nn.Module:
     if hasattr(model_class, "load_config"):
         config = model_class.load_config(folder)
-        return model_class.from_config({name: value for name, value in config.items() if name != "quantization_config"})
+        return model_class.from_config(
+            {name: value for name, value in config.items() if name != "quantization_config"}
+        )
     config = model_class.config_class.from_pretrained(folder)
     config.quantization_config = None
     return model_class(config)
@@ -67,7 +71,8 @@ def _files(folder: Path) -> list[Path]:
     for name in INDEXES:
         if (folder / name).is_file():
             return [
-                folder / file for file in sorted(set(json.loads((folder / name).read_text())["weight_map"].values()))
+                folder / file
+                for file in sorted(set(json.loads((folder / name).read_text())["weight_map"].values()))
             ]
     found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not found:
@@ -80,7 +85,8 @@ class _Refusal:
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         raise ValueError(
-            "This model was quantized by qsched: load it by qsched.quantized_models.from_quantized, not by from_pretrained."
+            "This model was quantized by qsched: load it by "
+            "qsched.quantized_models.from_quantized, not by from_pretrained."
         )
 
     from_dict = from_dict_or_args = classmethod(lambda cls, *arguments, **options: cls())

@@ -11,7 +11,8 @@ SETTINGS = {
     "HF_HUB_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
-    "TOKENIZERS_PARALLELISM": "false",  # else tokenizers warns whenever a process forks after encoding a prompt
+    # else tokenizers warns whenever a process forks after encoding a prompt
+    "TOKENIZERS_PARALLELISM": "false",
 }
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
@@ -19,8 +20,8 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 def quiet(offline: bool = False) -> None:
     """Silence import-time messages of diffusers' dependencies; what the user has set in the environment wins.
 
-    diffusers imports bitsandbytes and torchao wherever they are installed; bitsandbytes warns about a kernel for CPUs that
-    nothing here uses, and torchao makes torch warn about torch's own future.
+    diffusers imports bitsandbytes and torchao wherever they are installed; bitsandbytes warns about a kernel
+    for CPUs that nothing here uses, and torchao makes torch warn about torch's own future.
 
     Args:
         offline: also keep the Hugging Face libraries from asking the hub for anything.

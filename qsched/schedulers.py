@@ -2,20 +2,20 @@
 
     x_{i+1} = Phi_i(c_x[i] * x_i, c_eps[i] * E_Q(x_i, t_i))        (arXiv 2509.01624)
 
-Phi_i is a stock diffusers scheduler, called and not copied. The coefficients live in the scheduler's config, so they
-are saved, loaded and pushed with it:
+Phi_i is a stock diffusers scheduler, called and not copied. The coefficients live in the scheduler's config,
+so they are saved, loaded and pushed with it:
 
     pipe.scheduler = QSchedTCDScheduler.from_config(pipe.scheduler.config, c_x=[1.07, 1.0], c_eps=[0.92, 1.0])
 
 This file needs only torch and diffusers: copy it into any project.
 
-Which coefficient belongs to which step: entry i goes with entry i of the timesteps that `set_timesteps` makes, that is,
-with a noise level, just as diffusers indexes its own sigmas. A run that begins later (`begin_index`, image-to-image with
-a `strength`, timesteps that were cut or set by hand) takes for each of its timesteps the coefficient of that place; a
-timestep between two places gets what lies between theirs.
+Which coefficient belongs to which step: entry i goes with entry i of the timesteps that `set_timesteps`
+makes, that is, with a noise level, just as diffusers indexes its own sigmas. A run that begins later
+(`begin_index`, image-to-image with a `strength`, timesteps that were cut or set by hand) takes for each of
+its timesteps the coefficient of that place; a timestep between two places gets what lies between theirs.
 
-A scheduler is saved with a copy of this file, so that a pipeline that was saved with it loads anywhere, without this
-project, by `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
+A scheduler is saved with a copy of this file, so that a pipeline that was saved with it loads anywhere,
+without this project, by `DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`.
 """
 
 import functools
@@ -50,7 +50,9 @@ def validate(value: float | Sequence[float] | Tensor, name: str = "c_x") -> floa
     """
     if isinstance(value, Tensor) and value.ndim:
         if value.ndim > 2:
-            raise ValueError(f"{name} must have the shape (steps,) or (steps, batch), not {tuple(value.shape)}.")
+            raise ValueError(
+                f"{name} must have the shape (steps,) or (steps, batch), not {tuple(value.shape)}."
+            )
         value = value.detach().to("cpu", torch.float32, copy=True)
         _check_range(value, name)
         return value
@@ -78,7 +80,9 @@ def _number(value: Any, name: str) -> float:
 
 def _check_range(values: Tensor, name: str) -> None:
     if values.numel() == 0:
-        raise ValueError(f"{name} is empty: give one number, two numbers (first and last step) or one per step.")
+        raise ValueError(
+            f"{name} is empty: give one number, two numbers (first and last step) or one per step."
+        )
     bad = values[~(torch.isfinite(values) & (values > 0))]
     if bad.numel():
         raise ValueError(f"{name} must be finite and greater than 0, but it holds {bad[0].item():g}.")
@@ -88,8 +92,9 @@ def expand(value: float | Sequence[float] | Tensor, steps: int, name: str = "c_x
     """One coefficient per step.
 
     Args:
-        value: a number (the same at every step), two numbers (a straight line from the first step to the last; with one
-            step only the first counts), `steps` numbers, or a tensor of shape (steps,) or (steps, batch).
+        value: a number (the same at every step), two numbers (a straight line from the first step to the
+            last; with one step only the first counts), `steps` numbers, or a tensor of shape (steps,) or
+            (steps, batch).
         steps: the number of steps of the schedule, at least 1.
         name: what to call it in an error, "c_x" or "c_eps".
     Returns:
@@ -129,8 +134,9 @@ def between(values: Tensor, place: float) -> Tensor:
 def scale(tensor: Tensor, coefficient: Tensor, name: str = "c_x") -> Tensor:
     """Multiply a batch by one coefficient, or by one per sample.
 
-    The product is taken in float32 at least and rounded once, so half precision does not round the coefficient itself
-    (bfloat16 knows nothing between 1 and 1.0078) and a sample's result does not depend on its batch.
+    The product is taken in float32 at least and rounded once, so half precision does not round the
+    coefficient itself (bfloat16 knows nothing between 1 and 1.0078) and a sample's result does not depend on
+    its batch.
 
     Args:
         tensor: (batch, ...), for example (batch, channels, height, width) or (batch, tokens, channels).
@@ -158,15 +164,19 @@ class QSchedMixin:
     The stock class needs diffusers' step-index life-cycle (`timesteps`, `step_index`, `_init_step_index`).
 
     Args:
-        c_x: factor of the noisy sample; a number, two numbers (a straight line from the first step to the last, drawn
-            anew for every step count) or one number per step. At 1 the scheduler is the stock one, bit for bit.
+        c_x: factor of the noisy sample; a number, two numbers (a straight line from the first step to the
+            last, drawn anew for every step count) or one number per step. At 1 the scheduler is the stock
+            one, bit for bit.
         c_eps: factor of the prediction, likewise.
     Raises:
-        ValueError: if a coefficient is not valid; from `set_timesteps` and `step` if it does not fit the step count.
+        ValueError: if a coefficient is not valid; from `set_timesteps` and `step` if it does not fit the step
+            count.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Give the forwarding methods the stock signatures: diffusers decides by `inspect.signature` what to pass."""
+        """Give the forwarding methods the stock signatures: diffusers decides by `inspect.signature` what to
+        pass.
+        """
         super().__init_subclass__(**kwargs)
         if QSchedMixin not in cls.__bases__:
             return
@@ -175,7 +185,11 @@ class QSchedMixin:
             setattr(cls, name, method)
 
     def __init__(
-        self, *args: Any, c_x: float | Sequence[float] = 1.0, c_eps: float | Sequence[float] = 1.0, **kwargs: Any
+        self,
+        *args: Any,
+        c_x: float | Sequence[float] = 1.0,
+        c_eps: float | Sequence[float] = 1.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         self.__module__ = MODULE  # on the object: what a pipeline notes in its model_index.json
@@ -185,19 +199,24 @@ class QSchedMixin:
         self.register_to_config(c_x=1.0, c_eps=1.0)
         self.set_coefficients(c_x, c_eps)
 
-    def set_coefficients(self, c_x: float | Sequence[float] | Tensor, c_eps: float | Sequence[float] | Tensor) -> None:
+    def set_coefficients(
+        self, c_x: float | Sequence[float] | Tensor, c_eps: float | Sequence[float] | Tensor
+    ) -> None:
         """Replace both coefficients; takes effect at the next step.
 
         Args:
-            c_x: a number or a sequence goes into the config. A tensor of shape (steps,), or (steps, batch) with one
-                column per sample, is used until the next call and never saved: the config keeps its last value.
+            c_x: a number or a sequence goes into the config. A tensor of shape (steps,), or (steps, batch)
+                with one column per sample, is used until the next call and never saved: the config keeps its
+                last value.
             c_eps: likewise.
         Raises:
             ValueError: if either is not valid; then neither changes.
         """
         values = {"c_x": validate(c_x, "c_x"), "c_eps": validate(c_eps, "c_eps")}
         self._run_time = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-        self.register_to_config(**{name: value for name, value in values.items() if name not in self._run_time})
+        self.register_to_config(
+            **{name: value for name, value in values.items() if name not in self._run_time}
+        )
 
     def set_timesteps(self, *args: Any, **kwargs: Any) -> None:
         """The stock `set_timesteps`; then check that the coefficients fit the step count.
@@ -209,7 +228,8 @@ class QSchedMixin:
         stock(*args, **kwargs)
         self._path = self.timesteps
         given = inspect.signature(stock).bind(*args, **kwargs)
-        if given.arguments.get("strength", 1.0) != 1.0:  # LCM and TCD: the same number of steps, from a later start
+        # LCM and TCD: the same number of steps, from a later start
+        if given.arguments.get("strength", 1.0) != 1.0:
             given.arguments["strength"] = 1.0
             stock(*given.args, **given.kwargs)
             self._path = self.timesteps
@@ -217,7 +237,9 @@ class QSchedMixin:
         for name in ("c_x", "c_eps"):
             self._expanded(name)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
         """The stock `save_pretrained`, with a copy of this file beside the config."""
         if not os.path.isfile(save_directory):  # the stock method knows best what to say
             os.makedirs(save_directory, exist_ok=True)
@@ -309,8 +331,8 @@ def with_coefficients(
     """The Q-Sched twin of a scheduler: a new object with the same config and these coefficients.
 
     Args:
-        scheduler: one of the four stock schedulers (the class itself, not a subclass, whose own step would be lost), or
-            one that has coefficients already, which are replaced.
+        scheduler: one of the four stock schedulers (the class itself, not a subclass, whose own step would be
+            lost), or one that has coefficients already, which are replaced.
         c_x: as for `QSchedMixin.set_coefficients`.
         c_eps: likewise.
     Raises:
@@ -318,7 +340,8 @@ def with_coefficients(
         ValueError: if a coefficient is not valid.
     """
     kind = type(scheduler)
-    again = {twin.__name__: twin for twin in TWINS.values()}  # a saved pipeline brings classes of its own copy
+    # a saved pipeline brings classes of its own copy
+    again = {twin.__name__: twin for twin in TWINS.values()}
     twin = kind if isinstance(scheduler, QSchedMixin) else TWINS.get(kind) or again.get(kind.__name__)
     if twin is None:
         supported = ", ".join(stock.__name__ for stock in TWINS)

@@ -1,4 +1,6 @@
-"""Bytes for people: one unit everywhere, the decimal one that file managers, download pages and card makers use."""
+"""Bytes for people: one unit everywhere, the decimal one that file managers, download pages and card makers
+use.
+"""
 
 
 def size(count: float) -> str:

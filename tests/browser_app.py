@@ -1,7 +1,8 @@
-"""Shared by the browser tests: the page on a tiny backbone, and one visitor's tab with everything it asked for.
+"""Shared by the browser tests: the page on a tiny backbone, and one visitor's tab with everything it asked
+for.
 
-The tiny backbone runs the real sampling, quantization and comparison on a network of two convolutions, so that a drag costs milliseconds and a test sees the
-page, not the model.
+The tiny backbone runs the real sampling, quantization and comparison on a network of two convolutions, so
+that a drag costs milliseconds and a test sees the page, not the model.
 """
 
 import io
@@ -87,7 +88,9 @@ class TinyBackbone(Backbone):
 def tiny_backbone(id="emoji-lcm", device="auto", source=None):
     """Has the signature of qsched.load_backbone."""
     spec = SPECS[id].at(source) if source else SPECS[id]
-    return TinyBackbone(spec, torch.device("cpu"), torch.float32, TwoLayers(), LCMScheduler(), "tiny", methods=METHODS)
+    return TinyBackbone(
+        spec, torch.device("cpu"), torch.float32, TwoLayers(), LCMScheduler(), "tiny", methods=METHODS
+    )
 
 
 def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
@@ -95,7 +98,9 @@ def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
     x, e = np.meshgrid(AXIS, AXIS)
     alignment = 60 - 400 * ((x - BEST[0]) ** 2 + (e - BEST[1]) ** 2)
     surface = Surface(AXIS, AXIS, alignment[..., None], np.full((*alignment.shape, 1), 0.5))
-    preset = Preset("emoji-lcm", "tiny", bits, steps, "ramp", Coefficients.ramp(*BEST), surface, prompts=["fox"])
+    preset = Preset(
+        "emoji-lcm", "tiny", bits, steps, "ramp", Coefficients.ramp(*BEST), surface, prompts=["fox"]
+    )
     save_preset(preset, folder / "emoji-lcm" / f"{bits}-{steps}steps.json")
     return preset
 
@@ -117,13 +122,17 @@ def serving(presets: Path, load=tiny_backbone, talk=False):
 
 
 class Visitor:
-    """One browser tab with its own session. `complaints` holds console output, page errors, failed and foreign requests."""
+    """One browser tab with its own session.
+
+    `complaints` holds console output, page errors, failed and foreign requests.
+    """
 
     def __init__(self, browser, url, engine, *, query="", width=1280, height=900, dark=False, touch=False):
         self.engine, self.complaints = engine, []
         known = set(engine._sessions)
         self.context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", accept_downloads=True,
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light",
+            accept_downloads=True,
             has_touch=touch, is_mobile=touch,
         )  # fmt: skip
         self.context.route("**/*", lambda route: self._allow(route, url))
@@ -177,18 +186,24 @@ class Visitor:
 
     def settle(self):
         """Wait until the page shows what the server holds."""
-        self.until(lambda: self.shows(self.comparison.qsched), "the Q-Sched image on the page is not the server's")
+        self.until(
+            lambda: self.shows(self.comparison.qsched), "the Q-Sched image on the page is not the server's"
+        )
 
     def stands_at(self, *point):
         """Wait until the sliders, the server and the image agree on (c_x, c_eps)."""
         first = lambda value: value[0] if isinstance(value, tuple) else value
         at = lambda: (first(self.comparison.coefficients.c_x), first(self.comparison.coefficients.c_eps))
         self.until(lambda: np.allclose(at(), point), f"the server should stand at {point}, not {at()}")
-        self.until(lambda: np.allclose((self.number("c_x"), self.number("c_eps")), point), f"the sliders at {point}")
+        self.until(
+            lambda: np.allclose((self.number("c_x"), self.number("c_eps")), point), f"the sliders at {point}"
+        )
         self.settle()
 
     def drag(self, name, *stops):
-        """Drag a slider's thumb through fractions of its track; the mouse button stays down until the last."""
+        """Drag a slider's thumb through fractions of its track; the mouse button stays down until
+        the last.
+        """
         track = self.page.locator(f"#{name} input[type=range]")
         track.scroll_into_view_if_needed()
         box, low, high = track.bounding_box(), 0.5, 1.5

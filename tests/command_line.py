@@ -1,4 +1,6 @@
-"""Shared by the tests of the command line: runs commands in this process and checks what every command promises."""
+"""Shared by the tests of the command line: runs commands in this process and checks what every command
+promises.
+"""
 
 import json
 
@@ -11,7 +13,9 @@ COMMANDS = ("backbones", "generate", "search", "evaluate", "presets", "options",
 
 
 class CommandLine:
-    """Runs commands with the model that the other tests use; how it is loaded is tested in test_backbones.py."""
+    """Runs commands with the model that the other tests use; how it is loaded is tested in
+    test_backbones.py.
+    """
 
     def __init__(self, capsys, monkeypatch):
         self.capsys, real = capsys, options.open_backbone

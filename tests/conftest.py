@@ -1,4 +1,6 @@
-"""Fixtures that several test files use; and with `pytest -n`, a core and a folder of images for each process."""
+"""Fixtures that several test files use; and with `pytest -n`, a core and a folder of images for
+each process.
+"""
 
 import os
 

@@ -25,7 +25,9 @@ def embedded() -> Backbone:
 
 @contextmanager
 def counted(backbone: Backbone):
-    """Counts denoiser evaluations inside the block: .calls of any denoiser, .full of the full-precision one."""
+    """Counts denoiser evaluations inside the block: .calls of any denoiser, .full of the
+    full-precision one.
+    """
 
     class Count:
         calls = full = 0
@@ -53,7 +55,9 @@ def make_preset(**changes) -> Preset:
         steps=2,
         shape="ramp",
         coefficients=Coefficients.ramp(1.1, 0.9),
-        surface=Surface((0.9, 1.1), (0.9, 1.1), [[[20.0], [21.0]], [[22.0], [23.0]]], [[[0.1], [0.2]], [[0.3], [0.4]]]),
+        surface=Surface(
+            (0.9, 1.1), (0.9, 1.1), [[[20.0], [21.0]], [[22.0], [23.0]]], [[[0.1], [0.2]], [[0.3], [0.4]]]
+        ),
         prompts=["penguin, classic style"],
         provenance={"seeds": [0]},
     )
@@ -66,8 +70,8 @@ def grey_levels(one: Tensor, other: Tensor) -> Tensor:
 
 
 def drift(one: Tensor, other: Tensor) -> float:
-    """Mean difference in grey levels. Quantized runs of other batch sizes drift by about one: a float sum that differs
-    in its last bit can move a rounded activation by a whole step."""
+    """Mean difference in grey levels. Quantized runs of other batch sizes drift by about one: a float sum
+    that differs in its last bit can move a rounded activation by a whole step."""
     return float((one - other).abs().mean()) * 255
 
 
@@ -77,7 +81,10 @@ def jumps(one: Tensor, other: Tensor) -> float:
 
 
 def stock_image(backbone: Backbone, prompt: str, steps: int, seed: int) -> Tensor:
-    """One image the way diffusers' LatentConsistencyModelPipeline makes it, written out: (1, 3, H, W) in [0, 1]."""
+    """One image the way diffusers' LatentConsistencyModelPipeline makes it, written out:
+
+    (1, 3, H, W) in [0, 1].
+    """
     scheduler = type(backbone.scheduler).from_config(backbone.scheduler.config)
     generator = torch.manual_seed(seed)
     condition = backbone.encode([prompt])
@@ -86,7 +93,11 @@ def stock_image(backbone: Backbone, prompt: str, steps: int, seed: int) -> Tenso
     with torch.inference_mode():
         for t in scheduler.timesteps:
             noise = backbone.denoiser(
-                latents, t, encoder_hidden_states=condition.embeds, class_labels=condition.pooled, return_dict=False
+                latents,
+                t,
+                encoder_hidden_states=condition.embeds,
+                class_labels=condition.pooled,
+                return_dict=False,
             )[0]
             latents, denoised = scheduler.step(noise, t, latents, generator=generator, return_dict=False)
     return backbone.decode(denoised)

@@ -1,4 +1,6 @@
-"""Shared by the tests of the embedded model's making: npm packages of square emoji, and the data set that is built from them."""
+"""Shared by the tests of the embedded model's making: npm packages of square emoji, and the data set that is
+built from them.
+"""
 
 import json
 from pathlib import Path

@@ -1,14 +1,16 @@
-"""A Hugging Face Hub on this machine: the part of its protocol that downloads and small commits need, and its bad days.
+"""A Hugging Face Hub on this machine: the part of its protocol that downloads and small commits need, and its
+bad days.
 
     with FakeHub() as hub:
         hub.add("org/model", {"unet/config.json": b"{}", "unet/model.safetensors": weights})
         hub.fault = "hang"       # or a function of (kind, path): kind is "api", "file" or "push"
-                                 # a status, "hang", "hang up", "nonsense"; files also "stall", "trickle", "cut",
-                                 # "short", "corrupt", "no ranges"
+                                 # a status, "hang", "hang up", "nonsense"; files also "stall", "trickle",
+                                 "cut", # "short", "corrupt", "no ranges"
         hub.address              # for HF_ENDPOINT
         hub.served["unet/model.safetensors"]  # bytes of content that left the server
 
-As on the real one, large files (here: *.safetensors) are Git LFS files and served, after a redirect, by another host.
+As on the real one, large files (here: *.safetensors) are Git LFS files and served, after a redirect, by
+another host.
 """
 
 import base64
@@ -49,7 +51,9 @@ class Repository:
         """The files as model info (flat) or the tree lists them."""
         found = []
         for path, content in self.files.items():
-            entry = {"rfilename": path, "blobId": git_hash(content)} if flat else {"type": "file", "path": path}
+            entry = (
+                {"rfilename": path, "blobId": git_hash(content)} if flat else {"type": "file", "path": path}
+            )
             entry |= {"size": len(content), "oid": git_hash(content)}
             if is_lfs(path):
                 sha = hashlib.sha256(content).hexdigest()
@@ -139,7 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RepoNotFound")
         if parts[4] == "preupload":
             files = [file["path"] for file in json.loads(body)["files"]]
-            return self._json({"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in files]})
+            return self._json(
+                {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in files]}
+            )
         for line in body.decode().splitlines():
             item = json.loads(line)
             if item["key"] == "header":
@@ -162,9 +168,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound")
         if rest[:1] == ["tree"]:
             return self._json(repository.entries(flat=False))
-        siblings = repository.entries(flat=True) if "blobs" in query else [{"rfilename": p} for p in repository.files]
+        siblings = (
+            repository.entries(flat=True)
+            if "blobs" in query
+            else [{"rfilename": p} for p in repository.files]
+        )
         info = {"_id": "1", "id": repo, "modelId": repo, "sha": repository.sha, "private": repository.private}
-        return self._json(info | {"gated": False, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings})
+        return self._json(
+            info | {"gated": False, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}
+        )
 
     def _resolve(self, parts: list[str]) -> None:
         index = parts.index("resolve")
@@ -206,7 +218,11 @@ class _Handler(BaseHTTPRequestHandler):
             if begin >= len(content):
                 return self._refuse(416)
         self.send_response(206 if begin else 200)
-        headers = {"Content-Length": len(content) - begin, "X-Repo-Commit": repository.sha, "Accept-Ranges": "bytes"}
+        headers = {
+            "Content-Length": len(content) - begin,
+            "X-Repo-Commit": repository.sha,
+            "Accept-Ranges": "bytes",
+        }
         if begin:
             headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
         for name, value in headers.items():
@@ -246,7 +262,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _begin(self) -> tuple[list[str], dict]:
         url = urlsplit(self.path)
-        self.hub.requests.append((self.command, unquote(url.path), {k.lower(): v for k, v in self.headers.items()}))
+        self.hub.requests.append(
+            (self.command, unquote(url.path), {k.lower(): v for k, v in self.headers.items()})
+        )
         return [unquote(part) for part in url.path.strip("/").split("/")], parse_qs(url.query)
 
     def _body(self) -> bytes:
@@ -305,7 +323,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def connected(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[FakeHub]:
-    """A running Hub, with an environment in which this program asks no other and keeps its files in `cache`."""
+    """A running Hub, with an environment in which this program asks no other and keeps its files
+    in `cache`.
+    """
     monkeypatch.setenv("HF_HUB_CACHE", str(cache))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")  # commands that ran earlier in this process may have set it
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -20,7 +20,9 @@ FILES = {
     "README.md": b"",
 }
 NEEDED = Source(REPO, ("*.json", "*.fp16.safetensors"))
-SIZE = sum(len(FILES[name]) for name in ("model_index.json", "unet/config.json", WEIGHTS, "tokenizer/vocab.json"))
+SIZE = sum(
+    len(FILES[name]) for name in ("model_index.json", "unet/config.json", WEIGHTS, "tokenizer/vocab.json")
+)
 SHORT = 2.0  # seconds of patience, where the test has to wait for their end
 
 

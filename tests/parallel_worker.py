@@ -1,4 +1,6 @@
-"""One of several processes that train a line together, started by torchrun from test_embedded.py: parallel_worker.py FOLDER."""
+"""One of several processes that train a line together, started by torchrun from test_embedded.py:
+parallel_worker.py FOLDER.
+"""
 
 import sys
 from pathlib import Path

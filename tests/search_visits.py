@@ -9,9 +9,13 @@ from browser_app import tiny_backbone, write_preset
 from qsched.server.engine import Engine
 from qsched.ui.page import build_app
 
-NAMES = "backbone bits steps strategy low high resolution shape seeds k source count text file group scale scope keep method tiny".split()
+NAMES = (
+    "backbone bits steps strategy low high resolution shape seeds k source count text file group scale "
+    "scope keep method tiny"
+).split()
 USUAL = dict(
-    zip(NAMES, ["emoji-lcm", "w4a8", 2, "shared", 0.9, 1.1, 3, "ramp", 1, 2, "built-in", 3, "", None, 0, "token", "all", True, "plain", False],
+    zip(NAMES, ["emoji-lcm", "w4a8", 2, "shared", 0.9, 1.1, 3, "ramp", 1, 2, "built-in", 3, "", None, 0,
+        "token", "all", True, "plain", False],
         strict=True)
 )  # fmt: skip
 
@@ -21,7 +25,10 @@ def settings(**changes):
 
 
 def visitor(name="a", host="127.0.0.1:7860", client="127.0.0.1", page=None, **headers):
-    """A request as gradio gives it to a handler, by default of somebody at the machine. page: its share and root_path."""
+    """A request as gradio gives it to a handler, by default of somebody at the machine.
+
+    page: its share and root_path.
+    """
     page = page or SimpleNamespace(share=False, root_path="")
     headers = {"host": host} | {key.replace("_", "-"): value for key, value in headers.items()}
     return SimpleNamespace(

@@ -1,10 +1,12 @@
-"""Processes of a search that several share, forked by the tests from this one, which has loaded everything already.
+"""Processes of a search that several share, forked by the tests from this one, which has loaded everything
+already.
 
-Every line on stdin, {"storage", "resolution", "pause", "out"}, starts a process and prints its number. It waits for the
-file OUT.go, then takes part in the search, and writes a line to OUT for every point it computes and one at the end.
+Every line on stdin, {"storage", "resolution", "pause", "out"}, starts a process and prints its number. It
+waits for the file OUT.go, then takes part in the search, and writes a line to OUT for every point it computes
+and one at the end.
 
-The images are left out: a point takes a fixed time and gives scores that can be recognised, so that the tests can
-check the sharing itself, with many points and little work.
+The images are left out: a point takes a fixed time and gives scores that can be recognised, so that the tests
+can check the sharing itself, with many points and little work.
 """
 
 import json

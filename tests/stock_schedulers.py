@@ -1,4 +1,6 @@
-"""Shared by the scheduler tests: the four stock families, a stand-in denoiser, one run, the expected coefficients."""
+"""Shared by the scheduler tests: the four stock families, a stand-in denoiser, one run, the expected
+coefficients.
+"""
 
 import numpy as np
 import torch
@@ -40,7 +42,8 @@ def model(x, t):
 def trajectory(scheduler, steps, rows=None, first=0, begin=None, dtype=torch.float32, shape=SHAPE):
     """Every latent of one run; with `rows`, a (c_x, c_eps) per step, the scaling happens here.
 
-    `first` leaves out the steps before it, as image-to-image does; `begin` is what the pipeline then announces.
+    `first` leaves out the steps before it, as image-to-image does; `begin` is what the pipeline then
+    announces.
     """
     scheduler.set_timesteps(steps)
     if begin is not None:

@@ -12,7 +12,13 @@ from tiny_scorers import serve_scorers
 
 from qsched.comparison.comparison import Settings
 from qsched.hub.source import BackboneError
-from qsched.models.download import download_progress, download_size, lacks_optional, not_downloaded, sources_to_fetch
+from qsched.models.download import (
+    download_progress,
+    download_size,
+    lacks_optional,
+    not_downloaded,
+    sources_to_fetch,
+)
 from qsched.models.registry import SPECS
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring.lpips import alexnet_place
@@ -53,7 +59,10 @@ def test_what_is_missing_is_one_sentence_with_size_licence_and_memory(hub):
     ):
         assert part in sentence
     assert (
-        sentence.count(". ") == 0 and sentence.endswith(".") and "offline" not in sentence and "gated" not in sentence
+        sentence.count(". ") == 0
+        and sentence.endswith(".")
+        and "offline" not in sentence
+        and "gated" not in sentence
     )
     assert "gated: log in" in not_downloaded(SPECS["flux1-schnell"], "cpu")
     assert (
@@ -65,7 +74,9 @@ def test_what_is_missing_is_one_sentence_with_size_licence_and_memory(hub):
 
 def test_the_page_loads_the_revision_that_a_source_is_pinned_to():
     asked = []
-    engine = Engine(load=lambda id, **options: asked.append(options["source"]) or tiny_backbone(id), source="/here")
+    engine = Engine(
+        load=lambda id, **options: asked.append(options["source"]) or tiny_backbone(id), source="/here"
+    )
     for name in ("emoji-lcm", "sdxl-turbo@me/tuned@v2", "sdxl-turbo"):
         engine.backbone(name)
     assert asked == ["/here", "me/tuned@v2", None] and engine.spec("sdxl-turbo@me/tuned@v2").revision == "v2"
@@ -102,14 +113,18 @@ def test_progress_grows_to_the_total_and_all_is_here_then(hub):
 
 def test_the_page_downloads_and_then_draws(hub):
     engine = Engine(
-        load=lambda id, **o: tiny_backbone(id) if id == "emoji-lcm" else load_downloaded(id, **o), device="cpu"
+        load=lambda id, **o: tiny_backbone(id) if id == "emoji-lcm" else load_downloaded(id, **o),
+        device="cpu",
     )
     tab = tab_of(engine)
     c, name = tab.controls, named("sdxl-turbo", REPO)
     before = tab.arrival(VISITOR, "sdxl-turbo", REPO)
     assert before[c.download]["visible"] and "Download (about 9.3 GB)" == before[c.download]["value"]
     updates = list(tab.download(VISITOR, "sdxl-turbo", REPO))
-    assert all("Downloading SDXL-Turbo" in update[c.arrival]["value"] for update in updates[:-1]) and len(updates) > 1
+    assert (
+        all("Downloading SDXL-Turbo" in update[c.arrival]["value"] for update in updates[:-1])
+        and len(updates) > 1
+    )
     assert not updates[-1][c.arrival]["visible"] and not updates[-1][c.download]["visible"]
     seen = engine.compare("a", name, Settings("a fox", 0, 1), Coefficients.identity())
     assert seen.full_precision.image.size == (64, 64) and engine.spec(name).source == REPO
@@ -129,10 +144,14 @@ def test_a_failed_download_is_said_and_the_button_stays(hub):
 
 def test_another_source_is_another_backbone_and_the_old_one_stays(hub):
     engine = Engine(
-        load=lambda id, **o: tiny_backbone(id) if id == "emoji-lcm" else load_downloaded(id, **o), device="cpu"
+        load=lambda id, **o: tiny_backbone(id) if id == "emoji-lcm" else load_downloaded(id, **o),
+        device="cpu",
     )
     first = engine.compare("a", "emoji-lcm", *engine.opening())
-    for source, reason in (("/no/such", "neither"), (str(folder_of("lcm-dreamshaper-v7")), "cannot be loaded")):
+    for source, reason in (
+        ("/no/such", "neither"),
+        (str(folder_of("lcm-dreamshaper-v7")), "cannot be loaded"),
+    ):
         with pytest.raises(BackboneError, match=reason):
             engine.compare("a", named("sdxl-turbo", source), Settings("a fox", 0, 1), Coefficients.identity())
         assert engine.session("a").comparison is first
@@ -146,7 +165,9 @@ def test_another_source_is_another_backbone_and_the_old_one_stays(hub):
         and tab.name(VISITOR, "sdxl-turbo", "x/y") == "sdxl-turbo@x/y"
     )
     shown = tab.settings_shown(name, Settings("a fox", 0, 1))
-    assert shown[tab.controls.backbone] == "sdxl-turbo" and shown[tab.controls.source] == str(folder_of("sdxl-turbo"))
+    assert shown[tab.controls.backbone] == "sdxl-turbo" and shown[tab.controls.source] == str(
+        folder_of("sdxl-turbo")
+    )
     assert search_command(name, "w4a8", 4).count(str(folder_of("sdxl-turbo"))) == 1
 
 

@@ -1,4 +1,6 @@
-"""Loading the embedded backbone, its three calls, its quantized copies, and everything that can be wrong with its files."""
+"""Loading the embedded backbone, its three calls, its quantized copies, and everything that can be wrong with
+its files.
+"""
 
 import shutil
 from pathlib import Path
@@ -54,8 +56,14 @@ def test_a_missing_folder_is_named(tmp_path):
 
 
 DAMAGES = {
-    "truncated denoiser": ("emoji-lcm/unet/diffusion_pytorch_model.safetensors", lambda data: data[: len(data) // 2]),
-    "foreign denoiser": ("emoji-lcm/unet/diffusion_pytorch_model.safetensors", lambda data: b"not a tensor file"),
+    "truncated denoiser": (
+        "emoji-lcm/unet/diffusion_pytorch_model.safetensors",
+        lambda data: data[: len(data) // 2],
+    ),
+    "foreign denoiser": (
+        "emoji-lcm/unet/diffusion_pytorch_model.safetensors",
+        lambda data: b"not a tensor file",
+    ),
     "no denoiser": ("emoji-lcm/unet/diffusion_pytorch_model.safetensors", None),
     "foreign config": ("emoji-lcm/unet/config.json", lambda data: b"[1, 2"),
     "no scheduler config": ("emoji-lcm/scheduler/scheduler_config.json", None),
@@ -83,7 +91,8 @@ def test_a_copy_of_the_folders_is_the_same_model(copied):
     backbone = load_backbone("emoji-lcm", device="cpu", source=copied / "emoji-lcm")
     assert backbone.revision == embedded().revision
     assert all(
-        torch.equal(a, b) for a, b in zip(backbone.denoiser.parameters(), embedded().denoiser.parameters(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(backbone.denoiser.parameters(), embedded().denoiser.parameters(), strict=True)
     )
 
 
@@ -105,7 +114,9 @@ def test_a_prompt_is_encoded_the_same_in_any_batch():
     alone = backbone.encode(PROMPTS[1:2])
     torch.testing.assert_close(alone.embeds[0], together.embeds[1], atol=1e-5, rtol=1e-5)
     picked = together.select([2, 0, 2])
-    assert torch.equal(picked.embeds[0], picked.embeds[2]) and torch.equal(picked.pooled[1], together.pooled[0])
+    assert torch.equal(picked.embeds[0], picked.embeds[2]) and torch.equal(
+        picked.pooled[1], together.pooled[0]
+    )
     assert together.to("cpu").truncated == together.truncated
 
 
@@ -156,6 +167,7 @@ def test_half_precision_draws_nearly_the_same_image():
     half = load_backbone("emoji-lcm", device="cpu", dtype="bfloat16")
     assert half.dtype == torch.bfloat16 and half.encode(PROMPTS[:1]).embeds.dtype == torch.bfloat16
     one, other = (
-        b.decode(sample(b, b.encode(PROMPTS[:1]), draw_noise(b.latent_shape, 0, [0]), 1)) for b in (half, embedded())
+        b.decode(sample(b, b.encode(PROMPTS[:1]), draw_noise(b.latent_shape, 0, [0]), 1))
+        for b in (half, embedded())
     )
     assert (one - other).abs().mean() < 0.05 and not torch.equal(one, other)

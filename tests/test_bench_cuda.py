@@ -39,7 +39,9 @@ def report():
 def tables(text):
     """The lines of every Markdown table, with heads."""
     return [
-        [line for line in part.splitlines() if line.startswith("|")] for part in text.split("\n\n") if "|---" in part
+        [line for line in part.splitlines() if line.startswith("|")]
+        for part in text.split("\n\n")
+        if "|---" in part
     ]
 
 
@@ -49,7 +51,9 @@ def test_the_dry_run_measures_every_variant_and_checks_the_layers(tmp_path):
     assert done.returncode == 0, done.stderr
     data = json.loads(found.read_text())
     rows = data["rows"]
-    assert [(r["backbone"], r["bits"]) for r in rows] == [(i, b) for i in IDS for b in ("float32", "w8a8", "w4a8")]
+    assert [(r["backbone"], r["bits"]) for r in rows] == [
+        (i, b) for i in IDS for b in ("float32", "w8a8", "w4a8")
+    ]
     for row in rows:
         assert row["error"] is None and min(row["call_s"], row["image_s"], row["peak_bytes"]) > 0
     stored = {(r["backbone"], r["bits"]): r["stored_bytes"] for r in rows}
@@ -61,7 +65,9 @@ def test_the_dry_run_measures_every_variant_and_checks_the_layers(tmp_path):
     for row in data["live"]:
         assert row["error"] is None and row["drag_s"] > 0 < row["batch_s"] and row["candidates"] == 3
     assert len(data["checks"]) == 2 * 2 * 3 and all(check["ok"] for check in data["checks"])
-    assert max(check["relative_error"] for check in data["checks"]) == 0, "on the CPU they are the same computation"
+    assert max(check["relative_error"] for check in data["checks"]) == 0, (
+        "on the CPU they are the same computation"
+    )
     assert data["left_out"] == [] and out.read_text() == done.stdout.removesuffix("\n")
     speed, live = tables(done.stdout)
     assert len(speed) == 2 + len(rows) and len(live) == 2 + len(data["live"])
@@ -70,7 +76,16 @@ def test_the_dry_run_measures_every_variant_and_checks_the_layers(tmp_path):
 
 def test_compiled_denoisers_are_measured_against_eager_ones(tmp_path):
     found = tmp_path / "bench.json"
-    arguments = ("--backbones", "flux1-schnell", "--bits", "w4a8", "--compile-backend", "eager", "--json", found)
+    arguments = (
+        "--backbones",
+        "flux1-schnell",
+        "--bits",
+        "w4a8",
+        "--compile-backend",
+        "eager",
+        "--json",
+        found,
+    )
     done = run(*DRY, *arguments)
     assert done.returncode == 0, done.stderr
     rows = [row for row in json.loads(found.read_text())["rows"] if row["mode"] == "compiled"]
@@ -81,7 +96,16 @@ def test_compiled_denoisers_are_measured_against_eager_ones(tmp_path):
 
 def test_a_compiler_that_fails_leaves_the_other_rows(tmp_path):
     found = tmp_path / "bench.json"
-    arguments = ("--backbones", "flux1-schnell", "--bits", "w4a8", "--compile-backend", "none-such", "--json", found)
+    arguments = (
+        "--backbones",
+        "flux1-schnell",
+        "--bits",
+        "w4a8",
+        "--compile-backend",
+        "none-such",
+        "--json",
+        found,
+    )
     assert run(*DRY, *arguments).returncode == 0
     for row in json.loads(found.read_text())["rows"]:
         assert (row["error"] is None) == (row["mode"] == "eager") and "\n" not in (row["error"] or "")
@@ -91,7 +115,9 @@ def test_it_ends_in_time_and_names_what_was_left_out(tmp_path):
     done = run(*DRY, "--modes", "eager", "--minutes", 0, "--out", tmp_path / "bench.md")
     assert done.returncode == 0 and "checks against the CPU hold" in done.stdout
     assert [f"Not measured: {id}." in done.stdout for id in IDS] == [True] * 3
-    done = run(*DRY, "--modes", "eager", "--backbones", "flux1-schnell", "--bits", "w8a8", "--row-seconds", 0.01)
+    done = run(
+        *DRY, "--modes", "eager", "--backbones", "flux1-schnell", "--bits", "w8a8", "--row-seconds", 0.01
+    )
     assert done.returncode == 0 and done.stdout.count("not done within 0 s") == 4
 
 
@@ -117,10 +143,27 @@ def row(backbone, bits, mode, batch, call, stored=100):
 
 def test_targets_are_kept_or_missed_by_how_much(report):
     times = {"float16": 1.0, "w8a8": 0.9, "w4a8": 1.0}
-    rows = [row("sdxl-turbo", bits, "compiled", 8, s, 360 if bits == "float16" else 100) for bits, s in times.items()]
+    rows = [
+        row("sdxl-turbo", bits, "compiled", 8, s, 360 if bits == "float16" else 100)
+        for bits, s in times.items()
+    ]
     rows += [row("sdxl-turbo", bits, "compiled", 1, 9.9) for bits in times]
-    drag = {"backbone": "sdxl-turbo", "bits": "w4a8", "mode": "eager", "steps": 4, "error": None, "drag_s": 0.132}
-    data = {"device": "x", "versions": {"torch": "2"}, "repeats": 5, "tiny": False, "checks": [], "left_out": []}
+    drag = {
+        "backbone": "sdxl-turbo",
+        "bits": "w4a8",
+        "mode": "eager",
+        "steps": 4,
+        "error": None,
+        "drag_s": 0.132,
+    }
+    data = {
+        "device": "x",
+        "versions": {"torch": "2"},
+        "repeats": 5,
+        "tiny": False,
+        "checks": [],
+        "left_out": [],
+    }
     data |= {"rows": rows, "live": [drag | {"candidates": 16, "batch_s": 0.8}]}
     text = report.markdown(data)
     assert report.judged(data) == [
@@ -130,7 +173,9 @@ def test_targets_are_kept_or_missed_by_how_much(report):
         "a drag on sdxl-turbo at W4A8, eager: 132 ms, target 120 ms: missed by 10 %",
     ]
     assert "| 0.90x |" in text and "3.60x smaller" in text and "| 50.0 ms |" in text
-    assert report.judged(data | {"rows": rows[1:], "live": []}) == [], "without half precision there is no factor"
+    assert report.judged(data | {"rows": rows[1:], "live": []}) == [], (
+        "without half precision there is no factor"
+    )
     assert report.judged(data | {"tiny": True}) == []
 
 

@@ -36,7 +36,10 @@ def test_a_first_visitor_sees_three_images_scores_and_the_surface(visit):
     assert visitor.page.locator("#wipe img").count() == 2
     assert "k = 2" in visitor.page.locator("#definition").inner_text()
     visitor.stands_at(*BEST)
-    ids = "backbone bits prompt seed steps shape c_x c_eps generate best reset image-full-precision image-naive image-qsched wipe scores surface"
+    ids = (
+        "backbone bits prompt seed steps shape c_x c_eps generate best reset image-full-precision "
+        "image-naive image-qsched wipe scores surface"
+    )
     for name in ids.split():
         assert visitor.page.locator(f"#{name}").count() == 1, name
 
@@ -90,13 +93,16 @@ def test_typed_values_count(visit):
     box.press("Control+a")
     box.press_sequentially("1.135", delay=30)
     visitor.stands_at(BEST[0], 1.135)
-    assert visitor.page.locator(".toast-body").count() == 0  # "1" and "1." on the way are nothing to complain about
+    # "1" and "1." on the way are nothing to complain about
+    assert visitor.page.locator(".toast-body").count() == 0
 
 
 @pytest.mark.parametrize("width", [390, 1280, 1920])
 def test_a_click_on_a_cell_sets_both_sliders(visit, width):
     visitor = visit(width=width)
-    assert visitor.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    assert visitor.page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (
+        "the page scrolls sideways"
+    )
     surface = visitor.page.locator("#surface img")
     for i, j in ((0, 0), (10, 10), (2, 8), (7, 3)):
         surface.scroll_into_view_if_needed()
@@ -143,7 +149,9 @@ def test_two_sessions_keep_their_own_state(visit):
 
 def test_shapes_show_their_own_sliders_and_keep_the_path(visit):
     visitor = visit()
-    visible = lambda: [s for s in range(1, 9) if visitor.page.locator(f"#c_x{f'-{s}' if s > 1 else ''}").is_visible()]
+    visible = lambda: [
+        s for s in range(1, 9) if visitor.page.locator(f"#c_x{f'-{s}' if s > 1 else ''}").is_visible()
+    ]
     assert visible() == [1]
     straight = np.linspace(BEST[0], 1, STEPS)
     for title, shown, c_x in (
@@ -153,7 +161,9 @@ def test_shapes_show_their_own_sliders_and_keep_the_path(visit):
     ):
         visitor.page.get_by_label(title).check(force=True)
         visitor.until(lambda shown=shown: visible() == shown, title)
-        visitor.until(lambda c_x=c_x: np.allclose(visitor.comparison.coefficients.expand(STEPS)[0], c_x, atol=1e-3))
+        visitor.until(
+            lambda c_x=c_x: np.allclose(visitor.comparison.coefficients.expand(STEPS)[0], c_x, atol=1e-3)
+        )
     visitor.settle()
 
 
@@ -168,7 +178,8 @@ def test_another_bit_width_keeps_the_full_image_and_follows_the_best_known(visit
     choose(visitor, "bits", "W3A16")
     visitor.page.locator("#no-surface code").wait_for()
     assert (
-        "python -m qsched search --backbone emoji-lcm --bits w3a16" in visitor.page.locator("#no-surface").inner_text()
+        "python -m qsched search --backbone emoji-lcm --bits w3a16"
+        in visitor.page.locator("#no-surface").inner_text()
     )
     assert not visitor.page.locator("#surface").is_visible()
     assert visitor.page.locator("#best").is_disabled()
@@ -184,7 +195,9 @@ def test_examples_dice_and_keyboard(visit):
     seed = visitor.comparison.settings.seed
     visitor.page.click("#dice")
     visitor.until(lambda: visitor.comparison.settings.seed != seed)
-    visitor.until(lambda: visitor.page.locator("body.busy").count() == 0, "the page still says that it is busy")
+    visitor.until(
+        lambda: visitor.page.locator("body.busy").count() == 0, "the page still says that it is busy"
+    )
     visitor.page.locator("#examples button").nth(1).click()
     visitor.until(lambda: visitor.comparison.settings.prompt == EMOJI_LCM.examples[1])
     prompt = visitor.page.locator("#prompt textarea")
@@ -192,7 +205,9 @@ def test_examples_dice_and_keyboard(visit):
     prompt.press("Enter")
     visitor.until(lambda: visitor.comparison.settings.prompt.startswith("penguin"))
     visitor.settle()
-    visitor.until(lambda: visitor.page.locator("body.busy").count() == 0, "the page still says that it is busy")
+    visitor.until(
+        lambda: visitor.page.locator("body.busy").count() == 0, "the page still says that it is busy"
+    )
     visitor.page.locator("#reset").focus()
     visitor.page.keyboard.press("Enter")
     visitor.stands_at(1, 1)
@@ -222,7 +237,10 @@ def test_a_link_restores_what_it_names(visit):
     visitor.until(lambda: "prompt=octopus" in visitor.page.evaluate("navigator.clipboard.readText()"))
     link = visitor.page.evaluate("navigator.clipboard.readText()")
     other = visit(query=link[link.index("?") :])
-    assert other.comparison.settings == settings and other.comparison.coefficients == visitor.comparison.coefficients
+    assert (
+        other.comparison.settings == settings
+        and other.comparison.coefficients == visitor.comparison.coefficients
+    )
 
 
 def test_a_broken_link_is_answered_with_sentences_and_images(visit):

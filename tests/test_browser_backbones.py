@@ -1,4 +1,6 @@
-"""Real backbones in a real browser: download, sources, decoders, methods, links and their searches, against a Hub on this machine."""
+"""Real backbones in a real browser: download, sources, decoders, methods, links and their searches, against a
+Hub on this machine.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +23,7 @@ NOTES = """() => {
   window.told = new Set();
   const look = () => document.querySelectorAll("#download-note progress").forEach((bar) => told.add(bar.value));
   new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true });
-}"""
+}"""  # noqa: E501
 
 
 def files_of(folder):
@@ -95,7 +97,9 @@ def test_a_backbone_is_downloaded_with_its_progress_and_then_drawn(visit, hub, w
         before = visitor.image()
     page.locator("#download").wait_for()
     assert sources_to_fetch(visitor.engine.spec(name)), "nothing comes unasked"
-    assert page.locator("#download").inner_text() == ("Download (6.6 GB)" if width > 400 else "Download (about 4.3 GB)")
+    assert page.locator("#download").inner_text() == (
+        "Download (6.6 GB)" if width > 400 else "Download (about 4.3 GB)"
+    )
     note = page.locator("#download-note").inner_text()
     assert "is not downloaded" in note and "GB of main memory, of which 12.0 GB are free." in note
     assert (visitor.image() == before).all() and (width < 400 or page.locator(".toast-body").count() == 0)
@@ -108,7 +112,10 @@ def test_a_backbone_is_downloaded_with_its_progress_and_then_drawn(visit, hub, w
     shares = page.evaluate("[...told]")
     assert len(shares) >= 2, "the bar grows"
     page.locator("#download").wait_for(state="hidden")
-    assert "LPIPS" in page.locator("#scores").inner_text() and "clip-l14" in page.locator("#definition").inner_text()
+    assert (
+        "LPIPS" in page.locator("#scores").inner_text()
+        and "clip-l14" in page.locator("#definition").inner_text()
+    )
     assert visitor.comparison.qsched.lpips is not None
 
 
@@ -117,7 +124,10 @@ def test_a_wrong_source_is_one_sentence_and_the_app_goes_on(visit, here):
     choose(visitor, "backbone", SPECS[LCM].title)
     looks_at(visitor, LCM)
     before = visitor.image()
-    for source, says in (("/no/such", "neither a folder nor"), (str(folder_of("sdxl-turbo")), "cannot be loaded")):
+    for source, says in (
+        ("/no/such", "neither a folder nor"),
+        (str(folder_of("sdxl-turbo")), "cannot be loaded"),
+    ):
         load_source(visitor, source)
         visitor.page.locator(".toast-body", has_text=says).wait_for()
         assert (visitor.image() == before).all() and visitor.engine.session(visitor.session).backbone == LCM
@@ -130,11 +140,15 @@ def test_a_wrong_source_is_one_sentence_and_the_app_goes_on(visit, here):
     visitor.page.locator("#search-plan b", has_text="points").wait_for()
 
 
-def test_a_drag_is_drafted_by_the_tiny_decoder_and_drawn_in_full_when_the_hand_rests(visit, here, monkeypatch):
+def test_a_drag_is_drafted_by_the_tiny_decoder_and_drawn_in_full_when_the_hand_rests(
+    visit, here, monkeypatch
+):
     visitor = visit(query=f"?backbone={LCM}&steps=2&shape=constant&c_x=1&c_eps=1")
     looks_at(visitor, LCM)
     page, sketched, sketch = visitor.page, [], visitor.engine.sketch
-    monkeypatch.setattr(visitor.engine, "sketch", lambda *move: sketched.append(sketch(*move)) or sketched[-1])
+    monkeypatch.setattr(
+        visitor.engine, "sketch", lambda *move: sketched.append(sketch(*move)) or sketched[-1]
+    )
     advanced(visitor)
     assert page.locator("#drafts input").is_checked()
     visitor.drag("c_x", 0.6, 0.7, 0.8)
@@ -152,8 +166,13 @@ def test_methods_and_decoders_are_chosen_and_shared_by_link(visit, here):
     visitor = visit(query=f"?backbone={LCM}&steps=1&method=svdquant&decoder=tiny&keep=0")
     looks_at(visitor, LCM, method="svdquant", keep_high_precision=False)
     page = visitor.page
-    assert visitor.comparison.settings.tiny_decoder and page.locator("#decoder label.selected").inner_text() == "tiny"
-    assert "SVDQuant" in page.locator("#method input").input_value(), "the advanced settings are open and say so"
+    assert (
+        visitor.comparison.settings.tiny_decoder
+        and page.locator("#decoder label.selected").inner_text() == "tiny"
+    )
+    assert "SVDQuant" in page.locator("#method input").input_value(), (
+        "the advanced settings are open and say so"
+    )
     page.locator("#decoder label", has_text="full").click()
     visitor.until(lambda: not visitor.comparison.settings.tiny_decoder)
     pytest.importorskip("torchao", reason="the optional package torchao is not installed")
@@ -175,8 +194,11 @@ def test_methods_and_decoders_are_chosen_and_shared_by_link(visit, here):
 
 
 def test_a_method_that_cannot_run_is_greyed_out_and_says_why(browser, tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "images"))  # this app takes its images with it when it ends
-    monkeypatch.setitem(METHODS, "torchao", replace(METHODS["torchao"], unavailable=lambda: "torchao is not there."))
+    # this app takes its images with it when it ends
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "images"))
+    monkeypatch.setitem(
+        METHODS, "torchao", replace(METHODS["torchao"], unavailable=lambda: "torchao is not there.")
+    )
     write_preset(tmp_path)
     with serving(tmp_path) as app:
         visitor = Visitor(browser, *app)
@@ -201,7 +223,9 @@ def test_a_link_to_what_is_not_here_offers_the_download(visit):
     assert "link's scale" in told and "link's source" in told and "SDXL-Turbo is not downloaded" in told
     assert visitor.engine.session(visitor.session).backbone == "emoji-lcm"
     assert visitor.page.locator("#backbone input").input_value() == "SDXL-Turbo"
-    assert "MixDQ" in visitor.page.locator("#method input").input_value(), "it opens with what the link asks for"
+    assert "MixDQ" in visitor.page.locator("#method input").input_value(), (
+        "it opens with what the link asks for"
+    )
     assert "Download (" in visitor.page.locator("#download").inner_text()
 
 
@@ -229,7 +253,9 @@ def test_the_search_tab_says_what_a_search_costs_where_it_cannot_run_and_has_the
     page.locator("#search-strategy label", has_text="Shared").click()
     plan.get_by_text("4 points").wait_for()
     page.click("#search-start")
-    visitor.until(lambda: page.locator("#search-progress .progress").get_attribute("data-state") == "done", "it ends")
+    visitor.until(
+        lambda: page.locator("#search-progress .progress").get_attribute("data-state") == "done", "it ends"
+    )
     page.click("#search-use")
     looks_at(visitor, LCM)
     assert visitor.comparison.settings.tiny_decoder, "Compare draws what the search scored"

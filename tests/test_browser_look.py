@@ -1,4 +1,6 @@
-"""The page's look, measured in a real browser: what lies where, what is cut, what a finger can hit, what a link shows."""
+"""The page's look, measured in a real browser: what lies where, what is cut, what a finger can hit, what a
+link shows.
+"""
 
 import io
 import re
@@ -36,12 +38,12 @@ TEXTS = """() => {
       if (one.boxes.some((a) => other.boxes.some((b) => meet(a, b)))) wrong.push(`${one.text} on ${other.text}`);
   });
   return wrong;
-}"""
+}"""  # noqa: E501
 SMALL = """() => [...document.querySelectorAll("button, input, textarea, summary, label, [tabindex='0']")].filter((e) => {
   const own = e.matches("label") ? e.querySelector("input[type=radio], input[type=checkbox]") : !e.closest("label");
   const box = e.getBoundingClientRect();
   return own && e.checkVisibility({ visibilityProperty: true }) && !e.disabled && box.height > 1 && Math.min(box.width, box.height) < 32;
-}).map((e) => `${e.tagName} ${e.closest("[id]")?.id} ${e.textContent.trim()} ${JSON.stringify(e.getBoundingClientRect())}`)"""
+}).map((e) => `${e.tagName} ${e.closest("[id]")?.id} ${e.textContent.trim()} ${JSON.stringify(e.getBoundingClientRect())}`)"""  # noqa: E501
 CLIPPED = """() => [...document.querySelectorAll("input[type=range]")].filter((e) => e.checkVisibility()).filter((e) => {
   const box = e.getBoundingClientRect(), middle = (box.top + box.bottom) / 2;
   if (box.left < 0 || box.right > innerWidth) return true;
@@ -50,10 +52,10 @@ CLIPPED = """() => [...document.querySelectorAll("input[type=range]")].filter((e
     if (getComputedStyle(n).overflowY !== "visible" && n !== document.body && n !== document.documentElement
       && (outer.top > middle - 9 || outer.bottom < middle + 9)) return true;
   }
-}).map((e) => e.closest("[id^=c], #k").id)"""
+}).map((e) => e.closest("[id^=c], #k").id)"""  # noqa: E501
 ARROWS = """() => [...document.querySelectorAll("input[role=combobox]")].filter((e) => e.checkVisibility()).map((e) => [
   e.getAttribute("aria-label"), e.getBoundingClientRect().right - parseFloat(getComputedStyle(e).paddingRight),
-  e.parentElement.querySelector("svg").getBoundingClientRect().left])"""
+  e.parentElement.querySelector("svg").getBoundingClientRect().left])"""  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +127,13 @@ def test_the_score_table_stays_in_its_card_and_badges_cover_nothing(visit, visit
 def test_in_a_hall_images_come_first_whole_and_large(visit_hall, width, height):
     visitor = visit_hall(width=width, height=height)
     images = [box(visitor, f"#image-{name}") for name in fragments.KEYS.values()]
-    assert all(image["y"] + image["height"] <= height and image["width"] >= 0.25 * min(width, 1280) for image in images)
-    assert width > 1600 or all(image["y"] + image["height"] < box(visitor, "#backbone")["y"] for image in images)
+    assert all(
+        image["y"] + image["height"] <= height and image["width"] >= 0.25 * min(width, 1280)
+        for image in images
+    )
+    assert width > 1600 or all(
+        image["y"] + image["height"] < box(visitor, "#backbone")["y"] for image in images
+    )
     assert max(image["y"] for image in images) - min(image["y"] for image in images) < 1
 
 
@@ -247,7 +254,9 @@ def test_an_announcement_ends_with_the_work_that_it_announced(visit, monkeypatch
 def test_a_first_run_is_marked_under_its_image(visit):
     visitor = visit()
     latencies = lambda: [text for text in visitor.page.locator(".caption .latency").all_inner_texts()]
-    assert not [text for text in latencies() if "first run" in text], "the opening ones are made after a first run"
+    assert not [text for text in latencies() if "first run" in text], (
+        "the opening ones are made after a first run"
+    )
     visitor.page.locator("#bits input").click()
     visitor.page.get_by_role("option", name="W3A8", exact=True).click()
     visitor.until(lambda: ["first run" in text for text in latencies()] == [False, True, True])

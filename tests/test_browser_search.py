@@ -24,7 +24,7 @@ WATCH = """() => {
     if (image) seen.surface.add(image.src);
   };
   new MutationObserver(look).observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
-}"""
+}"""  # noqa: E501
 
 
 class PacedBackbone(TinyBackbone):
@@ -85,7 +85,8 @@ def small(visitor, **changes):
         page.fill(f"#search-{name} input", str(value))
     points = numbers["resolution"] ** 2
     visitor.until(
-        lambda: f"{points} points on {numbers['prompt-count']} prompts" in text(visitor, "plan"), "the cost is shown"
+        lambda: f"{points} points on {numbers['prompt-count']} prompts" in text(visitor, "plan"),
+        "the cost is shown",
     )
 
 
@@ -115,7 +116,8 @@ def test_a_search_is_watched_stopped_resumed_and_used(visit):
     page = visitor.page
     small(visitor)
     page.evaluate(WATCH)
-    PacedBackbone.pace, PacedBackbone.free = 0.6, 5  # the first prediction in two batches, then two points in each
+    # the first prediction in two batches, then two points in each
+    PacedBackbone.pace, PacedBackbone.free = 0.6, 5
     PacedBackbone.gate.clear()
     begin = time.monotonic()
     page.click("#search-start")
@@ -131,7 +133,9 @@ def test_a_search_is_watched_stopped_resumed_and_used(visit):
     stopped = done(visitor)
     assert 4 <= stopped < 9
     assert page.evaluate("seen.surface.size") >= 2
-    assert page.evaluate("seen.progress.size") >= seconds, "at the very least once a second, however busy the machine"
+    assert page.evaluate("seen.progress.size") >= seconds, (
+        "at the very least once a second, however busy the machine"
+    )
 
     PacedBackbone.pace = 0.0
     page.click("#search-start")
@@ -164,7 +168,9 @@ def test_a_clicked_cell_is_chosen_and_used(visit):
         if text(visitor, "best").startswith("Chosen cell"):
             break
     visitor.page.click("#search-use")
-    visitor.until(lambda: visitor.comparison.coefficients.c_x[0] == {0.22: 0.9, 0.78: 1.1}[x], "Compare stands there")
+    visitor.until(
+        lambda: visitor.comparison.coefficients.c_x[0] == {0.22: 0.9, 0.78: 1.1}[x], "Compare stands there"
+    )
 
 
 def test_files_and_a_dry_run(visit, tmp_path):

@@ -67,7 +67,8 @@ def pick(visitor, name, text):
 def belongs_together(visitor, bits):
     """Wait until sliders, image, scores, record and address are those of the server, at this bit-width."""
     visitor.until(
-        lambda: visitor.comparison.settings.quantization.bits == bits.lower(), f"the server should be at {bits}"
+        lambda: visitor.comparison.settings.quantization.bits == bits.lower(),
+        f"the server should be at {bits}",
     )
     c_x, c_eps = (values.tolist() for values in visitor.comparison.coefficients.expand(4))
     visitor.stands_at(c_x[0], c_eps[0])
@@ -135,7 +136,9 @@ def test_a_slider_dragged_while_generate_computes_keeps_its_own_image(visit, run
         visitor.page.click("#generate")
         visitor.drag("c_x", 0.2, 0.85, 0.7)
         visitor.until(lambda: visitor.comparison.settings.prompt == "a fox on a hill", "the new prompt")
-        visitor.until(lambda: not visitor.page.evaluate("document.body.classList.contains('busy')"), "the end")
+        visitor.until(
+            lambda: not visitor.page.evaluate("document.body.classList.contains('busy')"), "the end"
+        )
         visitor.until(lambda: abs(visitor.number("c_x") - 1.2) < 0.05, "the drag")
         belongs_together(visitor, "W4A8")
     finally:
@@ -148,7 +151,7 @@ def test_an_older_answer_that_comes_late_is_replaced_by_the_newest(visit):
     visitor = visit()
     visitor.page.evaluate(
         """() => { const state = document.querySelector('#state [data-version]');
-        state.parentElement.innerHTML = state.outerHTML.replace(/data-version="\\d+"/, 'data-version="0"'); }"""
+        state.parentElement.innerHTML = state.outerHTML.replace(/data-version="\\d+"/, 'data-version="0"'); }"""  # noqa: E501
     )
     belongs_together(visitor, "W4A8")
 
@@ -175,7 +178,10 @@ def test_reload_and_back_keep_what_is_shown_and_copy_link_copies_it(visit):
         visitor.session = visitor.until(lambda: next(iter(set(visitor.engine._sessions) - before), None))
         before.add(visitor.session)
         belongs_together(visitor, "W2A8")
-        assert visitor.comparison.settings == shown.settings and visitor.comparison.coefficients == shown.coefficients
+        assert (
+            visitor.comparison.settings == shown.settings
+            and visitor.comparison.coefficients == shown.coefficients
+        )
 
 
 @pytest.mark.parametrize(("typed", "said"), [("1.5", "not 1.5"), ("", "not left empty")])
@@ -197,4 +203,6 @@ def test_where_nothing_is_known_a_button_leads_to_the_search(visit):
     assert "start at 1" in visitor.page.inner_text("#notes")
     visitor.page.click("#search-these")
     visitor.until(lambda: visitor.page.is_visible("#search-start"), "the Search tab")
-    visitor.until(lambda: visitor.page.input_value("#search-bits input") == "W4A16", "the settings of Compare")
+    visitor.until(
+        lambda: visitor.page.input_value("#search-bits input") == "W4A16", "the settings of Compare"
+    )

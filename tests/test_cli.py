@@ -40,7 +40,17 @@ def test_pull_has_nothing_to_download(line):
 
 def test_generate_writes_three_images_and_their_numbers(line, tmp_path):
     folder = tmp_path / "new" / "out"
-    arguments = ["generate", "--prompt", "red apple, glossy style", "--bits", "w4a8", "--out", folder, "--steps", "2"]
+    arguments = [
+        "generate",
+        "--prompt",
+        "red apple, glossy style",
+        "--bits",
+        "w4a8",
+        "--out",
+        folder,
+        "--steps",
+        "2",
+    ]
     data = line.ok(*arguments, "--c-x", "1.07", "1.0", "--c-eps", "0.92", "--seed", "3", "--k", "1")
     assert sorted(path.name for path in folder.iterdir()) == [
         "full_precision.png",
@@ -68,7 +78,17 @@ def test_generate_takes_the_coefficients_of_a_preset(line, tmp_path, preset_file
     data = line.ok("generate", "--prompt", "fox", "--out", tmp_path, "--steps", "2", "--preset", preset_file)
     assert data["coefficients"] == load_preset(preset_file).coefficients.to_dict() and data["notes"] == []
     other = line.ok(
-        "generate", "--prompt", "fox", "--out", tmp_path, "--steps", "1", "--preset", preset_file, "--bits", "w2a8"
+        "generate",
+        "--prompt",
+        "fox",
+        "--out",
+        tmp_path,
+        "--steps",
+        "1",
+        "--preset",
+        preset_file,
+        "--bits",
+        "w2a8",
     )
     assert "made for emoji-lcm, w4a8, 2 steps" in other["notes"][0]
 
@@ -76,7 +96,8 @@ def test_generate_takes_the_coefficients_of_a_preset(line, tmp_path, preset_file
 def test_generate_uses_the_best_known_preset(line, tmp_path, preset_file, monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "qsched.presets.find_preset", lambda *key, method: asked.append((*key, method)) or load_preset(preset_file)
+        "qsched.presets.find_preset",
+        lambda *key, method: asked.append((*key, method)) or load_preset(preset_file),
     )
     data = line.ok("generate", "--prompt", "fox", "--out", tmp_path, "--steps", "2")
     assert asked == [("emoji-lcm", "w4a8", 2, "plain")]
@@ -94,7 +115,11 @@ def test_search_writes_a_preset_and_resumes(line, tmp_path):
         data = line.ok("search", *SMALL, "--out", path)
     assert count.calls == 2 and data["points_done"] == 4 and data["summary"]["failed"] == 0
     preset = load_preset(path)
-    assert preset.coefficients.to_dict() == data["coefficients"] and len(preset.prompts) == 2 and preset.shape == "ramp"
+    assert (
+        preset.coefficients.to_dict() == data["coefficients"]
+        and len(preset.prompts) == 2
+        and preset.shape == "ramp"
+    )
     assert path.with_suffix(".sqlite3").is_file()
     with counted(embedded()) as count:
         assert line.ok("search", *SMALL, "--out", path)["summary"] == data["summary"]
@@ -132,12 +157,16 @@ def test_presets_refuse_what_cannot_be_made_before_anything_is_computed(line, tm
 
 def test_search_options_reach_the_preset(line, tmp_path):
     (tmp_path / "mine.txt").write_text("red fox\npizza\n")
-    line.ok("search", "--out", tmp_path / "p.json", "--grid", "3", "--range", "0.9", "1.1", "--prompts", tmp_path / "mine.txt", "--steps", "1",
-       "--shape", "constant", "--k", "0.5", "--seeds", "2", "--seed", "9", "--bits", "W2A8", "--group-size", "16", "--quantize-all",
+    line.ok("search", "--out", tmp_path / "p.json", "--grid", "3", "--range", "0.9", "1.1", "--prompts",
+        tmp_path / "mine.txt", "--steps", "1",
+       "--shape", "constant", "--k", "0.5", "--seeds", "2", "--seed", "9", "--bits", "W2A8", "--group-size",
+       "16", "--quantize-all",
        "--storage", f"sqlite:///{tmp_path / 'other.db'}", "--study", "mine")  # fmt: skip
     preset = load_preset(tmp_path / "p.json")
     assert (
-        preset.surface.c_x == (0.9, 1.0, 1.1) and preset.surface.images == 4 and preset.prompts == ["red fox", "pizza"]
+        preset.surface.c_x == (0.9, 1.0, 1.1)
+        and preset.surface.images == 4
+        and preset.prompts == ["red fox", "pizza"]
     )
     assert (preset.shape, preset.bits, preset.provenance["k"], preset.provenance["seeds"]) == (
         "constant",
@@ -171,7 +200,12 @@ def test_evaluate_shows_tables_that_fit_the_terminal(line, preset_file, tmp_path
     (tmp_path / "own.yaml").write_text("sa_1: red fox\nsa_2: a snowy hill\n")
     own = ["evaluate", "--preset", preset_file, "--prompts", tmp_path / "own.yaml", "--seeds", "1"]
     status, out, err = line.run(*own, "--markdown")
-    assert (status, err) == (0, "") and "| Q-Sched |" in out and "2 prompts x 1 seed" in out and "category" not in out
+    assert (
+        (status, err) == (0, "")
+        and "| Q-Sched |" in out
+        and "2 prompts x 1 seed" in out
+        and "category" not in out
+    )
 
 
 def test_export_writes_a_scheduler_that_diffusers_loads(line, preset_file, tmp_path):
@@ -179,7 +213,9 @@ def test_export_writes_a_scheduler_that_diffusers_loads(line, preset_file, tmp_p
     scheduler = QSchedLCMScheduler.from_pretrained(tmp_path / "scheduler")
     chosen = load_preset(preset_file).coefficients
     assert Coefficients(scheduler.config.c_x, scheduler.config.c_eps) == chosen
-    assert {"scheduler_config.json", "schedulers.py"} <= set(data["files"]) and "QSchedLCMScheduler" in data["snippet"]
+    assert {"scheduler_config.json", "schedulers.py"} <= set(data["files"]) and "QSchedLCMScheduler" in data[
+        "snippet"
+    ]
 
 
 def test_bench_measures_every_column(line):
@@ -187,9 +223,17 @@ def test_bench_measures_every_column(line):
     data = line.ok(*arguments)
     assert [column["name"] for column in data["columns"]] == ["full precision", "w4a8", "w2a8"]
     for column in data["columns"]:
-        assert column["image_s"] > 0 and set(column["images_per_second"]) == {"1", "2"} and column["held_bytes"] > 0
+        assert (
+            column["image_s"] > 0
+            and set(column["images_per_second"]) == {"1", "2"}
+            and column["held_bytes"] > 0
+        )
     assert data["columns"][0]["drag_s"] is None and data["columns"][1]["drag_s"] > 0
-    assert data["columns"][0]["stored_bytes"] > data["columns"][1]["stored_bytes"] > data["columns"][2]["stored_bytes"]
+    assert (
+        data["columns"][0]["stored_bytes"]
+        > data["columns"][1]["stored_bytes"]
+        > data["columns"][2]["stored_bytes"]
+    )
     assert data["peak_memory_bytes"] > data["columns"][0]["stored_bytes"]
     status, out, err = line.run(*arguments)
     assert (status, err) == (0, "") and "w2a8" in out and "batch 2" in out
@@ -205,7 +249,16 @@ def test_generate_as_a_process_is_silent_light_and_offline(tmp_path):
         "heavy = {'gradio', 'optuna', 'pyiqa', 'matplotlib', 'sqlalchemy'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else status)\n"
     )
-    arguments = ["generate", "--prompt", "red apple, glossy style", "--bits", "w4a8", "--out", str(tmp_path), "--json"]
+    arguments = [
+        "generate",
+        "--prompt",
+        "red apple, glossy style",
+        "--bits",
+        "w4a8",
+        "--out",
+        str(tmp_path),
+        "--json",
+    ]
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, cwd=REPOSITORY, text=True, capture_output=True, timeout=600)
     assert (done.returncode, done.stderr) == (0, "")

@@ -1,4 +1,6 @@
-"""Bad input and bad luck on the command line: exit 2, exactly one line on stderr, nothing computed, nothing half written."""
+"""Bad input and bad luck on the command line: exit 2, exactly one line on stderr, nothing computed, nothing
+half written.
+"""
 
 import errno
 import json
@@ -100,7 +102,11 @@ def test_a_preset_of_another_revision_is_one_line_unless_it_is_wanted(line, pres
     arguments = ["evaluate", "--preset", tmp_path / "old.json", "--prompts", "1", "--seeds", "1"]
     with counted(embedded()) as count:
         told = line.fails(*arguments, "--save")
-    assert "made with revision 0123456789ab of emoji-lcm" in told and embedded().revision in told and count.calls == 0
+    assert (
+        "made with revision 0123456789ab of emoji-lcm" in told
+        and embedded().revision in told
+        and count.calls == 0
+    )
     assert "--any-revision" in told and load_preset(tmp_path / "old.json").held_out == {}
     data = line.ok(*arguments, "--any-revision")
     assert any("other weights" in note for note in data["notes"]) and data["revision"] == embedded().revision
@@ -115,7 +121,9 @@ def test_a_preset_of_another_revision_is_one_line_unless_it_is_wanted(line, pres
         ("0", f"1 to {len(builtin_prompts('emoji', 'held-out'))}"),
     ],
 )
-def test_bad_prompts_for_an_evaluation_are_one_line(line, preset_file, tmp_path, monkeypatch, prompts, message):
+def test_bad_prompts_for_an_evaluation_are_one_line(
+    line, preset_file, tmp_path, monkeypatch, prompts, message
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.yaml").write_text("&a [*a]")
     (tmp_path / "b.json").write_text("[")
@@ -145,7 +153,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(line, tmp_path, monkeypatch
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(output.tempfile, "TemporaryFile", refuse)
-    for command in (["generate", "--prompt", "fox", "--out", tmp_path], ["search", "--out", tmp_path / "p.json"]):
+    for command in (
+        ["generate", "--prompt", "fox", "--out", tmp_path],
+        ["search", "--out", tmp_path / "p.json"],
+    ):
         assert "cannot be written: Permission denied" in line.fails(*command)
 
 
@@ -169,4 +180,6 @@ def test_help_and_version(line):
 
 
 def test_to_json_holds_no_number_that_json_cannot():
-    assert json.loads(output.to_json({"a": [float("nan"), (1.5, float("-inf"))]})) == {"a": [None, [1.5, None]]}
+    assert json.loads(output.to_json({"a": [float("nan"), (1.5, float("-inf"))]})) == {
+        "a": [None, [1.5, None]]
+    }

@@ -1,4 +1,6 @@
-"""Coefficients by least squares: exact where the error is what scalars can undo, and honest where it is not."""
+"""Coefficients by least squares: exact where the error is what scalars can undo, and honest where
+it is not.
+"""
 
 import numpy as np
 import pytest
@@ -55,7 +57,9 @@ def test_an_exact_prediction_asks_for_the_plain_scheduler():
     backbone = embedded()
     found = fit(backbone, backbone.denoiser, ["red apple, flat style"], 4)
     c_x, c_eps = found.coefficients.expand(4)
-    assert c_x.tolist() == pytest.approx([1] * 4, abs=1e-5) and c_eps.tolist() == pytest.approx([1] * 4, abs=1e-5)
+    assert c_x.tolist() == pytest.approx([1] * 4, abs=1e-5) and c_eps.tolist() == pytest.approx(
+        [1] * 4, abs=1e-5
+    )
 
 
 def test_the_fit_needs_a_prompt():
@@ -70,7 +74,8 @@ def test_held_out_prompts_measure_and_do_not_fit():
     alone, beside = fit(backbone, module, prompts, 2), fit(backbone, module, prompts, 2, held_out=others)
     assert alone.coefficients == beside.coefficients
     assert alone.steps[0].held_out is None and beside.steps[0].held_out is not None
-    assert alone.steps[0].explained("matrix") > beside.steps[0].explained("matrix")  # the matrix has learnt two prompts
+    # the matrix has learnt two prompts
+    assert alone.steps[0].explained("matrix") > beside.steps[0].explained("matrix")
 
 
 def test_the_coefficients_bring_the_latents_nearer_to_full_precision_than_the_plain_scheduler():

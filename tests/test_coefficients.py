@@ -164,7 +164,10 @@ def test_from_dict_needs_exactly_its_two_keys(data):
         (lambda: Coefficients.ends([1.0, 1.0, 1.0], [1.0, 1.0]), "c_x needs two end points"),
         (lambda: Coefficients.ends([1.0, 1.0], 0.9), "c_eps must be a list of numbers here"),
         (lambda: Coefficients.per_step([1.0] * 4, [1.0] * 3), "c_x has 4 steps and c_eps has 3"),
-        (lambda: Coefficients(1.0, (0.9, 1.0, 1.1)).expand(4), "c_eps has 3 values, but the schedule has 4 steps"),
+        (
+            lambda: Coefficients(1.0, (0.9, 1.0, 1.1)).expand(4),
+            "c_eps has 3 values, but the schedule has 4 steps",
+        ),
         (lambda: stack([], 4), "no candidates"),
         (lambda: stack([Coefficients(), Coefficients((1.0, 1.1, 1.2), 1.0)], 4), "c_x has 3 values"),
     ],

@@ -1,4 +1,6 @@
-"""Three columns, each computed once; a drag costs steps - 1 calls of the quantized denoiser and nothing else."""
+"""Three columns, each computed once; a drag costs steps - 1 calls of the quantized denoiser and
+nothing else.
+"""
 
 import dataclasses
 import io
@@ -37,7 +39,11 @@ def comparison():
 def test_three_columns_with_their_numbers(comparison):
     assert [column.name for column in comparison.columns] == [FULL_PRECISION, NAIVE, QSCHED]
     full, naive, qsched = comparison.columns
-    assert full.stored_bytes == embedded().full_precision_bytes and full.ratio == 1 and full.ssim == pytest.approx(1)
+    assert (
+        full.stored_bytes == embedded().full_precision_bytes
+        and full.ratio == 1
+        and full.ssim == pytest.approx(1)
+    )
     assert naive.stored_bytes == qsched.stored_bytes < full.stored_bytes
     assert naive.ratio == pytest.approx(full.stored_bytes / naive.stored_bytes)
     for column in comparison.columns:
@@ -48,7 +54,10 @@ def test_three_columns_with_their_numbers(comparison):
 
 def test_each_column_is_what_plain_sampling_gives(comparison):
     backbone = embedded()
-    condition, noise = backbone.encode([SETTINGS.prompt]), draw_noise(backbone.latent_shape, SETTINGS.seed, [0])
+    condition, noise = (
+        backbone.encode([SETTINGS.prompt]),
+        draw_noise(backbone.latent_shape, SETTINGS.seed, [0]),
+    )
     module = backbone.quantized(SETTINGS.quantization).module
     for column, coefficients, denoiser in zip(
         comparison.columns, (None, None, CHOSEN), (None, module, module), strict=True
@@ -69,7 +78,10 @@ def test_a_drag_costs_the_remaining_steps_and_leaves_the_other_columns_alone(com
         moved = rescale(embedded(), comparison, Coefficients.constant(0.93, 1.04))
     assert (count.calls, count.full) == (STEPS - 1, 0)
     assert moved.full_precision is comparison.full_precision and moved.naive is comparison.naive
-    assert moved.coefficients == Coefficients.constant(0.93, 1.04) and moved.qsched.image != comparison.qsched.image
+    assert (
+        moved.coefficients == Coefficients.constant(0.93, 1.04)
+        and moved.qsched.image != comparison.qsched.image
+    )
 
 
 def test_where_it_is_already_costs_nothing(comparison):
@@ -95,7 +107,8 @@ def test_another_bit_width_keeps_full_precision(comparison):
         other = compare(embedded(), settings, CHOSEN, previous=comparison)
     assert (count.calls, count.full) == (STEPS + STEPS - 1, 0)
     assert (
-        other.full_precision is comparison.full_precision and other.naive.stored_bytes < comparison.naive.stored_bytes
+        other.full_precision is comparison.full_precision
+        and other.naive.stored_bytes < comparison.naive.stored_bytes
     )
 
 

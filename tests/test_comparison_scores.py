@@ -1,4 +1,6 @@
-"""Images without scores where no scorer can be had, and everywhere else the scores in the scorer's own terms."""
+"""Images without scores where no scorer can be had, and everywhere else the scores in the
+scorer's own terms.
+"""
 
 import json
 from dataclasses import replace
@@ -73,14 +75,19 @@ def test_images_sizes_and_similarity_come_without_a_scorer(blind):
 def test_the_record_says_that_nobody_scored(blind):
     data = json.loads(to_json(record(blind, compare(blind, SETTINGS, POINT))))
     assert data["scorer"]["name"] is None and data["scorer"]["definition"] is None
-    assert all(column[name] is None for column in data["columns"] for name in ("alignment", "quality", "jaq", "lpips"))
+    assert all(
+        column[name] is None
+        for column in data["columns"]
+        for name in ("alignment", "quality", "jaq", "lpips")
+    )
     assert data["columns"][2]["jaq_difference"] is None and data["columns"][2]["psnr"] > 0
 
 
 def test_the_page_shows_dashes_and_why(blind):
     comparison = compare(blind, SETTINGS, POINT)
     table = fragments.scores(comparison)
-    assert table.count(fragments.NONE) == 3 * 4 + 2  # four scores of each image, SSIM and PSNR of full precision
+    # four scores of each image, SSIM and PSNR of full precision
+    assert table.count(fragments.NONE) == 3 * 4 + 2
     assert f"{comparison.qsched.ssim:.3f}" in table and "LPIPS" not in table
     assert WHY in fragments.notes(comparison.notes) and "nobody" in fragments.definition(None)
 
@@ -106,7 +113,9 @@ def test_lpips_appears_once_its_weights_are_there(monkeypatch):
     for session in ("a", "b", "c"):
         found = engine.compare(session, "emoji-lcm", settings, coefficients)
         assert all(column.lpips is not None for column in found.columns) and found.full_precision.lpips == 0
-    assert engine.compare("d", "emoji-lcm", settings, coefficients).naive is found.naive, "made once for everyone"
+    assert engine.compare("d", "emoji-lcm", settings, coefficients).naive is found.naive, (
+        "made once for everyone"
+    )
 
 
 def test_generate_writes_images_and_null_scores(blind, cli, tmp_path):
@@ -128,13 +137,19 @@ def test_search_and_evaluate_need_a_scorer(blind, cli, tmp_path):
 def test_another_quality_and_lpips_are_named_as_they_are(monkeypatch, cli, tmp_path):
     monkeypatch.setattr(embedded(), "_scorer", Preferences())
     comparison = compare(embedded(), SETTINGS, POINT)
-    assert comparison.quality_name == "HPSv2.1" and comparison.full_precision.lpips == 0 < comparison.qsched.lpips
+    assert (
+        comparison.quality_name == "HPSv2.1"
+        and comparison.full_precision.lpips == 0 < comparison.qsched.lpips
+    )
     table = fragments.scores(comparison)
     assert "CLIP-IQA" not in table and "HPSv2.1" in table and "LPIPS" in table
     assert f"{comparison.qsched.lpips:.3f}" in table
     assert "HPSv2.1" in fragments.definition(embedded().scorer())
     data = record(embedded(), comparison)
-    assert data["scorer"]["jaq"] == "JAQ = log(CLIPScore) + k * HPSv2.1" and data["scorer"]["quality"] == "HPSv2.1"
+    assert (
+        data["scorer"]["jaq"] == "JAQ = log(CLIPScore) + k * HPSv2.1"
+        and data["scorer"]["quality"] == "HPSv2.1"
+    )
     assert data["columns"][2]["lpips"] == comparison.qsched.lpips
     _, out, _ = cli.run("generate", "--prompt", "fox", "--steps", 2, "--out", tmp_path)
     assert "HPSv2.1" in out and "LPIPS" in out and "CLIP-IQA" not in out

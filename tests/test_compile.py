@@ -17,7 +17,9 @@ from qsched.sampling.loop import draw_noise
 pytestmark = pytest.mark.slow
 
 ROUNDING = 1e-2
-"""Relative difference that a compiler's order of float operations explains: a last bit moves an activation by a level."""
+"""Relative difference that a compiler's order of float operations explains: a last bit moves an activation by
+a level.
+"""
 
 
 class Small(nn.Module):
@@ -26,7 +28,10 @@ class Small(nn.Module):
     def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(16, 32, 3, padding=1), nn.SiLU(), nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.Conv2d(32, 32, 1)
+            nn.Conv2d(16, 32, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1),
+            nn.Conv2d(32, 32, 1),
         )
         self.tokens = nn.Linear(32, 48)
 
@@ -57,7 +62,11 @@ def relative(a, b):
 def test_a_whole_denoiser_is_one_graph(id, bits):
     backbone, graphs = tiny(id), Graphs()
     module = backbone.quantized(Quantization(bits)).module
-    x, t, condition = draw_noise(backbone.latent_shape, 0, [0]).start, torch.tensor(500.0), backbone.encode(PROMPTS[:1])
+    x, t, condition = (
+        draw_noise(backbone.latent_shape, 0, [0]).start,
+        torch.tensor(500.0),
+        backbone.encode(PROMPTS[:1]),
+    )
     with torch.inference_mode():
         compiled = torch.compile(module, fullgraph=True, backend=graphs)
         traced = [backbone._predict(compiled, x, t, condition) for _ in range(2)]
@@ -76,7 +85,9 @@ def _modes(module):
 def test_the_rivals_layers_are_one_graph_too():
     linear, graphs, x = nn.Linear(32, 48), Graphs(), torch.randn(2, 7, 32)
     pack = lambda layer: QuantLinear(layer, BitWidth(4, 8), execution="int8")
-    layers = nn.ModuleList([LowRankLayer(nn.Linear(32, 32), 4, None, pack), BosLinear(pack(linear), torch.randn(48))])
+    layers = nn.ModuleList(
+        [LowRankLayer(nn.Linear(32, 32), 4, None, pack), BosLinear(pack(linear), torch.randn(48))]
+    )
     run = lambda x: layers[1](layers[0](x))
     with torch.inference_mode():
         assert torch.equal(torch.compile(run, fullgraph=True, backend=graphs)(x), run(x)) and len(graphs) == 1
@@ -111,7 +122,10 @@ def test_unpacked_weights_that_are_held_are_used():
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch's compiler needs g++ on the CPU")
 def test_torchs_own_compiler_gives_the_same_numbers():
     torch.manual_seed(0)
-    layers, x = nn.Sequential(nn.Conv2d(16, 32, 1), nn.Flatten(2), nn.Linear(64, 48)), torch.randn(2, 16, 8, 8)
+    layers, x = (
+        nn.Sequential(nn.Conv2d(16, 32, 1), nn.Flatten(2), nn.Linear(64, 48)),
+        torch.randn(2, 16, 8, 8),
+    )
     both = [copy.deepcopy(layers) for _ in range(2)]
     for module, bits in zip(both, ("w8a8", "w4a8"), strict=True):
         quantize(module, bits, execution="int8", cache=False)

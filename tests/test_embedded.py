@@ -1,4 +1,6 @@
-"""How the embedded model is made: data set, tokenizer, degradations, the denoiser's start, resumable training, export."""
+"""How the embedded model is made: data set, tokenizer, degradations, the denoiser's start, resumable
+training, export.
+"""
 
 import json
 import os
@@ -75,7 +77,9 @@ def test_missing_art_names_the_install_command(tmp_path):
 
 
 def test_tokenizer_ends_with_the_highest_id_and_reads_unknown_words(tmp_path):
-    tokenizer = train_tokenizer(["red apple, glossy style", "green pear, flat style"], tmp_path, vocabulary=300)
+    tokenizer = train_tokenizer(
+        ["red apple, glossy style", "green pear, flat style"], tmp_path, vocabulary=300
+    )
     ids = tokenizer(["Red ÁPPLE zebra"])["input_ids"][0]
     assert ids[0] == tokenizer.bos_token_id and ids[-1] == max(ids) == tokenizer.eos_token_id
     assert tokenizer.unk_token_id not in tokenizer(["red apple pear"])["input_ids"][0]
@@ -87,7 +91,8 @@ def test_degradations_grow_with_strength_and_start_at_nothing(kind):
     images = nn.functional.interpolate(torch.rand(4, 3, 8, 8), (64, 64), mode="bicubic").clamp(0, 1)
     number = torch.full((4,), list(degradations.KINDS).index(kind))
     change = [
-        (degradations.degrade(images, torch.full((4,), s), number) - images).abs().mean().item() for s in (0, 0.5, 1)
+        (degradations.degrade(images, torch.full((4,), s), number) - images).abs().mean().item()
+        for s in (0, 0.5, 1)
     ]
     assert change[0] < (0.03 if kind == "posterise" else 1e-6)
     assert change[0] < change[1] < change[2]
@@ -120,7 +125,9 @@ def test_high_timesteps_are_drawn_more_often_and_none_is_outside_the_schedule():
     torch.manual_seed(0)
     drawn = teacher.draw_timesteps(20_000, "cpu")
     assert drawn.min() >= 1 and drawn.max() == denoiser.LAST
-    shares = torch.stack([(drawn.float() <= denoiser.LAST * part).float().mean() for part in (0.25, 0.5, 0.75)])
+    shares = torch.stack(
+        [(drawn.float() <= denoiser.LAST * part).float().mean() for part in (0.25, 0.5, 0.75)]
+    )
     assert torch.allclose(shares, torch.tensor([0.25, 0.5, 0.75]) ** 2, atol=0.01)
 
 
@@ -133,7 +140,9 @@ def test_true_noise_gives_the_true_image():
     clean, noise = torch.rand(2, 48, 16, 16), torch.randn(2, 48, 16, 16)
     alpha = denoiser.new_scheduler().alphas_cumprod[[999, 259]].sqrt().view(-1, 1, 1, 1)
     sigma = (1 - alpha**2).sqrt()
-    assert torch.allclose(denoiser.image(alpha * clean + sigma * noise, noise, alpha, sigma), clean, atol=1e-4)
+    assert torch.allclose(
+        denoiser.image(alpha * clean + sigma * noise, noise, alpha, sigma), clean, atol=1e-4
+    )
 
 
 def test_training_resumes_where_it_was_killed(tmp_path):
@@ -166,7 +175,9 @@ def test_processes_that_train_together_do_what_one_does_with_all_their_batches(t
     script = Path(__file__).with_name("parallel_worker.py")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {**os.environ, "PYTHONPATH": str(script.parents[1])}
-    subprocess.run([*launch, script, tmp_path / "two"], check=True, env=environment, timeout=120, capture_output=True)
+    subprocess.run(
+        [*launch, script, tmp_path / "two"], check=True, env=environment, timeout=120, capture_output=True
+    )
     first, second = (torch.load(tmp_path / "two" / f"{rank}.pt") for rank in (0, 1))
     torch.manual_seed(0)
     (tmp_path / "one").mkdir()
@@ -243,7 +254,9 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     assert all(torch.equal(value, before["average"][name]) for name, value in other.state_dict().items())
 
     parts = whole.copy_weights(work, tmp_path / "home")
-    assert [p.name for p in parts] == [f"{n}.safetensors.{i:02}" for n in ("denoiser", "student") for i in range(2)]
+    assert [p.name for p in parts] == [
+        f"{n}.safetensors.{i:02}" for n in ("denoiser", "student") for i in range(2)
+    ]
     assert max(p.stat().st_size for p in parts) <= whole.PART
     joined = tmp_path / "student.safetensors"
     joined.write_bytes(b"".join(p.read_bytes() for p in parts[2:]))
@@ -275,19 +288,39 @@ def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monke
     shutil.copy(data, tmp_path / "emoji.npz")
     first, second = tmp_path / "first", tmp_path / "second"
     clip_training.train_clip(data, first, tmp_path / "work", steps=1, batch=16, device="cpu", compiled=False)
-    line = ["qsched.embedded", "--work", tmp_path, "--clip", second, "--device", "cpu", "clip", "--start-from", first]
-    monkeypatch.setattr("sys.argv", [*map(str, line), "--keep-text", "--steps", "2", "--batch", "16", "--no-compile"])
+    line = [
+        "qsched.embedded",
+        "--work",
+        tmp_path,
+        "--clip",
+        second,
+        "--device",
+        "cpu",
+        "clip",
+        "--start-from",
+        first,
+    ]
+    monkeypatch.setattr(
+        "sys.argv", [*map(str, line), "--keep-text", "--steps", "2", "--batch", "16", "--no-compile"]
+    )
     assert main() == 0 and "retrieval" in json.loads(capsys.readouterr().out)
     emoji = dataset.load(data)
     towers = [clip.load_clip(folder, emoji) for folder in (first, second)]
     with torch.no_grad():
-        texts = [clip.encode_texts(model, tokenizer(["red apple", "two foxes on blue"])) for model, tokenizer in towers]
-        images = [model.encode_image(prepared(model, emoji.images_of(torch.arange(4)))) for model, _ in towers]
+        texts = [
+            clip.encode_texts(model, tokenizer(["red apple", "two foxes on blue"]))
+            for model, tokenizer in towers
+        ]
+        images = [
+            model.encode_image(prepared(model, emoji.images_of(torch.arange(4)))) for model, _ in towers
+        ]
     assert torch.equal(*texts) and not torch.allclose(*images, atol=1e-3)
 
 
 def test_one_command_trains_everything_and_goes_on_from_its_checkpoints(data, tmp_path, monkeypatch):
-    """All stages in one go, twice: the second call finds its checkpoints and, with its steps used up, ends at once."""
+    """All stages in one go, twice: the second call finds its checkpoints and, with its steps used up, ends at
+    once.
+    """
     shutil.copy(data, tmp_path / "emoji.npz")
     calls = []
     monkeypatch.setattr(teacher, "train_denoiser", lambda *a, **k: calls.append(("denoiser", k)))
@@ -295,7 +328,9 @@ def test_one_command_trains_everything_and_goes_on_from_its_checkpoints(data, tm
     for name in ("denoiser", "student"):
         torch.save({"curve": [{"step": 1, "loss": 0.5}]}, tmp_path / f"{name}.pt")
     out = [
-        whole.run(tmp_path, tmp_path / "clip", ASSETS / "emoji-lcm", 1.0, device="cpu", steps=1, batch=8, prompts=4)
+        whole.run(
+            tmp_path, tmp_path / "clip", ASSETS / "emoji-lcm", 1.0, device="cpu", steps=1, batch=8, prompts=4
+        )
         for _ in range(2)
     ]
     assert out[0]["student"]["loss"] == 0.5 and (tmp_path / "observer.safetensors").exists()

@@ -1,4 +1,6 @@
-"""What the embedded model learns from: opacity, splits, captions in natural words, composed scenes, batches of the denoiser."""
+"""What the embedded model learns from: opacity, splits, captions in natural words, composed scenes, batches
+of the denoiser.
+"""
 
 import json
 from dataclasses import replace
@@ -70,7 +72,9 @@ def test_plurals_and_articles(name, several, one):
 
 
 def test_a_tag_of_two_concepts_is_no_synonym():
-    found = words.synonyms(["car", "bus", "taxi"], [["automobile", "vehicle"], ["vehicle", "car"], ["cab", "9"]])
+    found = words.synonyms(
+        ["car", "bus", "taxi"], [["automobile", "vehicle"], ["vehicle", "car"], ["cab", "9"]]
+    )
     assert found == [["automobile"], [], ["cab"]]
 
 
@@ -113,11 +117,14 @@ def test_grounds_counts_and_places_are_as_the_caption_says(emoji):
         said = caption.replace("red apple", "").replace("green pear", "").replace(",", "")
         colour = next(c for c in scenes.GROUNDS if f" {c}" in said)
         assert (image[:, 0, 0] - torch.tensor(scenes.GROUNDS[colour]) / 255).abs().max() < 0.05
-    two = scenes_of(emoji, mix=scenes.Mix(0, 0, 0, two=1, three=0, counted=1, several_on_ground=0)).draw(10, 0)
+    two = scenes_of(emoji, mix=scenes.Mix(0, 0, 0, two=1, three=0, counted=1, several_on_ground=0)).draw(
+        10, 0
+    )
     assert not two.single.any()
     assert torch.allclose(two.images, two.images.flip(-1), atol=0.02), "the same thing twice"
     big, small = (
-        scenes_of(emoji, mix=scenes.Mix(0, 0, sized=1, two=0, three=0, several_on_ground=0)).draw(40, s) for s in (0, 1)
+        scenes_of(emoji, mix=scenes.Mix(0, 0, sized=1, two=0, three=0, several_on_ground=0)).draw(40, s)
+        for s in (0, 1)
     )
     for drawn in (big, small):
         for image, caption in zip(drawn.images, drawn.captions, strict=True):
@@ -144,7 +151,9 @@ def test_what_has_a_side_is_never_mirrored(emoji):
     images = torch.full_like(emoji.images, 255)
     images[:, 16:48, 10:30] = 40
     still = scenes.Jitter(place=0, zoom=0, turn=0, gain=0)
-    feed = scenes_of(replace(emoji, concepts=names, images=images, alpha=None), mix=scenes.PLAIN, jitter=still)
+    feed = scenes_of(
+        replace(emoji, concepts=names, images=images, alpha=None), mix=scenes.PLAIN, jitter=still
+    )
     drawn = feed.draw(400, 0)
     mirrored = drawn.images[:, 0, 32, :32].mean(-1) > drawn.images[:, 0, 32, 32:].mean(-1)
     share = {name: mirrored[emoji.concept[drawn.first] == i].float().mean() for i, name in enumerate(names)}
@@ -166,5 +175,7 @@ def test_a_batch_is_latents_texts_and_noise_levels(emoji_data, emoji, tmp_path):
     assert torch.allclose(denoiser.image(noisy, noise, alpha, sigma)[3:], clean[3:], atol=1e-4)
 
     perfect = feed.held_out_loss(lambda noisy, *_, **__: (noisy,))
-    assert set(perfect) <= {"loss_seen", "loss_held_out", "loss_unseen"} and all(v > 0 for v in perfect.values())
+    assert set(perfect) <= {"loss_seen", "loss_held_out", "loss_unseen"} and all(
+        v > 0 for v in perfect.values()
+    )
     assert set(CONCEPTS) == set(emoji.concepts)

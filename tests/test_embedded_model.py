@@ -1,4 +1,6 @@
-"""The model and the judge in assets/: what everything that the app shows with them rests on, on prompts of the reports."""
+"""The model and the judge in assets/: what everything that the app shows with them rests on, on prompts of
+the reports.
+"""
 
 import functools
 
@@ -38,7 +40,9 @@ def quality(bits=None):
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_the_model_draws_what_it_is_asked_for(steps):
-    """Among all prompts of the reports, the image's own is among the best five; a blind model would have it in 3 to 5 % of them."""
+    """Among all prompts of the reports, the image's own is among the best five; a blind model would have it
+    in 3 to 5 % of them.
+    """
     asked = builtin_prompts("emoji", "held-out")
     images = drawn(steps=steps)
     scores = torch.stack([judge().alignment(images, [prompt] * len(images)) for prompt in asked], 1)

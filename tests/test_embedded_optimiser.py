@@ -48,7 +48,8 @@ def test_a_step_is_muons_within_and_adamws_at_the_ends(layout):
     torch.optim.AdamW([p for n, p in given.items() if n not in flat], betas=(0.9, 0.98), **OPTIONS).step()
     for name, weight in model.named_parameters():
         expected = flat[name].view_as(weight) if name in flat else given[name]
-        # PyTorch's Muon iterates in bfloat16, so another order of the columns moves the last bits of an update
+        # PyTorch's Muon iterates in bfloat16, so another order of the columns moves the last bits of an
+        # update
         assert torch.allclose(weight, expected, atol=2e-4 if name in flat else 1e-6), name
         assert not torch.allclose(weight, network().get_parameter(name), atol=1e-3), name
 
@@ -89,4 +90,6 @@ def test_training_with_it_resumes_where_it_was_killed(tmp_path):
         run("killed", stop=9)
     resumed = run("killed")
     assert all(torch.allclose(value, resumed[name], atol=1e-4) for name, value in whole.items())
-    assert any(not torch.allclose(value, network().state_dict()[name], atol=1e-3) for name, value in whole.items())
+    assert any(
+        not torch.allclose(value, network().state_dict()[name], atol=1e-3) for name, value in whole.items()
+    )

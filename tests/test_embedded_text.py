@@ -16,7 +16,9 @@ pytestmark = pytest.mark.slow
 def test_a_loose_caption_names_the_thing_and_its_style_among_other_words():
     rng = np.random.default_rng(0)
     for _ in range(300):
-        with_style, without = (phrases.loose(words.forms("red apple"), style, rng) for style in ("flat", None))
+        with_style, without = (
+            phrases.loose(words.forms("red apple"), style, rng) for style in ("flat", None)
+        )
         assert "red apple" in with_style and "flat" in with_style and "red apple" in without
         assert len(re.findall(r"\w+", with_style)) > 3 and len(re.findall(r"\w+", without)) > 2
     assert "two foxes on blue" in phrases.around("two foxes on blue", rng)
@@ -36,7 +38,8 @@ def test_captions_of_training_are_plain_loose_or_of_a_template(emoji):
     speaker, rng = words.Words(emoji.concepts, emoji.tags, emoji.styles), np.random.default_rng(0)
     singles = [speaker.single(0, 1, rng) for _ in range(600)]
     usual = {t.format(name=n, a_name=words.with_article(n), style=emoji.styles[1])
-             for t in (*words.WITH_STYLE, *words.WITHOUT_STYLE) for n in (emoji.concepts[0], *speaker.synonyms[0])}  # fmt: skip
+             for t in (*words.WITH_STYLE, *words.WITHOUT_STYLE) for n in (emoji.concepts[0],
+                 *speaker.synonyms[0])}  # fmt: skip
     share = np.mean([caption not in usual for caption in singles])
     assert abs(share - words.LOOSE_SHARE) < 0.06
 

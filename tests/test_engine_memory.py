@@ -1,4 +1,6 @@
-"""Large backbones take turns on the device, and running out of memory ends with a sentence, not with the page."""
+"""Large backbones take turns on the device, and running out of memory ends with a sentence, not with the
+page.
+"""
 
 import pytest
 import torch
@@ -44,7 +46,9 @@ def test_the_backbone_that_is_left_leaves_the_device(engine, loaded):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(engine, loaded, monkeypatch, error):
+def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(
+    engine, loaded, monkeypatch, error
+):
     first = engine.compare("a", IDS[0], ONE, PLAIN)
     monkeypatch.setattr("qsched.models.memory.plan.free_bytes", lambda device: 12 << 30)
     fits = would_fit(12 << 30, CPU)
@@ -66,6 +70,8 @@ def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(engi
 def test_what_ran_out_of_memory_is_not_recommended(monkeypatch):
     monkeypatch.setattr("qsched.models.memory.plan.free_bytes", lambda device: 200 << 30)
     largest = would_fit(200 << 30, CPU)
-    assert largest not in out_of_memory(SPECS[largest], CPU) and largest in out_of_memory(SPECS["sdxl-turbo"], CPU)
+    assert largest not in out_of_memory(SPECS[largest], CPU) and largest in out_of_memory(
+        SPECS["sdxl-turbo"], CPU
+    )
     assert out_of_memory(SPECS["sdxl-turbo"], torch.device("cuda")).endswith("or the CPU would fit.")
     assert "emoji-lcm" not in out_of_memory(SPECS["emoji-lcm"], CPU).replace("Emoji LCM", "")

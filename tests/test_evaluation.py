@@ -1,4 +1,6 @@
-"""Evaluations: the intervals cover what they claim, the columns are what sampling gives, the report says what it is."""
+"""Evaluations: the intervals cover what they claim, the columns are what sampling gives, the report says what
+it is.
+"""
 
 import json
 from types import SimpleNamespace
@@ -44,7 +46,9 @@ def evaluated():
 def made_up(**columns) -> Evaluation:
     """An evaluation with given scores: column = (alignment, quality), arrays (seeds, prompts)."""
     scores = {
-        name.replace("_", " "): dict(alignment=np.array(a), quality=np.array(q), ssim=np.array(q), psnr=np.array(a))
+        name.replace("_", " "): dict(
+            alignment=np.array(a), quality=np.array(q), ssim=np.array(q), psnr=np.array(a)
+        )
         for name, (a, q) in columns.items()
     }
     seeds, prompts = next(iter(scores.values()))["alignment"].shape
@@ -64,11 +68,15 @@ def made_up(**columns) -> Evaluation:
 def test_students_interval_over_seeds():
     estimate = over_seeds(np.array([1.0, 2.0, 3.0]))
     # mean 2, standard deviation 1, t(2) = 4.303: half width 4.303 / sqrt(3)
-    assert estimate.mean == 2 and (estimate.high - 2, 2 - estimate.low) == pytest.approx((2.484, 2.484), abs=1e-3)
+    assert estimate.mean == 2 and (estimate.high - 2, 2 - estimate.low) == pytest.approx(
+        (2.484, 2.484), abs=1e-3
+    )
     assert over_seeds(np.array([5.0])).to_dict() == {"mean": 5.0, "low": None, "high": None}
     wide, narrow = over_seeds(np.arange(31.0)), over_seeds(np.arange(400.0) % 31)
     assert wide.high - wide.low == pytest.approx(2 * 2.0422725 * np.std(np.arange(31), ddof=1) / np.sqrt(31))
-    assert narrow.high - narrow.low == pytest.approx(2 * 1.966 * np.std(np.arange(400) % 31, ddof=1) / 20, rel=1e-3)
+    assert narrow.high - narrow.low == pytest.approx(
+        2 * 1.966 * np.std(np.arange(400) % 31, ddof=1) / 20, rel=1e-3
+    )
 
 
 def test_the_bootstrap_covers_the_truth_about_as_often_as_it_says():
@@ -107,7 +115,9 @@ def test_each_image_is_computed_once_and_prefixes_are_shared(evaluated):
 
 def test_the_columns_are_what_the_comparison_shows(evaluated):
     result, _ = evaluated
-    assert result.seeds == [FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2] and list(result.scores) == list(COLUMNS)
+    assert result.seeds == [FIRST_SEED, FIRST_SEED + 1, FIRST_SEED + 2] and list(result.scores) == list(
+        COLUMNS
+    )
     # One prompt, as the comparison has it: in a larger batch a quantized image drifts by a rounding.
     alone = evaluate(embedded(), make_preset(), PROMPTS[:1], [FIRST_SEED + 1])
     one = compare(embedded(), Settings(PROMPTS[0], FIRST_SEED + 1, STEPS, Quantization("w4a8")), CHOSEN)
@@ -166,11 +176,19 @@ def test_broken_images_are_counted_and_scored_as_black():
 
 def test_categories_are_evaluations_of_their_prompts(evaluated):
     whole, _ = evaluated
-    categories = {"food": [PROMPTS[0], "  pizza,  classic style"], "animals": ["fox, flat style"], "tools": ["hammer"]}
+    categories = {
+        "food": [PROMPTS[0], "  pizza,  classic style"],
+        "animals": ["fox, flat style"],
+        "tools": ["hammer"],
+    }
     done = []
-    result = evaluate(embedded(), make_preset(), PROMPTS, 3, categories=categories, on_batch=lambda *n: done.append(n))
+    result = evaluate(
+        embedded(), make_preset(), PROMPTS, 3, categories=categories, on_batch=lambda *n: done.append(n)
+    )
     assert result.categories == {"food": [0, 2], "animals": [1]} and done == [(12, 36), (24, 36), (36, 36)]
-    np.testing.assert_array_equal(result.part("food").scores[NAIVE]["ssim"], whole.scores[NAIVE]["ssim"][:, [0, 2]])
+    np.testing.assert_array_equal(
+        result.part("food").scores[NAIVE]["ssim"], whole.scores[NAIVE]["ssim"][:, [0, 2]]
+    )
     data = json.loads(json.dumps(result.to_dict(), allow_nan=False))["categories"]
     assert data["animals"]["prompts"] == 1 and set(data["food"]) == {"prompts", *COLUMNS, "Q-Sched - naive"}
     for name, index in result.categories.items():
@@ -196,7 +214,9 @@ def test_progress_is_told_by_the_batch_and_batches_change_little(evaluated):
     parts = evaluate(embedded(), make_preset(), PROMPTS, 1, batch=2, on_batch=lambda *n: done.append(n))
     assert done == [(8, 12), (12, 12)]
     for column in COLUMNS:
-        np.testing.assert_allclose(parts.scores[column]["quality"], whole.scores[column]["quality"][:1], atol=0.05)
+        np.testing.assert_allclose(
+            parts.scores[column]["quality"], whole.scores[column]["quality"][:1], atol=0.05
+        )
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch):
@@ -242,7 +262,9 @@ def test_no_lpips_weights_means_no_lpips(monkeypatch):
     monkeypatch.setattr(embedded().scorer(), "lpips", lambda images, reference: None, raising=False)
     monkeypatch.setattr(embedded().scorer(), "quality_name", "HPSv2", raising=False)
     result = evaluate(embedded(), make_preset(), PROMPTS[:1], [3])
-    assert set(result.metrics) == MEASURED and result.metrics["quality"] == result.scorer["quality"] == "HPSv2"
+    assert (
+        set(result.metrics) == MEASURED and result.metrics["quality"] == result.scorer["quality"] == "HPSv2"
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,4 +287,6 @@ def test_what_cannot_be_evaluated_is_refused(preset, prompts, seeds, message):
 
 def test_the_presets_quantizer_settings_are_used():
     settings = dict(group_size=16, activation_scale="tensor", scope="linear", keep_high_precision=False)
-    assert quantization_of(make_preset(settings=settings)) == Quantization("w4a8", 16, "tensor", "linear", False)
+    assert quantization_of(make_preset(settings=settings)) == Quantization(
+        "w4a8", 16, "tensor", "linear", False
+    )

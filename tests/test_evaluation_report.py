@@ -8,7 +8,8 @@ from qsched.commands.evaluation_report import WIDTH, as_markdown, as_text
 from qsched.evaluation.held_out import COLUMNS, METRICS, Evaluation
 
 DEFINITION = (
-    "CLIPScore = 100·max(cos, 0), CLIP-IQA = one pair of words against another, both by a CLIP with a long name"
+    "CLIPScore = 100·max(cos, 0), CLIP-IQA = one pair of words against another, both by a CLIP with a "
+    "long name"
 )
 
 
@@ -23,8 +24,10 @@ def evaluation(seeds: int = 3, lpips: bool = False, notes: tuple[str, ...] = (),
             del scores[column]["lpips"]
     scores["Q-Sched"] = scores["naive"] | {"quality": scores["naive"]["quality"] + 0.25}
     fields = dict(
-        preset=make_preset(), prompts=[f"p{i}" for i in range(12)], seeds=list(range(seeds)), k=2.0, scores=scores,
-        failed=dict.fromkeys(COLUMNS, 0), scorer={"name": "judge", "definition": DEFINITION, "quality": "CLIP-IQA"},
+        preset=make_preset(), prompts=[f"p{i}" for i in range(12)], seeds=list(range(seeds)), k=2.0,
+        scores=scores,
+        failed=dict.fromkeys(COLUMNS, 0), scorer={"name": "judge", "definition": DEFINITION,
+            "quality": "CLIP-IQA"},
         device="cpu", revision="0", categories={"animals": list(range(8)), "food": [8, 9]}, notes=list(notes),
     )  # fmt: skip
     return Evaluation(**(fields | changes))
@@ -43,7 +46,15 @@ def test_the_text_has_a_line_per_metric_and_says_what_the_numbers_are():
     for name in METRICS.values():
         assert len(cells(first, name)) == len(COLUMNS)
     assert cells(first, "SSIM")[0].strip() == "-" != cells(first, "SSIM")[1].strip()
-    for said in (*COLUMNS, "12 prompts x 3 seeds", "k = 2", "judge", "bootstrap", "less is better", "Note: something"):
+    for said in (
+        *COLUMNS,
+        "12 prompts x 3 seeds",
+        "k = 2",
+        "judge",
+        "bootstrap",
+        "less is better",
+        "Note: something",
+    ):
         assert said in text
 
 

@@ -49,7 +49,12 @@ def stock(backbone, prompts, steps, size=(NATIVE, NATIVE), **options):
 def cases():
     for id in REAL:
         few, next, default, many = *SPECS[id].steps[:2], SPECS[id].default_steps, SPECS[id].steps[-1]
-        yield from ((id, few, 3, "odd"), (id, default, 1, "odd"), (id, default, 3, "native"), (id, many, 1, "native"))
+        yield from (
+            (id, few, 3, "odd"),
+            (id, default, 1, "odd"),
+            (id, default, 3, "native"),
+            (id, many, 1, "native"),
+        )
         yield id, next, 3, "odd"
         if SPECS[id].family != "flux":  # its sides are multiples of two latents
             yield id, few, 3, "uneven"
@@ -70,7 +75,9 @@ def test_a_image_is_the_stock_pipelines(id, steps, batch, size):
     "device",
     [
         "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")),
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+        ),
     ],
 )
 @pytest.mark.parametrize("id", ["lcm-dreamshaper-v7", "sdxl-turbo", "flux1-schnell"])
@@ -80,7 +87,9 @@ def test_in_half_precision_a_image_is_the_stock_pipelines(id, device):
     images = ours(backbone, PROMPTS[:1], 2).cpu()
     backbone.pipe.to(device)
     apart = grey_levels(images, stock(backbone, PROMPTS[:1], 2))
-    assert images.std() > 0.05 and apart.mean() <= 1 and apart.max() <= 8, "their rounding is a grey level or two"
+    assert images.std() > 0.05 and apart.mean() <= 1 and apart.max() <= 8, (
+        "their rounding is a grey level or two"
+    )
 
 
 @pytest.mark.parametrize("id", REAL)
@@ -212,7 +221,11 @@ def test_decoding_goes_image_by_image(monkeypatch):
 
 def test_the_decoder_of_sdxl_is_kept_in_float32_where_half_precision_gives_black():
     half = load_pipeline(spec_of("sdxl-turbo"), torch.device("cpu"), torch.float16)
-    assert half.dtype == torch.float16 and half.pipe.vae.dtype == torch.float32 and half.denoiser.dtype == torch.float16
+    assert (
+        half.dtype == torch.float16
+        and half.pipe.vae.dtype == torch.float32
+        and half.denoiser.dtype == torch.float16
+    )
     calm = load_pipeline(spec_of("lcm-dreamshaper-v7"), torch.device("cpu"), torch.float16)
     assert calm.pipe.vae.dtype == torch.float16
 
@@ -222,7 +235,8 @@ def test_sdxl_in_half_precision_draws_no_black_images():
     half.resize(NATIVE, NATIVE)
     vae, latents = half.pipe.vae, torch.randn(1, *half.latent_shape, dtype=torch.float16)
     for tensor in (vae.decoder.conv_in.weight, vae.decoder.conv_in.bias):
-        tensor.data *= 1e5  # large activations, as the published decoder has; norms make an image of them again
+        # large activations, as the published decoder has; norms make an image of them again
+        tensor.data *= 1e5
     assert half.decode(latents).isfinite().all() and half.decode(latents).std() > 0.05
     torch.nn.Module.to(vae, torch.float16)
     assert not half.decode(latents).isfinite().all(), "and in float16 they would be black"
@@ -254,11 +268,19 @@ def test_naive_quantization_is_the_stock_loop_on_packed_weights(id):
     noise, condition = draw_noise(backbone.latent_shape, 0, [0]), backbone.encode(PROMPTS[:1])
     first = first_prediction(backbone, condition, noise, steps, made.module)
     naive = sample(backbone, condition, noise, steps, None, made.module)
-    assert torch.equal(naive, sample(backbone, condition, noise, steps, Coefficients.identity(), made.module, first))
+    assert torch.equal(
+        naive, sample(backbone, condition, noise, steps, Coefficients.identity(), made.module, first)
+    )
     assert not torch.allclose(naive, sample(backbone, condition, noise, steps), atol=1e-3)
     names = {layer.name for layer in made.report.kept}
     kept = (
-        {"x_embedder", "context_embedder", "norm_out.linear", "proj_out", "time_text_embed.timestep_embedder.linear_1"}
+        {
+            "x_embedder",
+            "context_embedder",
+            "norm_out.linear",
+            "proj_out",
+            "time_text_embed.timestep_embedder.linear_1",
+        }
         if SPECS[id].family == "flux"
         else {"conv_in", "conv_out", "time_embedding.linear_1", "down_blocks.0.resnets.0.time_emb_proj"}
     )

@@ -94,11 +94,22 @@ def run(capsys, *argv):
 
 def test_generate_from_a_local_folder(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("qsched.models.pipeline.PipelineBackbone._make_scorer", lambda self: FakeScorer())
-    arguments = ["--backbone", "sdxl-turbo", "--source", folder_of("sdxl-turbo"), "--prompt", "a fox", "--steps", "1"]
+    arguments = [
+        "--backbone",
+        "sdxl-turbo",
+        "--source",
+        folder_of("sdxl-turbo"),
+        "--prompt",
+        "a fox",
+        "--steps",
+        "1",
+    ]
     status, out, err = run(capsys, "generate", *arguments, "--device", "cpu", "--out", tmp_path, "--json")
     assert (status, err) == (0, "")
     data = json.loads(out)
-    assert data["backbone"]["id"] == "sdxl-turbo" and data["backbone"]["source"] == str(folder_of("sdxl-turbo"))
+    assert data["backbone"]["id"] == "sdxl-turbo" and data["backbone"]["source"] == str(
+        folder_of("sdxl-turbo")
+    )
     assert (tmp_path / "qsched.png").is_file()
 
 
@@ -118,19 +129,28 @@ def test_backbones_says_what_each_needs_and_what_is_missing(capsys):
     assert flux["denoiser_bytes"]["fp16"] == pytest.approx(22680.6 * 2**20, rel=1e-5)
     assert flux["denoiser_bytes"]["w4a8"] == pytest.approx(5757.4 * 2**20, rel=1e-5)
     assert (
-        flux["gated"] and not flux["ready"] and "pull flux1-schnell" in flux["reason"] and "licence" in flux["reason"]
+        flux["gated"]
+        and not flux["ready"]
+        and "pull flux1-schnell" in flux["reason"]
+        and "licence" in flux["reason"]
     )
     assert flux["device_memory_bytes"]["w4a8"]["resident"] > flux["device_memory_bytes"]["w4a8"]["streamed"]
     assert found["pcm-sdxl"]["steps"] == [2, 4, 8, 16] and found["pcm-sdxl"]["download_bytes"] > 8e9
     scores = 1_710_000_000 + 408_000_000 + 6_000 + 244_000_000  # ViT-L-14, RN50, LPIPS' weightings, AlexNet
-    assert all(entry["scores_bytes"] == (scores if entry["id"] != "emoji-lcm" else 0) for entry in found.values())
+    assert all(
+        entry["scores_bytes"] == (scores if entry["id"] != "emoji-lcm" else 0) for entry in found.values()
+    )
     assert found["lcm-dreamshaper-v7"]["download_bytes"] == 4_265_000_000 + 9_800_000, "with the tiny decoder"
     status, out, _ = run(capsys, "backbones", "--device", "cpu")
     assert status == 0 and "Apache-2.0, gated" in out and "2, 4, 8, 16" in out and "pull sdxl-turbo" in out
     assert "4.3 GB + scores 2.4 GB" in out and "33.7 GB + scores 2.4 GB" in out and "none" in out
-    status, out, _ = run(capsys, "backbones", "--device", "cpu", "--source", str(folder_of("sdxl-turbo")), "--json")
+    status, out, _ = run(
+        capsys, "backbones", "--device", "cpu", "--source", str(folder_of("sdxl-turbo")), "--json"
+    )
     turbo = json.loads(out)["backbones"][4]
-    assert status == 0 and turbo["id"] == "sdxl-turbo" and turbo["download_bytes"] == 9_800_000, "a folder is here"
+    assert status == 0 and turbo["id"] == "sdxl-turbo" and turbo["download_bytes"] == 9_800_000, (
+        "a folder is here"
+    )
 
 
 def test_a_local_source_is_looked_at_and_not_loaded():

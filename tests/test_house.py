@@ -31,7 +31,9 @@ def test_readme_commands_do_their_own_setup_and_name_existing_files():
         assert (ROOT / name).is_file()
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.name
+)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target
@@ -54,7 +56,9 @@ def test_the_readme_states_the_numbers_of_the_presets():
         held_out = load_preset(ROOT / "presets" / "emoji-lcm" / f"{bits}-4steps.json").held_out
         row = next(line for line in README.splitlines() if line.startswith(f"| {bits.upper()} |"))
         cells = [cell.strip() for cell in row.split("|")]
-        assert cells[3:5] == [f"{held_out['columns'][name]['jaq']['mean']:.3f}" for name in ("naive", "Q-Sched")]
+        assert cells[3:5] == [
+            f"{held_out['columns'][name]['jaq']['mean']:.3f}" for name in ("naive", "Q-Sched")
+        ]
         gain = held_out["differences"]["Q-Sched - naive"]["jaq"]
         assert cells[5] == f"{gain['mean']:+.3f} [{gain['low']:+.3f}, {gain['high']:+.3f}]"
 

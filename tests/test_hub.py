@@ -52,10 +52,14 @@ def test_the_token_does_not_leave_the_hub(hub):
 
 def test_other_tools_find_the_files(hub):
     folder = fetch(NEEDED)
-    found = huggingface_hub.hf_hub_download(REPO, WEIGHTS, cache_dir=os.environ["HF_HUB_CACHE"], local_files_only=True)
+    found = huggingface_hub.hf_hub_download(
+        REPO, WEIGHTS, cache_dir=os.environ["HF_HUB_CACHE"], local_files_only=True
+    )
     assert found == str(folder / WEIGHTS)
     (repo,) = huggingface_hub.scan_cache_dir(os.environ["HF_HUB_CACHE"]).repos
-    assert repo.repo_id == REPO and {file.file_name for rev in repo.revisions for file in rev.files} >= {"vocab.json"}
+    assert repo.repo_id == REPO and {file.file_name for rev in repo.revisions for file in rev.files} >= {
+        "vocab.json"
+    }
 
 
 def test_what_another_tool_has_fetched_is_used(hub, cache):
@@ -84,7 +88,9 @@ def test_an_error_in_the_callback_is_not_the_hubs_fault(hub):
 
 
 def test_a_local_folder_is_taken_as_it_is(hub, tmp_path):
-    assert fetch(Source(str(tmp_path), ("*.none",)), offline=True) == tmp_path and is_ready(Source(str(tmp_path)))
+    assert fetch(Source(str(tmp_path), ("*.none",)), offline=True) == tmp_path and is_ready(
+        Source(str(tmp_path))
+    )
     assert not hub.requests
 
 
@@ -109,7 +115,9 @@ def test_a_plain_folder_is_known_by_all_its_weights(tmp_path):
         (tmp_path / name / "unet").mkdir(parents=True)
         (tmp_path / name / "unet" / "w.safetensors").write_bytes(b"0" * 3_000_000)
         (tmp_path / name / "config.json").write_text(name)
-    assert revision_of(tmp_path / "a") == revision_of(tmp_path / "b") and len(revision_of(tmp_path / "a")) == 12
+    assert (
+        revision_of(tmp_path / "a") == revision_of(tmp_path / "b") and len(revision_of(tmp_path / "a")) == 12
+    )
     (tmp_path / "b" / "unet" / "w.safetensors").write_bytes(b"0" * 1_500_000 + b"1" + b"0" * 1_499_999)
     assert revision_of(tmp_path / "a") != revision_of(tmp_path / "b")
 
@@ -159,7 +167,10 @@ def test_damage_left_by_an_earlier_attempt_is_repaired(hub, cache):
         blob.unlink(missing_ok=True)
         transfer.partial_path(blob).write_bytes(rubbish)
         done = []
-        assert content(fetch(NEEDED, on_progress=lambda *at, done=done: done.append(at)))[WEIGHTS] == FILES[WEIGHTS]
+        assert (
+            content(fetch(NEEDED, on_progress=lambda *at, done=done: done.append(at)))[WEIGHTS]
+            == FILES[WEIGHTS]
+        )
         assert done[-1] == (SIZE, SIZE)
 
 

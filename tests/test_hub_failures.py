@@ -1,4 +1,6 @@
-"""Every way in which a download can fail: one sentence within 10 s, a cache that is whole, success as soon as it can be."""
+"""Every way in which a download can fail: one sentence within 10 s, a cache that is whole, success as soon as
+it can be.
+"""
 
 import errno
 import os

@@ -1,4 +1,6 @@
-"""The layers of the package: imports point down only, in every folder, and no modules import one another in a circle."""
+"""The layers of the package: imports point down only, in every folder, and no modules import one another in a
+circle.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -24,7 +26,9 @@ LAYERS = """
     quantization schedulers prompts
     sizes quiet version
 """
-"""From the top down. A folder (or file) of qsched may import what stands in a lower line, and nothing else of qsched."""
+"""From the top down. A folder (or file) of qsched may import what stands in a lower line, and nothing else of
+qsched.
+"""
 
 INSIDE = {
     "ui": (
@@ -104,7 +108,8 @@ def upward(prefix: str, order: dict[str, int]) -> list[str]:
                 continue
             if order.get(other, -1) <= order[part]:
                 wrong.append(
-                    f"{FILES[name].relative_to(ROOT)}:{line} imports {target}, which is not below {prefix}{part}"
+                    f"{FILES[name].relative_to(ROOT)}:{line} imports {target}, which is not below "
+                    f"{prefix}{part}"
                 )
     return wrong
 
@@ -115,7 +120,9 @@ def test_every_import_points_down():
 
 
 def test_every_import_points_down_inside_the_large_folders():
-    wrong = [line for folder, lines in INSIDE.items() for line in upward(f"qsched.{folder}.", ranks(list(lines)))]
+    wrong = [
+        line for folder, lines in INSIDE.items() for line in upward(f"qsched.{folder}.", ranks(list(lines)))
+    ]
     assert not wrong, "\n".join(wrong)
 
 
@@ -130,7 +137,11 @@ def test_no_modules_import_one_another_in_a_circle():
 def test_the_app_ships_without_what_makes_the_embedded_model():
     for name in FILES:
         if not name.startswith("qsched.embedded"):
-            found = [f"{name}:{line}" for line, target in imports(name, running=False) if ".embedded." in f"{target}."]
+            found = [
+                f"{name}:{line}"
+                for line, target in imports(name, running=False)
+                if ".embedded." in f"{target}."
+            ]
             assert not found, found
 
 

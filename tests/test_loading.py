@@ -1,4 +1,6 @@
-"""Loading real families from local folders: registry, sources, fine-tunes, and everything that can be wrong with them."""
+"""Loading real families from local folders: registry, sources, fine-tunes, and everything that can be wrong
+with them.
+"""
 
 import json
 import shutil
@@ -8,7 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, LCMScheduler
-from tiny_models import NATIVE, PROMPTS, REAL, FakeScorer, folder_of, fresh, lora_of, spec_of, tiny, tiny_vae_of
+from tiny_models import (
+    NATIVE,
+    PROMPTS,
+    REAL,
+    FakeScorer,
+    folder_of,
+    fresh,
+    lora_of,
+    spec_of,
+    tiny,
+    tiny_vae_of,
+)
 
 from qsched import load_backbone
 from qsched.hub.source import BackboneError, Source
@@ -37,7 +50,14 @@ def copied(tmp_path):
 
 
 def test_the_registry_is_complete_and_runs_on_schedulers_with_twins():
-    assert list(SPECS) == ["emoji-lcm", "lcm-dreamshaper-v7", "pcm-sd15", "pcm-sdxl", "sdxl-turbo", "flux1-schnell"]
+    assert list(SPECS) == [
+        "emoji-lcm",
+        "lcm-dreamshaper-v7",
+        "pcm-sd15",
+        "pcm-sdxl",
+        "sdxl-turbo",
+        "flux1-schnell",
+    ]
     twins = {stock.__name__ for stock in TWINS}
     for spec in SPECS.values():
         assert spec.scheduler in twins and spec.default_steps in spec.steps and len(spec.examples) == 8
@@ -53,9 +73,17 @@ def test_the_registry_runs_what_was_published_as_it_was_published():
         "pcm-sd15": ("stable-diffusion-v1-5/stable-diffusion-v1-5", "TCDScheduler", (2, 4, 8, 16), None, 512),
         "pcm-sdxl": ("stabilityai/stable-diffusion-xl-base-1.0", "TCDScheduler", (2, 4, 8, 16), None, 1024),
         "sdxl-turbo": ("stabilityai/sdxl-turbo", "EulerAncestralDiscreteScheduler", four, None, 512),
-        "flux1-schnell": ("black-forest-labs/FLUX.1-schnell", "FlowMatchEulerDiscreteScheduler", four, None, 1024),
+        "flux1-schnell": (
+            "black-forest-labs/FLUX.1-schnell",
+            "FlowMatchEulerDiscreteScheduler",
+            four,
+            None,
+            1024,
+        ),
     }
-    found = {id: (s.source, s.scheduler, s.steps, s.guidance, s.size) for id, s in SPECS.items() if id in REAL}
+    found = {
+        id: (s.source, s.scheduler, s.steps, s.guidance, s.size) for id, s in SPECS.items() if id in REAL
+    }
     assert found == expected
     assert {SPECS[id].lora.repo for id in ("pcm-sd15", "pcm-sdxl")} == {"wangfuyun/PCM_Weights"}
     tiny_vaes = {id: SPECS[id].tiny_vae.repo.rpartition("/")[2] for id in REAL}
@@ -80,7 +108,11 @@ def test_the_files_to_fetch_are_those_that_are_loaded(id):
     fetched = {name for name in files if any(fnmatch(name, pattern) for pattern in spec.files)}
     assert fetched == set(files)
     assert fetched == {name for name in files if any(fnmatch(name, pattern) for pattern in ANY_FILES)}
-    for name in ("flux1-schnell.safetensors", "unet/diffusion_pytorch_model.bin", "safety_checker/model.safetensors"):
+    for name in (
+        "flux1-schnell.safetensors",
+        "unet/diffusion_pytorch_model.bin",
+        "safety_checker/model.safetensors",
+    ):
         assert not any(fnmatch(name, pattern) for pattern in (*spec.files, *ANY_FILES))
 
 
@@ -116,7 +148,9 @@ def test_a_scheduler_without_a_twin_is_replaced_by_the_published_one(copied):
     folder = copied("sdxl-turbo")
     EulerDiscreteScheduler().save_pretrained(folder / "scheduler")
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps(index | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]}))
+    (folder / "model_index.json").write_text(
+        json.dumps(index | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]})
+    )
     backbone = load_backbone("sdxl-turbo", device="cpu", source=folder)
     assert type(backbone.scheduler).__name__ == "EulerAncestralDiscreteScheduler"
     assert backbone.scheduler.config.timestep_spacing == "trailing"
@@ -140,7 +174,10 @@ DAMAGES = {
     "no index": ("model_index.json", None),
     "foreign index": ("model_index.json", lambda data: b"[1, 2"),
     "listed index": ("model_index.json", lambda data: b"[1, 2]"),
-    "truncated denoiser": ("unet/diffusion_pytorch_model.fp16.safetensors", lambda data: data[: len(data) // 2]),
+    "truncated denoiser": (
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        lambda data: data[: len(data) // 2],
+    ),
     "no denoiser": ("unet/diffusion_pytorch_model.fp16.safetensors", None),
     "no text encoder": ("text_encoder_2/model.fp16.safetensors", None),
     "no decoder's settings": ("vae/config.json", None),
@@ -167,7 +204,10 @@ def test_half_precision_files_are_taken_where_they_belong(copied):
     assert loading.variant_of(folder, torch.float32) == loading.variant_of(folder, torch.float16) == "fp16"
     weights = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
     shutil.copy(weights, folder / "unet" / "diffusion_pytorch_model.safetensors")
-    assert loading.variant_of(folder, torch.float32) is None and loading.variant_of(folder, torch.float16) == "fp16"
+    assert (
+        loading.variant_of(folder, torch.float32) is None
+        and loading.variant_of(folder, torch.float16) == "fp16"
+    )
     assert loading.variant_of(folder_of("lcm-dreamshaper-v7"), torch.float16) is None
 
 

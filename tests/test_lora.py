@@ -1,4 +1,6 @@
-"""LoRA adapters fused into the weights: the same as running them beside the layers, and one for each step count."""
+"""LoRA adapters fused into the weights: the same as running them beside the layers, and one for each step
+count.
+"""
 
 import weakref
 from pathlib import Path
@@ -19,7 +21,11 @@ TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 
 def base(id):
-    return UNet2DConditionModel.from_pretrained(folder_of(id) / "unet", variant="fp16").eval().requires_grad_(False)
+    return (
+        UNet2DConditionModel.from_pretrained(folder_of(id) / "unet", variant="fp16")
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def beside(unet, state):
@@ -76,8 +82,14 @@ def test_weights_in_half_precision_are_rounded_once(tmp_path):
             lambda state: state | {f"{TEXT}.lora_{side}.weight": torch.ones(4, 4) for side in ("down", "up")},
             "else than",
         ),
-        (lambda state: {k.replace("down_blocks_1", "down_blocks_7"): v for k, v in state.items()}, "is missing or"),
-        (lambda state: {k: v[:, :3] if "to_q.lora_down" in k else v for k, v in state.items()}, "another shape"),
+        (
+            lambda state: {k.replace("down_blocks_1", "down_blocks_7"): v for k, v in state.items()},
+            "is missing or",
+        ),
+        (
+            lambda state: {k: v[:, :3] if "to_q.lora_down" in k else v for k, v in state.items()},
+            "another shape",
+        ),
         (lambda state: {k: v for k, v in state.items() if "conv1.lora_up" not in k}, "cannot be read"),
         (lambda state: {"a": torch.ones(1)}, "else than"),
     ],
@@ -100,7 +112,9 @@ def test_each_step_count_has_its_own_weights():
     images = {steps: backbone.decode(sample(backbone, condition, noise, steps)) for steps in (4, 2, 4)}
     assert backbone.lora == backbone.spec.lora_file(4) and backbone.pipe.unet is backbone.denoiser
     assert backbone.denoiser is not four  # loaded anew, equal in every bit
-    assert all(torch.equal(a, b) for a, b in zip(four.parameters(), backbone.denoiser.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(four.parameters(), backbone.denoiser.parameters(), strict=True)
+    )
     assert not torch.allclose(images[2], images[4], atol=0.02)
     assert backbone.quantized(Quantization("w4a8")) is not made
 

@@ -1,4 +1,6 @@
-"""Memory as arithmetic: exact for weights, an upper estimate for activations, and what follows for real cards."""
+"""Memory as arithmetic: exact for weights, an upper estimate for activations, and what follows for real
+cards.
+"""
 
 import copy
 
@@ -22,7 +24,12 @@ CONTEXT = GIB // 2
 
 @pytest.mark.parametrize(
     ("id", "mebibytes"),
-    [("lcm-dreamshaper-v7", 1639.6), ("pcm-sd15", 1639.4), ("sdxl-turbo", 4897.0), ("flux1-schnell", 22680.6)],
+    [
+        ("lcm-dreamshaper-v7", 1639.6),
+        ("pcm-sd15", 1639.4),
+        ("sdxl-turbo", 4897.0),
+        ("flux1-schnell", 22680.6),
+    ],
 )
 def test_denoisers_have_their_known_sizes(id, mebibytes):
     assert facts(SPECS[id]).denoiser / MIB == pytest.approx(mebibytes, abs=0.06)
@@ -37,7 +44,9 @@ def test_text_encoders_and_decoders_have_their_known_sizes():
         ("flux", "vae"): 83.82e6,
     }
     for (architecture, name), count in parameters.items():
-        assert sum(p.numel() for p in build(architecture, name).parameters()) == pytest.approx(count, rel=1e-4)
+        assert sum(p.numel() for p in build(architecture, name).parameters()) == pytest.approx(
+            count, rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("id", REAL)
@@ -45,7 +54,9 @@ def test_downloads_are_as_large_as_the_weights_they_bring(id):
     spec = SPECS[id]
     each = 4 if spec.id == "lcm-dreamshaper-v7" else 2  # its repository has float32 only
     count = sum(
-        p.numel() for name in ARCHITECTURES[spec.architecture] for p in build(spec.architecture, name).parameters()
+        p.numel()
+        for name in ARCHITECTURES[spec.architecture]
+        for p in build(spec.architecture, name).parameters()
     )
     assert spec.download_bytes == pytest.approx(each * count, rel=0.01)
 
@@ -85,7 +96,10 @@ def test_the_peak_knows_no_matrix_of_all_pairs():
 def test_the_estimate_is_not_below_what_packed_layers_need():
     module, parts = build("sd15", "unet").half(), facts(SPECS["pcm-sd15"])
     quantize(module, "w4a8")
-    inputs = [torch.empty(*shape, device="meta", dtype=torch.float16) for shape in ((1, 4, 64, 64), (1,), (1, 77, 768))]
+    inputs = [
+        torch.empty(*shape, device="meta", dtype=torch.float16)
+        for shape in ((1, 4, 64, 64), (1,), (1, 77, 768))
+    ]
     peak = peak_activation_bytes(module, lambda: module(*inputs))
     assert 0.3 * (parts.denoise + parts.unpack) < peak <= parts.denoise + parts.unpack
 
@@ -116,7 +130,9 @@ def test_a_plan_is_the_fastest_that_fits(id):
 
 
 def test_what_does_not_fit_is_said_with_what_would():
-    assert memory.would_fit(6 * GIB, CUDA) in ("sdxl-turbo", "pcm-sdxl") and memory.would_fit(GIB, CUDA) is None
+    assert (
+        memory.would_fit(6 * GIB, CUDA) in ("sdxl-turbo", "pcm-sdxl") and memory.would_fit(GIB, CUDA) is None
+    )
     assert memory.would_fit(48 * GIB, CUDA) == "flux1-schnell"
     sentence = memory.too_large(SPECS["flux1-schnell"], 10 * GIB, 2 * GIB, CUDA)
     assert sentence.startswith("FLUX.1-schnell needs 10.7 GB of memory and 2.1 GB are free: ")

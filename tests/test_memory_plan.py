@@ -1,4 +1,6 @@
-"""The memory plan re-derived from the published configurations, shown by `backbones`, and kept to under a pretended limit."""
+"""The memory plan re-derived from the published configurations, shown by `backbones`, and kept to under a
+pretended limit.
+"""
 
 import json
 from contextlib import contextmanager
@@ -14,7 +16,18 @@ from torchvision.transforms.functional import to_tensor
 from qsched.commands import cli
 from qsched.comparison.comparison import Settings, compare, rescale
 from qsched.models.memory import plan as memory
-from qsched.models.memory.plan import BITS, CARDS, CONTEXT, RESERVE, SCORER, UNPACKED, facts, needs, plan, plan_on_card
+from qsched.models.memory.plan import (
+    BITS,
+    CARDS,
+    CONTEXT,
+    RESERVE,
+    SCORER,
+    UNPACKED,
+    facts,
+    needs,
+    plan,
+    plan_on_card,
+)
 from qsched.models.memory.residency import HOST, Residency, _bytes
 from qsched.models.registry import SPECS
 from qsched.quantization import Quantization
@@ -28,7 +41,9 @@ SDXL, LCM = 2_567_463_684, 859_520_964 + 256 * 320
 
 
 def flux_by_hand():
-    """(parameters, packed weights, output channels of packed layers) of FLUX.1-schnell, d = 3072, 19 + 38 blocks."""
+    """(parameters, packed weights, output channels of packed layers) of FLUX.1-schnell, d = 3072, 19 + 38
+    blocks.
+    """
     d = 3072
     # two norms' modulations (d to 6d), eight projections (d to d), two MLPs (d to 4d to d)
     double, double_out = 2 * 6 * d * d + 8 * d * d + 2 * 8 * d * d, 2 * 6 * d + 8 * d + 2 * 5 * d
@@ -37,7 +52,12 @@ def flux_by_hand():
     packed, outs = 19 * double + 38 * single, 19 * double_out + 38 * single_out
     norms = 128 * (19 * 4 + 38 * 2)
     kept = (
-        (64 + 1) * d + (4096 + 1) * d + (256 + 1 + d + 1) * d + (768 + 1 + d + 1) * d + (d + 1) * 2 * d + (d + 1) * 64
+        (64 + 1) * d
+        + (4096 + 1) * d
+        + (256 + 1 + d + 1) * d
+        + (768 + 1 + d + 1) * d
+        + (d + 1) * 2 * d
+        + (d + 1) * 64
     )
     return packed + outs + norms + kept, packed, outs  # every packed layer has a bias per output channel
 
@@ -62,7 +82,8 @@ def test_flux_by_hand():
     ("id", "denoiser", "text", "vae", "decode"),
     [
         ("lcm-dreamshaper-v7", LCM, CLIP_L, 2 * VAE, decoder_by_hand(512, 2)),
-        ("sdxl-turbo", SDXL, CLIP_L + CLIP_G, 4 * VAE, decoder_by_hand(512, 4)),  # float32: in float16 it is black
+        # float32: in float16 it is black
+        ("sdxl-turbo", SDXL, CLIP_L + CLIP_G, 4 * VAE, decoder_by_hand(512, 4)),
         ("pcm-sdxl", SDXL, CLIP_L + CLIP_G, 4 * VAE, decoder_by_hand(1024, 4)),
     ],
 )
@@ -94,7 +115,8 @@ def test_backbones_shows_the_plan(capsys):
     found = {entry["id"]: entry for entry in json.loads(shown(capsys, "--json"))["backbones"]}
     expected = {
         ("flux1-schnell", 24, "w4a8"): ("streamed", 9.60),
-        **{("flux1-schnell", 48, bits): ("resident", gib) for bits, gib in zip(BITS, (44.54, 39.03, 39.03, 37.65, 36.27), strict=True)},
+        **{("flux1-schnell", 48, bits): ("resident", gib) for bits, gib in zip(BITS, (44.54, 39.03, 39.03,
+            37.65, 36.27), strict=True)},
         ("sdxl-turbo", 8, "w4a8"): ("offloaded", 5.61),
         ("lcm-dreamshaper-v7", 6, "w8a8"): ("resident", 3.69),
         ("lcm-dreamshaper-v7", 6, "w4a8"): ("resident", 3.30),
@@ -105,7 +127,9 @@ def test_backbones_shows_the_plan(capsys):
         assert entry["peak_bytes"] == found[id]["device_memory_bytes"][bits][kind] <= card * GIB - CONTEXT
         assert (entry["host_bytes"] == 0) == (kind == "resident")
     assert all(found["flux1-schnell"]["cards"]["6"][bits]["kind"] == "none" for bits in BITS)
-    lines = {line.split()[0]: line.split() for line in shown(capsys).split("on a GPU of")[1].splitlines()[1:6]}
+    lines = {
+        line.split()[0]: line.split() for line in shown(capsys).split("on a GPU of")[1].splitlines()[1:6]
+    }
     assert lines["flux1-schnell"][-6:] == ["streamed", "10.3", "GB", "resident", "41.9", "GB"]
     assert lines["sdxl-turbo"][4:7] == ["offloaded", "6.0", "GB"] and lines["flux1-schnell"][1] == "-"
 
@@ -122,7 +146,9 @@ def test_main_memory_holds_both_denoisers_and_what_they_share_once():
     found = memory.foreseen(spec, HOST, 100 * GIB)
     by_hand = parts.text_encoders + parts.vae + 4 * SDXL + parts.packed["w4a8"] + parts.work + SCORER
     assert found.kind == "resident" and found.peak == found.host == by_hand
-    assert parts.quantized["w4a8"] == parts.packed["w4a8"] + 2 * facts(spec).kept, "float32 keeps twice the bytes"
+    assert parts.quantized["w4a8"] == parts.packed["w4a8"] + 2 * facts(spec).kept, (
+        "float32 keeps twice the bytes"
+    )
     assert memory.foreseen(spec, HOST, by_hand).fits and not memory.foreseen(spec, HOST, by_hand - 1).fits
 
 

@@ -119,7 +119,9 @@ def test_conv_equals_a_plain_simulation(options, bits, activation_scale):
     width = BitWidth.parse(bits)
     reference = copy.deepcopy(conv).double()
     reference.weight.data = weight_on_a_grid(conv.weight, width.weight)
-    expected = reference(on_a_grid(x.double(), width.activation, 1 if activation_scale == "token" else (1, 2, 3)))
+    expected = reference(
+        on_a_grid(x.double(), width.activation, 1 if activation_scale == "token" else (1, 2, 3))
+    )
     outputs = []
     for execution in ("fake", "int8"):
         layer = QuantConv2d(conv, width, None, activation_scale, execution)
@@ -146,7 +148,10 @@ def test_a_group_of_conv_weights_lies_in_one_tap():
 @pytest.mark.parametrize("bits", ["w8a8", "w4a4"])
 def test_results_do_not_depend_on_the_batch(bits, activation_scale):
     options = dict(bits=BitWidth.parse(bits), activation_scale=activation_scale, execution="int8")
-    linear, conv = QuantLinear(nn.Linear(32, 16), **options), QuantConv2d(nn.Conv2d(32, 16, 3, padding=1), **options)
+    linear, conv = (
+        QuantLinear(nn.Linear(32, 16), **options),
+        QuantConv2d(nn.Conv2d(32, 16, 3, padding=1), **options),
+    )
     tokens, images = torch.randn(5, 7, 32), torch.randn(5, 32, 6, 6)
     tokens[3] *= 100
     images[3] *= 100  # a loud neighbour must not coarsen the others' grid
@@ -203,7 +208,11 @@ def test_auto_is_a_rule_and_no_measurement(monkeypatch):
     try:
         _int_mm_is_exact.cache_clear()
         assert layer.uses(CPU, torch.float32) == ("int8" if _int_mm_is_exact() else "fake")
-        assert automatic_execution(torch.device("cuda")) == layer.uses(torch.device("meta"), torch.float32) == "fake"
+        assert (
+            automatic_execution(torch.device("cuda"))
+            == layer.uses(torch.device("meta"), torch.float32)
+            == "fake"
+        )
         _int_mm_is_exact.cache_clear()
         saturating = lambda a, b: (a.float() @ b.float().t()).clamp(-(2**15), 2**15 - 1)
         monkeypatch.setattr(packed_layers, "int_mm", saturating)
@@ -240,4 +249,7 @@ def test_a_packed_layer_has_a_weight_to_look_at():
     linear = nn.Linear(16, 8)
     packed = QuantLinear(linear, BitWidth(8, 8))
     assert torch.allclose(packed.weight, linear.weight, atol=0.01) and packed.weight.dtype == torch.float32
-    assert packed.half().weight.dtype == torch.float16 and packed.to(torch.bfloat16).weight.dtype == torch.bfloat16
+    assert (
+        packed.half().weight.dtype == torch.float16
+        and packed.to(torch.bfloat16).weight.dtype == torch.bfloat16
+    )

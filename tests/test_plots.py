@@ -27,9 +27,13 @@ def pixels(shown) -> np.ndarray:
     return np.asarray(shown.image).astype(int)
 
 
-@pytest.mark.parametrize(("columns", "rows", "size"), [(11, 11, SIZE), (7, 10, (600, 500)), (50, 50, (1003, 770))])
+@pytest.mark.parametrize(
+    ("columns", "rows", "size"), [(11, 11, SIZE), (7, 10, (600, 500)), (50, 50, (1003, 770))]
+)
 def test_every_pixel_of_the_cells_has_the_colour_of_the_cell_a_click_on_it_gives(columns, rows, size):
-    """So the inverse is exact to the pixel, and no legend covers a cell; only the star of the optimum is left out."""
+    """So the inverse is exact to the pixel, and no legend covers a cell; only the star of the optimum is left
+    out.
+    """
     grid = surface(columns, rows)
     shown, values = surface_figure(grid, size=size), grid.jaq()
     norm, _, _ = plots.look.scale(values, "grey")
@@ -57,9 +61,22 @@ def test_cells_and_their_centres_are_inverse(columns, rows):
 def test_clicks_on_margins_hit_nothing():
     shown = surface_figure(surface())
     left, top, width, height = shown.box
-    inside = [(left, top), (left + width - 1, top), (left, top + height - 1), (left + width - 1, top + height - 1)]
+    inside = [
+        (left, top),
+        (left + width - 1, top),
+        (left, top + height - 1),
+        (left + width - 1, top + height - 1),
+    ]
     assert [shown.to_cell(*xy) for xy in inside] == [(10, 0), (10, 10), (0, 0), (0, 10)]
-    outside = [(left - 1, top), (left, top - 1), (left + width, top), (left, top + height), (0, 0), (-5, 9), (839, 719)]
+    outside = [
+        (left - 1, top),
+        (left, top - 1),
+        (left + width, top),
+        (left, top + height),
+        (0, 0),
+        (-5, 9),
+        (839, 719),
+    ]
     assert [shown.to_cell(*xy) for xy in outside] == [None] * 7
 
 
@@ -90,8 +107,15 @@ def test_moving_the_current_point_redraws_only_its_marks():
     x, y = map(int, marked.value_to_xy(1.3, 0.7))
     changed = (pixels(plain) != pixels(marked)).any(-1)
     rows, columns = np.nonzero(changed)
-    assert all((abs(columns - x) < 25) & (abs(rows - y) < 25) | (abs(columns - x) <= 2) | (abs(rows - y) <= 2))
-    assert left <= columns.min() and columns.max() < left + width and top <= rows.min() and rows.max() < top + height
+    assert all(
+        (abs(columns - x) < 25) & (abs(rows - y) < 25) | (abs(columns - x) <= 2) | (abs(rows - y) <= 2)
+    )
+    assert (
+        left <= columns.min()
+        and columns.max() < left + width
+        and top <= rows.min()
+        and rows.max() < top + height
+    )
     assert tuple(pixels(marked)[y, left + 3]) == tuple(pixels(marked)[top + 3, x]) == ORANGE
     assert not changed[y - 5 : y + 6, x - 5 : x + 6].any()  # the ring leaves the cell visible
     assert ImageChops.difference(surface_figure(surface()).image, plain.image).getbbox() is None
@@ -158,7 +182,9 @@ def test_axis_labels_are_round(axis, labels):
 
 def test_nan_draws_no_current_point_and_too_small_a_image_is_refused():
     without = surface_figure(surface()).image
-    assert ImageChops.difference(surface_figure(surface(), (float("nan"), 1.0)).image, without).getbbox() is None
+    assert (
+        ImageChops.difference(surface_figure(surface(), (float("nan"), 1.0)).image, without).getbbox() is None
+    )
     with pytest.raises(ValueError, match="too small"):
         surface_figure(surface(50, 50), size=(60, 60))
 
@@ -184,7 +210,9 @@ def test_a_cell_in_work_fills_with_its_colour_as_its_images_come():
         changed = (pixels(shown) != pixels(before)).any(-1)
         rows, columns = changed.nonzero()
         assert {shown.to_cell(x, y) for y, x in zip(rows, columns, strict=True)} == {(8, 3)}
-        filled.append((changed & (pixels(shown) == np.array(colours(norm(value), bytes=True)[:3])).all(-1)).sum())
+        filled.append(
+            (changed & (pixels(shown) == np.array(colours(norm(value), bytes=True)[:3])).all(-1)).sum()
+        )
     area = before.box[2] * before.box[3] / 121
     frame = 1 - filled[2] / area
     assert filled[0] == 0 and filled[1] == pytest.approx(area / 4, rel=0.1) and 0 < frame < 0.2

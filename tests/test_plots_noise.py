@@ -1,4 +1,6 @@
-"""Noise in the image: hatching where a cell does not differ from plain, the optimum's outline, the k sweep."""
+"""Noise in the image: hatching where a cell does not differ from plain, the optimum's outline,
+the k sweep.
+"""
 
 import numpy as np
 import pytest
@@ -59,7 +61,9 @@ def test_a_grid_that_does_not_cover_one_is_not_hatched_but_outlined():
     surface = noisy(axis=axis)
     shown = surface_figure(surface)
     assert all(len(np.unique(cell_pixels(shown, i, j), axis=0)) == 1 for i, j in ((0, 0), (6, 6), (10, 3)))
-    assert ImageChops.difference(shown.image, surface_figure(surface, noise=False).image).getbbox() is not None
+    assert (
+        ImageChops.difference(shown.image, surface_figure(surface, noise=False).image).getbbox() is not None
+    )
 
 
 def test_the_cell_nearest_to_one_stands_for_plain():
@@ -69,7 +73,9 @@ def test_the_cell_nearest_to_one_stands_for_plain():
 
 
 def test_the_region_of_the_optimum_is_outlined():
-    """Around the one cell that always wins: a light line with a dark rim along its border, and around no other."""
+    """Around the one cell that always wins: a light line with a dark rim along its border, and around no
+    other.
+    """
     shown = surface_figure(noisy())
     left, top, width, height = shown.box
     w, h = width // 11, height // 11
@@ -83,8 +89,12 @@ def test_the_region_of_the_optimum_is_outlined():
 def test_scores_behind_the_same_means_change_the_image():
     """The image is remembered by its scores, not only by the cells' means."""
     surface = noisy()
-    calm = Surface(AXIS, AXIS, surface.alignment, surface.quality.mean(axis=-1, keepdims=True).repeat(20, axis=-1))
-    assert ImageChops.difference(surface_figure(surface).image, surface_figure(calm).image).getbbox() is not None
+    calm = Surface(
+        AXIS, AXIS, surface.alignment, surface.quality.mean(axis=-1, keepdims=True).repeat(20, axis=-1)
+    )
+    assert (
+        ImageChops.difference(surface_figure(surface).image, surface_figure(calm).image).getbbox() is not None
+    )
 
 
 def test_clicks_do_not_depend_on_k():

@@ -40,7 +40,10 @@ def run(sampler, candidates, batch_size=64):
 @pytest.mark.parametrize(
     ("candidates", "calls"),
     [
-        ([Coefficients.identity(), Coefficients.ramp(1.1, 0.9), Coefficients.constant(0.85, 1.15)], 1 + 3 * 3),
+        (
+            [Coefficients.identity(), Coefficients.ramp(1.1, 0.9), Coefficients.constant(0.85, 1.15)],
+            1 + 3 * 3,
+        ),
         ([per_step(1.1, 0.9, 1, 1), per_step(1.1, 1.2, 1, 1)], 2 + 2 * 2),
         ([per_step(1.1, 0.9, 1, 1), per_step(1.1, 0.9, 1, 1.1), per_step(1.1, 0.9, 1, 0.8)], 4),
         ([per_step(1.1, 0.9, 1.05, 1)], 4),

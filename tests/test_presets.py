@@ -149,7 +149,8 @@ def test_a_full_grid_stays_below_150_kb(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "coefficients", [Coefficients.identity(), Coefficients((1.1, 0.9), (0.95, 1.05)), Coefficients((1, 2, 3, 4), 0.9)]
+    "coefficients",
+    [Coefficients.identity(), Coefficients((1.1, 0.9), (0.95, 1.05)), Coefficients((1, 2, 3, 4), 0.9)],
 )
 def test_coefficients_of_every_shape_are_kept_exactly(tmp_path, coefficients):
     save_preset(preset(coefficients=coefficients), tmp_path / "p.json")
@@ -284,7 +285,9 @@ def test_every_shipped_preset_loads_and_lies_where_it_says():
 
 
 def test_the_exported_folder_is_a_scheduler_with_these_coefficients(tmp_path):
-    text = export_scheduler(preset(), LCMScheduler(original_inference_steps=40), tmp_path / "out", source="some/model")
+    text = export_scheduler(
+        preset(), LCMScheduler(original_inference_steps=40), tmp_path / "out", source="some/model"
+    )
     loaded = QSchedLCMScheduler.from_pretrained(tmp_path / "out")
     assert (list(loaded.config.c_x), list(loaded.config.c_eps)) == ([1.04, 1.0], [0.96, 1.0])
     assert loaded.config.original_inference_steps == 40
@@ -320,7 +323,9 @@ def test_the_snippet_loads_the_backbones_real_model_and_quantizes_it(spec, tmp_p
     for block in (code, without):
         compile(block, "snippet", "exec")
         assert f"from_pretrained({spec.source!r})" in block and str(tmp_path / "out") in block
-    assert ("quantize(pipe.transformer, 'w4a8'" if spec.family == "flux" else "quantize(pipe.unet, 'w4a8'") in code
+    assert (
+        "quantize(pipe.transformer, 'w4a8'" if spec.family == "flux" else "quantize(pipe.unet, 'w4a8'"
+    ) in code
     assert "trust_remote_code=True" in text
     if spec.lora:
         folder, _, name = spec.lora_file(spec.default_steps).rpartition("/")
@@ -333,9 +338,16 @@ def test_the_exported_folder_works_without_the_package(tmp_path):
     text = export_scheduler(preset(), LCMScheduler(), tmp_path / "out")
     (tmp_path / "schedulers.py").write_bytes((tmp_path / "out" / "schedulers.py").read_bytes())
     snippet = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[1]
-    lines = [line.replace("pipe.scheduler", "scheduler") for line in snippet.splitlines() if "cheduler" in line]
+    lines = [
+        line.replace("pipe.scheduler", "scheduler") for line in snippet.splitlines() if "cheduler" in line
+    ]
     blocked = ["import sys", "sys.modules['qsched'] = None", "sys.path.insert(0, '')"]
-    lines = [*blocked, *lines, "scheduler.set_timesteps(4)", "print(scheduler.config.c_x, scheduler.config.c_eps)"]
+    lines = [
+        *blocked,
+        *lines,
+        "scheduler.set_timesteps(4)",
+        "print(scheduler.config.c_x, scheduler.config.c_eps)",
+    ]
     command = [sys.executable, "-W", "ignore", "-c", "\n".join(lines)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "[1.04, 1.0] [0.96, 1.0]", done.stderr

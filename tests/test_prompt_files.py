@@ -29,7 +29,10 @@ def test_text_files_are_read_line_by_line(tmp_path):
         ("people: [a]\ntext: [c, a]\n", ["a", "c"]),
         ("- {filename: 1.jpg, caption: a}\n- {filename: 2.jpg, caption: b}\n", ["a", "b"]),
         ("one: {category: food, prompt: a}\ntwo: {category: art, prompt: b}\n", ["a", "b"]),
-        ("- short_caption: s\n  mask_data: {'0': {idx: 0}}\n  summaries: {base: [a, b], '0': part}\n", ["a", "b"]),
+        (
+            "- short_caption: s\n  mask_data: {'0': {idx: 0}}\n  summaries: {base: [a, b], '0': part}\n",
+            ["a", "b"],
+        ),
         ("- short_caption: a man\n  extra_caption: in a hat\n", ["a man"]),
     ],
     ids=["list", "sDCI", "key", "nested", "categories", "entries", "MJHQ", "DCI", "DCI without summaries"],
@@ -103,7 +106,9 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, monkeypatch, name, co
 
 
 def test_a_bomb_of_aliases_never_goes_off(tmp_path):
-    rows = "\n".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 2000)}]" for before, name in ("ab", "bc", "cd"))
+    rows = "\n".join(
+        f"{name}: &{name} [{', '.join([f'*{before}'] * 2000)}]" for before, name in ("ab", "bc", "cd")
+    )
     with pytest.raises(ValueError, match="more than 1,000,000 values"):
         read(tmp_path, "bomb.yaml", f"a: &a []\n{rows}\n")
 
@@ -119,8 +124,10 @@ def test_a_bomb_of_aliases_never_goes_off(tmp_path):
         ("described.json", '[{"description": "a fox, red"}, {"Description": "a \\"big\\" cat"}]'),
         (
             "captions_val2017.json",
-            '{"info": {"year": 2017}, "licenses": [{"id": 1}], "images": [{"id": 9, "file_name": "9.jpg"}], "annotations": '
-            '[{"image_id": 9, "id": 1, "caption": "a fox, red"}, {"image_id": 9, "id": 2, "caption": "a \\"big\\" cat"}]}',
+            '{"info": {"year": 2017}, "licenses": [{"id": 1}], "images": [{"id": 9, "file_name": '
+            '"9.jpg"}], "annotations": '
+            '[{"image_id": 9, "id": 1, "caption": "a fox, red"}, {"image_id": 9, "id": 2, '
+            '"caption": "a \\"big\\" cat"}]}',
         ),
     ],
 )

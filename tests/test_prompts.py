@@ -30,14 +30,18 @@ def subjects(prompt: str) -> set[str]:
 def test_emoji_prompts_are_many_and_share_no_concept():
     calibration, reported = categories("emoji", "calibration"), categories("emoji", "held-out")
     held_out = builtin_prompts("emoji", "held-out")
-    assert list(reported) == EMOJI and list(calibration) == [kind for kind in EMOJI if kind not in ("drink", "unseen")]
+    assert list(reported) == EMOJI and list(calibration) == [
+        kind for kind in EMOJI if kind not in ("drink", "unseen")
+    ]
     assert len(builtin_prompts("emoji", "calibration")) >= 25 and len(set(held_out)) == len(held_out) >= 100
     single = lambda sets: [prompt for kind in sets if kind != "composition" for prompt in sets[kind]]
     styled = re.compile(r"(.+), (classic|flat|glossy) style")
     assert all(map(styled.fullmatch, single(reported)))
     concepts = {styled.fullmatch(prompt)[1] for prompt in single(calibration)}
     assert len(concepts) == len(single(calibration))
-    assert not [(one, prompt) for one in concepts for prompt in held_out if re.search(rf"\b{one}s?\b", prompt)]
+    assert not [
+        (one, prompt) for one in concepts for prompt in held_out if re.search(rf"\b{one}s?\b", prompt)
+    ]
 
 
 def test_photo_prompts_cover_every_category_evenly():
@@ -88,7 +92,9 @@ def test_every_family_has_its_prompts():
         choose_prompts(3, "audio", "held-out")
 
 
-@pytest.mark.parametrize(("family", "use"), [("emoji", "calibration"), ("emoji", "held-out"), ("sd", "calibration")])
+@pytest.mark.parametrize(
+    ("family", "use"), [("emoji", "calibration"), ("emoji", "held-out"), ("sd", "calibration")]
+)
 def test_a_few_prompts_cover_the_categories(family, use):
     by_category = categories(family, use)
     few = choose_prompts(len(by_category), family, use)
@@ -96,7 +102,9 @@ def test_a_few_prompts_cover_the_categories(family, use):
     twice = choose_prompts(str(2 * len(by_category)), family, use)
     assert twice == few + [prompts[1] for prompts in by_category.values()]
     everything = choose_prompts(None, family, use)
-    assert everything == builtin_prompts(family, use) == [p for prompts in by_category.values() for p in prompts]
+    assert (
+        everything == builtin_prompts(family, use) == [p for prompts in by_category.values() for p in prompts]
+    )
     assert sorted(choose_prompts(len(everything), family, use)) == sorted(everything)
 
 

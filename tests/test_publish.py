@@ -1,4 +1,6 @@
-"""Publishing a scheduler: what is pushed, that it works when it is loaded back, and every refusal in one sentence."""
+"""Publishing a scheduler: what is pushed, that it works when it is loaded back, and every refusal in one
+sentence.
+"""
 
 import json
 import time
@@ -35,7 +37,8 @@ def small(**changes):
     """A preset of a backbone that is on the Hub."""
     surface = Surface((0.9, 1.1), (0.9, 1.1), np.ones((2, 2, 2)), np.ones((2, 2, 2)))
     fields = dict(
-        backbone="far", revision="abc123", bits="w4a4", steps=4, shape="ramp", coefficients=Coefficients.ramp(1.07, 0.92),
+        backbone="far", revision="abc123", bits="w4a4", steps=4, shape="ramp",
+        coefficients=Coefficients.ramp(1.07, 0.92),
         surface=surface, prompts=["a secret prompt", "another | one"], settings={"group_size": 64},
     )  # fmt: skip
     return Preset(**fields | changes)
@@ -90,7 +93,11 @@ def test_a_dry_run_touches_no_network(hub, monkeypatch):
 def test_the_card_tells_all_that_matters(monkeypatch):
     preset = find_preset("emoji-lcm", "w4a8", 4)
     header, text = header_and_text(model_card(preset, "QSchedLCMScheduler", "With the qsched package"))
-    assert header["license"] == "apache-2.0" and header["library_name"] == "diffusers" and "base_model" not in header
+    assert (
+        header["license"] == "apache-2.0"
+        and header["library_name"] == "diffusers"
+        and "base_model" not in header
+    )
     assert {"qsched", "quantization", "w4a8"} <= set(header["tags"])
     score = lambda row, metric: "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**row[metric])
     column, found = preset.held_out["columns"]["Q-Sched"], preset.provenance
@@ -113,25 +120,43 @@ def test_the_card_tells_all_that_matters(monkeypatch):
 
 def test_the_card_of_a_model_on_the_hub(hub, monkeypatch):
     spec = SPECS["emoji-lcm"]
-    monkeypatch.setitem(SPECS, "far", type(spec)(**vars(spec) | {"id": "far", "title": "Far", "source": "org/model"}))
+    monkeypatch.setitem(
+        SPECS, "far", type(spec)(**vars(spec) | {"id": "far", "title": "Far", "source": "org/model"})
+    )
     publish(small(), FlowMatchEulerDiscreteScheduler(), REPO)
     header, text = header_and_text(hub.repositories[REPO].files["README.md"].decode())
     assert header["base_model"] == "org/model" and "# Q-Sched scheduler for Far, w4a4, 4 steps" in text
-    assert "DiffusionPipeline.from_pretrained('org/model')" in text and "quantize(pipe.transformer, 'w4a4'" in text
+    assert (
+        "DiffusionPipeline.from_pretrained('org/model')" in text
+        and "quantize(pipe.transformer, 'w4a4'" in text
+    )
     assert text.count(f"QSchedFlowMatchEulerDiscreteScheduler.from_pretrained('{REPO}')") == 2
-    assert "this folder" not in text and "held-out" not in text and "that of org/model, revision `abc123`" in text
+    assert (
+        "this folder" not in text
+        and "held-out" not in text
+        and "that of org/model, revision `abc123`" in text
+    )
 
 
 @pytest.mark.parametrize(
     "held_out",
-    [{"naive": {"jaq": [1, 2]}}, {"columns": {"naive": 3}}, {"columns": {"naive": {"jaq": 3}}}, {"columns": []}],
+    [
+        {"naive": {"jaq": [1, 2]}},
+        {"columns": {"naive": 3}},
+        {"columns": {"naive": {"jaq": 3}}},
+        {"columns": []},
+    ],
 )
 def test_foreign_held_out_results_are_left_out(held_out):
     assert "held-out" not in model_card(small(held_out=held_out), "X", "")
 
 
 def test_estimates_without_an_interval_are_shown_without():
-    held_out = {"columns": {"naive": {"jaq": {"mean": 1.0, "low": None, "high": None}}}, "prompts": ["a"], "seeds": [1]}
+    held_out = {
+        "columns": {"naive": {"jaq": {"mean": 1.0, "low": None, "high": None}}},
+        "prompts": ["a"],
+        "seeds": [1],
+    }
     assert "| naive | 1.000 |" in model_card(small(held_out=held_out), "X", "")
 
 
@@ -183,7 +208,9 @@ AT_EVERY_STEP = [
 ]
 
 
-@pytest.mark.parametrize(("at", "fault", "words"), [("create", 500, "problem of its own (status 500)"), *AT_EVERY_STEP])
+@pytest.mark.parametrize(
+    ("at", "fault", "words"), [("create", 500, "problem of its own (status 500)"), *AT_EVERY_STEP]
+)
 def test_a_hub_that_fails_on_the_way(hub, at, fault, words):
     hub.fault = lambda kind, path: fault if at in path else None
     assert words in fails(small(), LCMScheduler(), REPO, timeout=1.5)

@@ -1,4 +1,6 @@
-"""Coefficients that were published and not measured here: offered, marked, exported and evaluated without a surface."""
+"""Coefficients that were published and not measured here: offered, marked, exported and evaluated without a
+surface.
+"""
 
 import json
 from dataclasses import replace
@@ -92,7 +94,9 @@ def test_export_takes_the_scheduler_of_another_source(line, tmp_path):
     data = line.ok("export", "--preset", FILE, "--source", folder_of("sdxl-turbo"), "--out", tmp_path / "out")
     assert "scheduler_config.json" in data["files"]
     foreign = ("--source", folder_of("lcm-dreamshaper-v7"))
-    assert "cannot be loaded from" in line.fails("export", "--preset", FILE, *foreign, "--out", tmp_path / "x")
+    assert "cannot be loaded from" in line.fails(
+        "export", "--preset", FILE, *foreign, "--out", tmp_path / "x"
+    )
 
 
 def test_the_model_card_carries_the_mark():
@@ -121,7 +125,9 @@ def test_the_page_offers_it_with_its_mark(engine):
     results, best = tab.results, tab.controls.best
     place = Place("sdxl-turbo", Quantization("w4a4"), 4)
     shown = draw(results, engine, place, False, best, 2.0)
-    assert shown[best]["interactive"] and not shown[results.surface]["visible"] and shown[results.geometry] == ""
+    assert (
+        shown[best]["interactive"] and not shown[results.surface]["visible"] and shown[results.geometry] == ""
+    )
     text = shown[results.no_surface]["value"]
     assert shown[results.no_surface]["visible"] and MARK in text and "No surface: run a search" in text
     assert "c_x 1.012 → 0.967, c_eps 0.955 → 1.099" in text and "--bits w4a4 --steps 4" in text
@@ -139,7 +145,9 @@ def test_whoever_stands_at_the_best_known_follows_to_it(engine):
 
 def test_text_of_a_foreign_preset_is_escaped():
     fields = dict(backbone="x", revision="", bits="w4a4", steps=4, shape="constant", surface=None)
-    preset = Preset(**fields, coefficients=Coefficients.constant(1.1, 0.9), provenance={"published": "<script>\nx"})
+    preset = Preset(
+        **fields, coefficients=Coefficients.constant(1.1, 0.9), provenance={"published": "<script>\nx"}
+    )
     assert "<script>" not in fragments.published(preset) and "\n" not in preset.mark
 
 

@@ -34,7 +34,9 @@ def fakes(tmp_path_factory):
 def test_pull_fetches_and_says_what_and_where(line, hub):
     data = line.ok("pull", "far")
     (part,) = data["sources"]
-    assert data["ready"] and data["downloaded_bytes"] == SIZE and part["revision"] == hub.repositories[REPO].sha
+    assert (
+        data["ready"] and data["downloaded_bytes"] == SIZE and part["revision"] == hub.repositories[REPO].sha
+    )
     assert part["files"] == 5 and part["bytes"] > SIZE and content(fetch(NEEDED))
     status, out, err = line.run("pull", "far", "--offline")
     assert (status, err) == (0, "") and "nothing to fetch" in out and part["folder"] in out
@@ -43,7 +45,10 @@ def test_pull_fetches_and_says_what_and_where(line, hub):
 def test_pull_from_another_repository_and_revision(line, hub):
     hub.add("me/tuned", {"model_index.json": b"{}"})
     commit = hub.repositories["me/tuned"].sha
-    assert line.ok("pull", "far", "--source", "me/tuned", "--revision", commit)["sources"][0]["revision"] == commit
+    assert (
+        line.ok("pull", "far", "--source", "me/tuned", "--revision", commit)["sources"][0]["revision"]
+        == commit
+    )
     assert line.ok("pull", "far", "--source", f"me/tuned@{commit}")["sources"][0]["revision"] == commit
     assert "has no revision v2" in line.fails("pull", "far", "--revision", "v2")
     assert "nothing to download" in line.ok("pull", "far", "--source", os.getcwd())["message"]
@@ -61,7 +66,8 @@ def test_pull_that_is_interrupted_goes_on(line, hub, monkeypatch):
     others = SIZE - len(FILES[WEIGHTS])
 
     def refresh(bar):
-        if bar.n > others and not interrupted:  # Ctrl-C while the bar is drawn and some of the weights are here
+        # Ctrl-C while the bar is drawn and some of the weights are here
+        if bar.n > others and not interrupted:
             interrupted.append(bar.n)
             raise KeyboardInterrupt
 
@@ -77,11 +83,24 @@ def test_after_a_pull_the_images_of_a_real_backbone_are_scored_without_a_network
 ):
     spec = replace(SPECS["lcm-dreamshaper-v7"], size=64)
     monkeypatch.setitem(SPECS, spec.id, spec)
-    for repo, folder in ((spec.source, folder_of(spec.id)), (spec.tiny_vae.repo, Path(tiny_vae_of("sd").repo))):
+    for repo, folder in (
+        (spec.source, folder_of(spec.id)),
+        (spec.tiny_vae.repo, Path(tiny_vae_of("sd").repo)),
+    ):
         hub.add(repo, {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()})
     serve_scorers(hub, monkeypatch, tmp_path / "torch", fakes)
     line.capsys.readouterr()  # what diffusers says when models are made
-    generate = ["generate", "--backbone", spec.id, "--prompt", "a fox", "--steps", "1", "--out", str(tmp_path)]
+    generate = [
+        "generate",
+        "--backbone",
+        spec.id,
+        "--prompt",
+        "a fox",
+        "--steps",
+        "1",
+        "--out",
+        str(tmp_path),
+    ]
     assert f"pull {spec.id}" in line.fails("pull", spec.id, "--offline")
     listed = next(entry for entry in line.ok("backbones")["backbones"] if entry["id"] == spec.id)
     names = [part["repo"] for part in line.ok("pull", spec.id)["sources"]]
@@ -105,12 +124,18 @@ def test_after_a_pull_the_images_of_a_real_backbone_are_scored_without_a_network
 
 
 def test_the_embedded_backbone_has_a_scorer_of_its_own(line, tmp_path):
-    assert "leave out --scorer" in line.fails("generate", "--prompt", "fox", "--scorer", "hps", "--out", str(tmp_path))
+    assert "leave out --scorer" in line.fails(
+        "generate", "--prompt", "fox", "--scorer", "hps", "--out", str(tmp_path)
+    )
 
 
 def test_only_pull_may_ask_the_hub(line, monkeypatch):
     asked = []
     monkeypatch.setattr(cli, "quiet", lambda offline: asked.append(offline))
-    for command in (["pull", "none"], ["pull", "none", "--offline"], ["evaluate", "--preset", "nowhere.json"]):
+    for command in (
+        ["pull", "none"],
+        ["pull", "none", "--offline"],
+        ["evaluate", "--preset", "nowhere.json"],
+    ):
         line.fails(*command)
     assert asked == [False, True, True]

@@ -1,4 +1,6 @@
-"""quantize() on whole models: sizes that a file confirms, what is kept, and everything one may do to the result."""
+"""quantize() on whole models: sizes that a file confirms, what is kept, and everything one may do to the
+result.
+"""
 
 import copy
 import io
@@ -113,7 +115,9 @@ def test_pickle_copy_and_torch_save(tiny, x, cache):
         assert torch.equal(model(x), expected)
 
 
-@pytest.mark.parametrize("convert", [lambda m: m.half(), lambda m: m.to(torch.bfloat16), lambda m: m.half().float()])
+@pytest.mark.parametrize(
+    "convert", [lambda m: m.half(), lambda m: m.to(torch.bfloat16), lambda m: m.half().float()]
+)
 @pytest.mark.parametrize("execution", ["fake", "int8"])
 def test_changing_dtype_leaves_the_grid_alone(tiny, x, convert, execution):
     quantize(tiny, "w8a8", execution=execution)
@@ -206,7 +210,13 @@ def test_kept_layers_are_named_with_their_bytes(tiny):
     assert full.quantized == {"conv2d": 4, "linear": 3}
     scoped = quantize(linear, "w4a8", scope="linear", keep="*.to_q")
     assert scoped.quantized == {"linear": 2}
-    assert {layer.name for layer in scoped.kept} == {"conv_in", "blocks.0", "blocks.1", "conv_out", "attention.to_q"}
+    assert {layer.name for layer in scoped.kept} == {
+        "conv_in",
+        "blocks.0",
+        "blocks.1",
+        "conv_out",
+        "attention.to_q",
+    }
     assert scoped.ratio < report.ratio < full.ratio
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["kept"][0] == {"name": "conv_in", "kind": "conv2d", "bytes": 4672}
@@ -217,7 +227,9 @@ def test_flux_names_keep_the_final_projection_only():
     model = nn.ModuleDict({"proj_out": nn.Linear(16, 8), "x_embedder": nn.Linear(8, 16)})
     model["norm_out"] = nn.ModuleDict({"linear": nn.Linear(16, 32)})
     model["single_transformer_blocks"] = nn.ModuleList([nn.ModuleDict({"proj_out": nn.Linear(16, 16)})])
-    model["time_text_embed"] = nn.ModuleDict({"timestep_embedder": nn.ModuleDict({"linear_1": nn.Linear(4, 16)})})
+    model["time_text_embed"] = nn.ModuleDict(
+        {"timestep_embedder": nn.ModuleDict({"linear_1": nn.Linear(4, 16)})}
+    )
     assert quantize(model, "w4a8").quantized == {"linear": 1}
     assert isinstance(model["single_transformer_blocks"][0]["proj_out"], QuantLinear)
 
@@ -232,7 +244,9 @@ def test_group_size_that_does_not_divide_falls_back_and_says_so(tiny):
 
 def test_shared_layers_stay_shared_and_readers_of_weight_are_left_alone():
     shared = nn.Linear(16, 16)
-    model = nn.ModuleDict({"a": shared, "b": nn.Sequential(shared), "attention": nn.MultiheadAttention(16, 2)})
+    model = nn.ModuleDict(
+        {"a": shared, "b": nn.Sequential(shared), "attention": nn.MultiheadAttention(16, 2)}
+    )
     report = quantize(model, "w4a8")
     assert model["a"] is model["b"][0]
     assert report.quantized == {"linear": 1}
@@ -282,7 +296,8 @@ def test_a_diffusers_unet_runs_and_shrinks():
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         in_channels=8, out_channels=8, block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D",
+            "UpBlock2D"),
         cross_attention_dim=16, attention_head_dim=16,
     ).eval()  # fmt: skip
     sample, embeds, parameters = torch.randn(2, 8, 8, 8), torch.randn(2, 5, 16), unet.num_parameters()

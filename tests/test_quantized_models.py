@@ -27,7 +27,8 @@ def unet():
     torch.manual_seed(0)
     sizes = dict(block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=8, norm_num_groups=4)
     blocks = dict(
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D")
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
     )
     return UNet2DConditionModel(sample_size=8, attention_head_dim=4, **sizes, **blocks).eval()
 
@@ -57,7 +58,9 @@ def call(model):
 
 
 def float8(model):
-    model.linear.weight = nn.Parameter(model.linear.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
+    model.linear.weight = nn.Parameter(
+        model.linear.weight.detach().to(torch.float8_e4m3fn), requires_grad=False
+    )
 
 
 def offloaded(model):
@@ -93,7 +96,9 @@ def test_hooks_stay_with_the_layer_and_their_handles_remove_them():
     model, seen = Small(), []
     handles = [
         model.conv.register_forward_hook(lambda module, inputs, output: seen.append("after")),
-        model.conv.register_forward_pre_hook(lambda module, inputs, options: seen.append("before"), with_kwargs=True),
+        model.conv.register_forward_pre_hook(
+            lambda module, inputs, options: seen.append("before"), with_kwargs=True
+        ),
     ]
     quantize(model, "w4a8")
     model(torch.randn(1, 3, 4, 4))
@@ -135,7 +140,9 @@ def test_other_convolutions_are_reported_as_not_quantized():
     kinds = (nn.Conv1d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     model = nn.ModuleDict({kind.__name__: kind(2, 2, 1) for kind in kinds} | {"linear": nn.Linear(4, 4)})
     report = quantize(model, "w4a8")
-    assert {(layer.name, layer.kind) for layer in report.kept} == {(k.__name__, k.__name__.lower()) for k in kinds}
+    assert {(layer.name, layer.kind) for layer in report.kept} == {
+        (k.__name__, k.__name__.lower()) for k in kinds
+    }
 
 
 @pytest.mark.parametrize("bits", ["w4a4", "w8a8"])

@@ -21,11 +21,16 @@ WIDTH, TOKENS = 64, 16
 
 
 class Reader(nn.Module):
-    """Cross-attention's two readers of a text and a convolution behind them: (B, TOKENS, WIDTH) -> (B, 8, 4, 4)."""
+    """Cross-attention's two readers of a text and a convolution behind them:
+
+    (B, TOKENS, WIDTH) -> (B, 8, 4, 4).
+    """
 
     def __init__(self):
         super().__init__()
-        self.attn2 = nn.ModuleDict({"to_k": nn.Linear(WIDTH, WIDTH), "to_v": nn.Linear(WIDTH, WIDTH, bias=False)})
+        self.attn2 = nn.ModuleDict(
+            {"to_k": nn.Linear(WIDTH, WIDTH), "to_v": nn.Linear(WIDTH, WIDTH, bias=False)}
+        )
         self.middle = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
         self.last = nn.Linear(WIDTH, 8)
 
@@ -61,7 +66,7 @@ def file_bytes(path):
     return len(raw) - 8 - int.from_bytes(raw[:8], "little")
 
 
-# --- MixDQ ------------------------------------------------------------------------------------------------------------
+# --- MixDQ --------------------------------------------------------------------------------------------------
 
 
 def test_a_planted_first_token_ruins_per_tensor_scales_and_is_kept_out(reader, text):
@@ -140,11 +145,15 @@ def test_a_plan_keeps_to_the_bytes_of_plain_quantization(reader):
     assert "first token" in report.notes[1] and json.dumps(report.to_dict())
 
 
-# --- SVDQuant ---------------------------------------------------------------------------------------------------------
+# --- SVDQuant -----------------------------------------------------------------------------------------------
 
 
 def test_outlier_columns_go_into_the_branch(reader, text):
-    for weight in (reader.attn2["to_k"].weight, reader.attn2["to_v"].weight, reader.middle.weight[:, :, 1, 1]):
+    for weight in (
+        reader.attn2["to_k"].weight,
+        reader.attn2["to_v"].weight,
+        reader.middle.weight[:, :, 1, 1],
+    ):
         weight[:, ::9] *= 30
     text = text[:, 1:].repeat(1, 2, 1)[:, :TOKENS]
     plain, branch = copy.deepcopy(reader), copy.deepcopy(reader)
@@ -158,8 +167,10 @@ def test_outlier_columns_go_into_the_branch(reader, text):
         assert isinstance(split, LowRankLayer) and split.down.weight.shape[0] == 16
 
 
-@pytest.mark.parametrize("kernel", [dict(kernel_size=3, padding=1, stride=2), dict(kernel_size=(3, 5), padding="same", dilation=2),
-                                    dict(kernel_size=1), dict(kernel_size=3, padding=1, padding_mode="reflect")])  # fmt: skip
+@pytest.mark.parametrize("kernel", [dict(kernel_size=3, padding=1, stride=2), dict(kernel_size=(3, 5),
+    padding="same", dilation=2),
+                                    dict(kernel_size=1), dict(kernel_size=3, padding=1,
+                                        padding_mode="reflect")])  # fmt: skip
 def test_branch_and_residual_add_up_to_the_convolution(kernel):
     torch.manual_seed(0)
     conv, x = nn.Conv2d(48, 40, **kernel), torch.randn(2, 48, 9, 9)
@@ -189,7 +200,9 @@ def test_ranks_stay_small_and_branches_that_do_not_pay_are_left_out():
     model = nn.ModuleDict({"large": nn.Linear(256, 256), "small": nn.Linear(2, 64)})
     report = svdquant(model, "w4a4")
     assert isinstance(model["small"], PackedLayer) and isinstance(model["large"], LowRankLayer)
-    assert "beside 1 of 2 layers" in report.notes[0] and report.notes[1].startswith("no branch beside 1 of them")
+    assert "beside 1 of 2 layers" in report.notes[0] and report.notes[1].startswith(
+        "no branch beside 1 of them"
+    )
     with pytest.raises(ValueError, match="rank 0"):
         svdquant(nn.ModuleDict({"a": nn.Linear(8, 8)}), "w4a4", rank=0)
 
@@ -203,12 +216,14 @@ def test_smoothing_moves_outliers_of_the_input_into_the_weights(reader, text):
     svdquant(without, "w4a4", rank=8)
     report = svdquant(smooth, "w4a4", rank=8, largest={"attn2.to_v": largest})
     want = reader.attn2["to_v"](text)[:, 0]
-    assert relative(smooth.attn2["to_v"](text)[:, 0], want) < relative(without.attn2["to_v"](text)[:, 0], want)
+    assert relative(smooth.attn2["to_v"](text)[:, 0], want) < relative(
+        without.attn2["to_v"](text)[:, 0], want
+    )
     assert "smoothed in 1" in report.notes[0]
     assert smoothing(torch.zeros(WIDTH), reader.attn2["to_k"].weight).isfinite().all()
 
 
-# --- both -------------------------------------------------------------------------------------------------------------
+# --- both ---------------------------------------------------------------------------------------------------
 
 PLAN = Plan({"middle": 2, "last": 8}, {"attn2.to_k": torch.ones(WIDTH)})
 QUANTIZERS = {

@@ -33,7 +33,9 @@ def test_svdquant_of_the_embedded_model(bits):
     assert backbone.calls == calls and made.report.bytes_after == stored_bytes(made.module)
     plain = backbone.quantized(Quantization(bits))
     assert plain.module is not made.module
-    assert made.report.bytes_after > plain.report.bytes_after and made.report.quantized == plain.report.quantized
+    assert (
+        made.report.bytes_after > plain.report.bytes_after and made.report.quantized == plain.report.quantized
+    )
     calls = observe(backbone).calls
     errors = [sum(call.error(backbone, made.module) for call in calls) for made in (made, plain)]
     assert errors[0] < (0.5 if bits == "w4a4" else 1) * errors[1]
@@ -70,7 +72,9 @@ def test_a_planted_first_token_ruins_w8a8_per_tensor_and_not_mixdq(id, monkeypat
         return replace(condition, embeds=embeds)
 
     monkeypatch.setattr(backbone, "encode", planted)
-    for layer in (m for name, m in backbone.denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))):
+    for layer in (
+        m for name, m in backbone.denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))
+    ):
         layer.weight.data[:, 3] *= 1e-3  # nor is the published networks' attention ruled by that one channel
     plain, mixed = (
         backbone.quantized(Quantization("w8a8", activation_scale="tensor", method=method))
@@ -80,7 +84,9 @@ def test_a_planted_first_token_ruins_w8a8_per_tensor_and_not_mixdq(id, monkeypat
     errors = [sum(call.error(backbone, made.module) for call in calls) for made in (plain, mixed)]
     assert errors[1] < errors[0] / 3
     rows = [layer for layer in mixed.module.modules() if isinstance(layer, BosLinear)]
-    readers = [name for name, _ in backbone.denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    readers = [
+        name for name, _ in backbone.denoiser.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))
+    ]
     assert len(rows) == len(readers) >= 4 and mixed.report.bytes_after <= plain.report.bytes_after + sum(
         2 * layer.row.numel() for layer in rows
     )
@@ -110,14 +116,18 @@ def test_a_search_a_preset_and_an_evaluation_keep_to_the_method(tmp_path):
     for name in (preset_name("w4a4", 1, "svdquant"), preset_name("w4a4", 1)):
         save_preset(found, tmp_path / "emoji-lcm" / name)
     assert find_preset("emoji-lcm", "w4a4", 1, tmp_path, "svdquant").coefficients == found.coefficients
-    assert find_preset("emoji-lcm", "w4a4", 1, tmp_path) is None, "a preset of another method under plain's name"
+    assert find_preset("emoji-lcm", "w4a4", 1, tmp_path) is None, (
+        "a preset of another method under plain's name"
+    )
     assert find_preset("emoji-lcm", "w4a4", 1, tmp_path, "mixdq") is None
     assert {(f.bits, f.steps, f.method) for f in list_presets(tmp_path)} == {
         ("w4a4", 1, "plain"),
         ("w4a4", 1, "svdquant"),
     }
     result = evaluate(embedded(), found, PROMPTS[1:2], seeds=1)
-    plain = evaluate(embedded(), replace(found, settings=found.settings | {"method": "plain"}), PROMPTS[1:2], seeds=1)
+    plain = evaluate(
+        embedded(), replace(found, settings=found.settings | {"method": "plain"}), PROMPTS[1:2], seeds=1
+    )
     assert result.estimate("naive", "ssim").mean > 3 * plain.estimate("naive", "ssim").mean
     snippet = export_scheduler(found, embedded().scheduler, tmp_path / "scheduler")
     assert (
@@ -149,7 +159,9 @@ def test_generate_says_what_the_method_did(tmp_path, capsys, monkeypatch):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao\."):
+    with pytest.raises(
+        ValueError, match=r"Unknown method 'gptq'; known are plain, mixdq, svdquant, torchao\."
+    ):
         embedded().quantized(Quantization(method="gptq"))
 
 
@@ -178,14 +190,16 @@ def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
     assert "--method svdquant" in missing and "w4a4-svdquant-4steps.json" in missing
 
 
-# --- torchao ----------------------------------------------------------------------------------------------------------
+# --- torchao ------------------------------------------------------------------------------------------------
 
 
 def test_without_torchao_one_sentence(monkeypatch):
     import importlib.util
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torchao" else find(name, *a))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "torchao" else find(name, *a)
+    )
     with pytest.raises(ValueError, match=r"^torchao is not installed \(pip install torchao\)\.$"):
         embedded().quantized(Quantization("w8a8", method="torchao"))
 
@@ -221,7 +235,10 @@ def test_torchao_quantizes_linear_layers_and_says_what_it_stores(bits, limit):
     groups = 96 * 64 // 32 + 8 * 96 // 32 if bits == "w4a8" else 96 + 8
     # one byte per weight, at four bits too; per group two bytes of scale and one of zero point
     assert report.bytes_after == weights + 3 * groups + rest
-    assert report.execution == {"int8" if bits == "w8a8" else "fake": 2} and "Linear layers only" in report.notes[0]
+    assert (
+        report.execution == {"int8" if bits == "w8a8" else "fake": 2}
+        and "Linear layers only" in report.notes[0]
+    )
     assert bits == "w8a8" or "one 4-bit weight per byte" in report.notes[1]
 
 

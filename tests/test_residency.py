@@ -113,7 +113,12 @@ class Streamed(nn.Module):
 def test_what_never_fits_runs_block_by_block(three):
     moves, m = three
     module = Streamed()
-    moves.modules |= {"whole": module, "in": module.conv_in, "a": module.down_blocks[0], "b": module.down_blocks[1]}
+    moves.modules |= {
+        "whole": module,
+        "in": module.conv_in,
+        "a": module.down_blocks[0],
+        "b": module.down_blocks[1],
+    }
     residency = Residency(DEVICE, 700, move=moves)
     use(residency, m["text"])
     moves.take()
@@ -166,7 +171,8 @@ def test_one_module_at_a_time_where_there_is_little(backbone):
     plain = image(backbone)
     parts = backbone.parts
     limit(
-        backbone, max(parts.denoiser + parts.denoise + parts.unpack, parts.text_encoders, parts.vae + parts.decode) + 1
+        backbone,
+        max(parts.denoiser + parts.denoise + parts.unpack, parts.text_encoders, parts.vae + parts.decode) + 1,
     )
     assert torch.equal(image(backbone), plain)
     assert backbone.moves.take() == [
@@ -175,12 +181,16 @@ def test_one_module_at_a_time_where_there_is_little(backbone):
 
 
 def test_full_precision_is_moved_off_for_the_quantized_one(backbone):
-    backbone.parts = parts = replace(backbone.parts, decode=0)  # else it would be the largest of an image this small
+    # else it would be the largest of an image this small
+    backbone.parts = parts = replace(backbone.parts, decode=0)
     made = backbone.quantized(Quantization("w8a8"))
     backbone.moves.modules["quantized"] = made.module
     room = parts.text_encoders + parts.denoiser + parts.vae + parts.work
     arrivals = [("text", "on"), ("full", "on"), ("vae", "on")]
-    for more, expected in ((0, [("full", "off"), ("quantized", "on")]), (parts.packed["w8a8"], [("quantized", "on")])):
+    for more, expected in (
+        (0, [("full", "off"), ("quantized", "on")]),
+        (parts.packed["w8a8"], [("quantized", "on")]),
+    ):
         limit(backbone, room + more)
         condition, latents = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0]).start
         for denoiser in (None, made.module):  # the text, which was used longest ago, stays
@@ -222,7 +232,9 @@ def test_known_cases_are_not_counted_again(three, monkeypatch):
     residency, counted = Residency(DEVICE, 1700, move=moves), []
     use(residency, *m.values())
     count = residency_module._bytes
-    monkeypatch.setattr(residency_module, "_bytes", lambda *modules: counted.append(len(modules)) or count(*modules))
+    monkeypatch.setattr(
+        residency_module, "_bytes", lambda *modules: counted.append(len(modules)) or count(*modules)
+    )
     for _ in range(3):
         use(residency, *m.values(), work=100)
     assert len(counted) == 1
@@ -236,11 +248,17 @@ def test_known_cases_are_not_counted_again(three, monkeypatch):
 def test_the_scorer_lies_on_the_device_unless_that_changes_how_the_backbone_runs(backbone, monkeypatch):
     asked, loaded = [], SimpleNamespace()
     fake = SimpleNamespace(
-        load_scorer=lambda name, device, offline: asked.append(device) or loaded, scorer_weights=lambda name: []
+        load_scorer=lambda name, device, offline: asked.append(device) or loaded,
+        scorer_weights=lambda name: [],
     )
     monkeypatch.setitem(sys.modules, "qsched.scoring.loading", fake)
     backbone.judge, enough = None, needs(backbone.parts, "w4a8")["resident"] - RESERVE
-    for budget, device in ((enough + SCORER, DEVICE), (enough + SCORER - 1, HOST), (enough, HOST), (None, DEVICE)):
+    for budget, device in (
+        (enough + SCORER, DEVICE),
+        (enough + SCORER - 1, HOST),
+        (enough, HOST),
+        (None, DEVICE),
+    ):
         limit(backbone, budget)
         backbone.residency.device = backbone.device = DEVICE
         assert backbone._make_scorer() is loaded and asked.pop() == device

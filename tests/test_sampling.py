@@ -1,4 +1,6 @@
-"""The few-step loop: equal to a stock pipeline at c = 1, independent of the batch, sharing what can be shared."""
+"""The few-step loop: equal to a stock pipeline at c = 1, independent of the batch, sharing what can be
+shared.
+"""
 
 import pytest
 import torch
@@ -22,7 +24,9 @@ def shared():
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
-@pytest.mark.parametrize("coefficients", [None, Coefficients.identity(), Coefficients.ramp(1.0, 1.0)], ids=str)
+@pytest.mark.parametrize(
+    "coefficients", [None, Coefficients.identity(), Coefficients.ramp(1.0, 1.0)], ids=str
+)
 def test_at_one_the_image_is_the_stock_pipelines(steps, coefficients):
     backbone = embedded()
     condition, noise = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 17, [0])
@@ -99,10 +103,20 @@ def test_step_noise_continues_after_the_start_noise():
 
 def test_the_backbones_scheduler_is_only_a_template():
     backbone = embedded()
-    before = (dict(backbone.scheduler.config), backbone.scheduler.num_inference_steps, type(backbone.scheduler))
+    before = (
+        dict(backbone.scheduler.config),
+        backbone.scheduler.num_inference_steps,
+        type(backbone.scheduler),
+    )
     prepare_scheduler(backbone, 3, Coefficients.constant(1.1, 0.9))
-    sample(backbone, backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0]), 1, CANDIDATES[1])
-    assert (dict(backbone.scheduler.config), backbone.scheduler.num_inference_steps, type(backbone.scheduler)) == before
+    sample(
+        backbone, backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0]), 1, CANDIDATES[1]
+    )
+    assert (
+        dict(backbone.scheduler.config),
+        backbone.scheduler.num_inference_steps,
+        type(backbone.scheduler),
+    ) == before
 
 
 def test_coefficients_that_do_not_fit_the_steps_are_refused(shared):

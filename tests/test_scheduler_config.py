@@ -103,7 +103,9 @@ def test_push_to_hub_uploads_the_coefficients(stock, tmp_path, monkeypatch):
     assert (loaded.config.c_x, loaded.config.c_eps) == (1.1, [0.9, 1.0])
 
 
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["copy", "pickle"])
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))], ids=["copy", "pickle"]
+)
 def test_copies_are_independent(stock, duplicate):
     scheduler = with_coefficients(stock, torch.full((4, 3), 1.1), [0.9, 1.0])
     twin = duplicate(scheduler)

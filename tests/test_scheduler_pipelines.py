@@ -1,4 +1,6 @@
-"""The Q-Sched schedulers inside stock diffusers pipelines, by assigning pipe.scheduler (tiny random models)."""
+"""The Q-Sched schedulers inside stock diffusers pipelines, by assigning pipe.scheduler (tiny
+random models).
+"""
 
 import functools
 import os
@@ -74,7 +76,13 @@ def build(name):
     """A stock pipeline with a stock scheduler, and the arguments of one call."""
     torch.manual_seed(0)
     embeds = torch.randn(2, 5, 8)
-    call = {"prompt_embeds": embeds, "num_inference_steps": STEPS, "output_type": "np", "height": 16, "width": 16}
+    call = {
+        "prompt_embeds": embeds,
+        "num_inference_steps": STEPS,
+        "output_type": "np",
+        "height": 16,
+        "width": 16,
+    }
     if name == "lcm":
         unet = tiny_unet(time_cond_proj_dim=4)
         parts = {"vae": tiny_vae(), "unet": unet, "scheduler": make("lcm", **SD_SETTINGS["lcm"]), **NO_EXTRAS}
@@ -87,7 +95,12 @@ def build(name):
         pipeline_class, name = StableDiffusionImg2ImgPipeline, "tcd"
         call = {k: v for k, v in call.items() if k not in ("height", "width")}
         call |= {"image": torch.rand(2, 3, 16, 16), "strength": 0.5}
-    parts = {"vae": tiny_vae(), "unet": tiny_unet(), "scheduler": make(name, **SD_SETTINGS[name]), **NO_EXTRAS}
+    parts = {
+        "vae": tiny_vae(),
+        "unet": tiny_unet(),
+        "scheduler": make(name, **SD_SETTINGS[name]),
+        **NO_EXTRAS,
+    }
     return pipeline_class(**parts, requires_safety_checker=False), call
 
 
@@ -137,7 +150,9 @@ def test_the_images_equal_scaling_in_front_of_the_stock_step(pipeline_and_call, 
 def test_candidates_run_side_by_side_in_a_stock_pipeline(pipeline_and_call):
     pipe, call = pipeline_and_call
     stock = pipe.scheduler
-    pipe.scheduler = with_coefficients(stock, torch.tensor([[0.9, 1.1]] * STEPS), torch.tensor([[1.1, 0.9]] * STEPS))
+    pipe.scheduler = with_coefficients(
+        stock, torch.tensor([[0.9, 1.1]] * STEPS), torch.tensor([[1.1, 0.9]] * STEPS)
+    )
     together = images(pipe, call)
     for column, (c_x, c_eps) in enumerate([(0.9, 1.1), (1.1, 0.9)]):
         pipe.scheduler = with_coefficients(stock, c_x, c_eps)
@@ -173,5 +188,7 @@ def test_a_saved_pipeline_loads_in_a_fresh_process_without_this_package(tmp_path
     for folder in (tmp_path / "pipe", tmp_path / "pipe-again"):  # what was loaded so is saved so
         command = [sys.executable, "-W", "ignore", "-c", code, str(folder), *absent]
         environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+        )
         assert done.stdout.strip() == f"QSchedTCDScheduler {C_X} {C_EPS}", done.stderr

@@ -59,7 +59,10 @@ def test_at_1_nothing_is_multiplied(stock):
     ],
 )
 def test_equals_scale_then_stock_step(stock, steps, c_x, c_eps):
-    free = {"c_x": [0.9, 1.0, 1.13, 0.97, 1.02, 1.1, 0.88, 1.0], "c_eps": [1.1, 0.93, 1.0, 1.04, 0.9, 1.2, 1.0, 0.99]}
+    free = {
+        "c_x": [0.9, 1.0, 1.13, 0.97, 1.02, 1.1, 0.88, 1.0],
+        "c_eps": [1.1, 0.93, 1.0, 1.04, 0.9, 1.2, 1.0, 0.99],
+    }
     c_x = free["c_x"][:steps] if c_x == "per step" else c_x
     c_eps = free["c_eps"][:steps] if c_eps == "per step" else c_eps
     # With one step a line is its first end, which is also what numpy's linspace gives.
@@ -107,11 +110,17 @@ def test_the_product_stays_on_the_device_of_the_tensor():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(3, 4, 8, 8), (3, 16, 6)], ids=["latents", "tokens"])
 def test_every_column_of_a_batch_is_a_candidate_of_its_own(stock, shape, dtype):
-    candidates = [Coefficients.constant(1.07, 0.92), Coefficients.ends([0.9, 1.1], [1.2, 0.8]), Coefficients.identity()]
+    candidates = [
+        Coefficients.constant(1.07, 0.92),
+        Coefficients.ends([0.9, 1.1], [1.2, 0.8]),
+        Coefficients.identity(),
+    ]
     scheduler = with_coefficients(stock, *stack(candidates, 4))
     together = trajectory(scheduler, 4, shape=shape, dtype=dtype)
     for column, candidate in enumerate(candidates):
-        alone = trajectory(with_coefficients(stock, candidate.c_x, candidate.c_eps), 4, shape=shape, dtype=dtype)
+        alone = trajectory(
+            with_coefficients(stock, candidate.c_x, candidate.c_eps), 4, shape=shape, dtype=dtype
+        )
         assert_same([x[column] for x in together], [x[column] for x in alone])
 
 
@@ -176,7 +185,9 @@ def test_new_coefficients_count_from_the_next_step_on(stock):
         each.step(prediction, each.timesteps[0], sample, generator=generator)
         if each is scheduler:
             each.set_coefficients(1.0, 0.9)
-        results.append(each.step(second * prediction, each.timesteps[1], sample, generator=generator).prev_sample)
+        results.append(
+            each.step(second * prediction, each.timesteps[1], sample, generator=generator).prev_sample
+        )
     assert torch.equal(*results)
 
 
@@ -205,7 +216,9 @@ def applied(scheduler, timestep):
     """The factors (c_x, c_eps) that one step multiplies by."""
     seen, original = [], schedulers.scale
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedulers, "scale", lambda x, c, name: (seen.append(float(c)), original(x, c, name))[1])
+        patch.setattr(
+            schedulers, "scale", lambda x, c, name: (seen.append(float(c)), original(x, c, name))[1]
+        )
         scheduler.step(torch.ones(SHAPE), timestep, torch.ones(SHAPE))
     return seen[::-1]
 

@@ -9,7 +9,14 @@ from skimage.metrics import structural_similarity
 from torch.nn import functional as F
 
 from qsched.scoring import ImageScores, Scorer, jaq, jaq_values
-from qsched.scoring.signatures import colour_shift, contrast, detail_ratio, failure_badges, noise_likeness, to_lab
+from qsched.scoring.signatures import (
+    colour_shift,
+    contrast,
+    detail_ratio,
+    failure_badges,
+    noise_likeness,
+    to_lab,
+)
 from qsched.scoring.similarity import similarity
 
 
@@ -31,7 +38,9 @@ def blurred(image: torch.Tensor, sigma: float) -> torch.Tensor:
     weights = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
     weights = (weights / weights.sum()).expand(3, 1, -1)
     padded = F.pad(image[None], [reach] * 4, mode="replicate")
-    return F.conv2d(F.conv2d(padded, weights[..., None], groups=3), weights[:, :, None], groups=3)[0].clamp(0, 1)
+    return F.conv2d(F.conv2d(padded, weights[..., None], groups=3), weights[:, :, None], groups=3)[0].clamp(
+        0, 1
+    )
 
 
 def hue_shifted(image: torch.Tensor) -> torch.Tensor:
@@ -52,7 +61,9 @@ def names(*args) -> list[str]:
 
 def test_jaq_is_log_of_the_mean_plus_k_times_the_mean():
     assert jaq([20.0, 30.0], [0.4, 0.6]) == pytest.approx(math.log(25) + 2 * 0.5)
-    assert jaq(torch.tensor([20.0, 30.0]), torch.tensor([0.4, 0.6]), k=0.5) == pytest.approx(math.log(25) + 0.25)
+    assert jaq(torch.tensor([20.0, 30.0]), torch.tensor([0.4, 0.6]), k=0.5) == pytest.approx(
+        math.log(25) + 0.25
+    )
 
 
 def test_jaq_of_noise_is_finite_and_low():
@@ -65,7 +76,9 @@ def test_one_score_that_is_not_finite_fails_the_whole_set(bad):
     assert math.isnan(jaq([20.0, 20.0], [bad, 0.5]))
 
 
-@pytest.mark.parametrize(("alignment", "quality"), [([], []), ([20.0], [0.5, 0.5]), (20.0, 0.5), ([[20.0]], [[0.5]])])
+@pytest.mark.parametrize(
+    ("alignment", "quality"), [([], []), ([20.0], [0.5, 0.5]), (20.0, 0.5), ([[20.0]], [[0.5]])]
+)
 def test_jaq_refuses_scores_that_do_not_pair_up(alignment, quality):
     with pytest.raises(ValueError):
         jaq(alignment, quality)

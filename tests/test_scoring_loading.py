@@ -1,4 +1,6 @@
-"""Scorers by name: from a local folder, from the Hub's cache, and one sentence within ten seconds where neither has them."""
+"""Scorers by name: from a local folder, from the Hub's cache, and one sentence within ten seconds where
+neither has them.
+"""
 
 import ast
 import hashlib
@@ -78,7 +80,10 @@ def test_what_a_scorer_needs_is_known_without_loading_it():
 def test_a_scorer_comes_from_the_hub_and_stays(hub, folder):
     for weights in (CLIP_B32, CLIP_RN50):
         names = ("README.md", *weights.source.files)
-        contents = [b"", *((folder / weights.folder_name / name).read_bytes() for name in weights.source.files)]
+        contents = [
+            b"",
+            *((folder / weights.folder_name / name).read_bytes() for name in weights.source.files),
+        ]
         hub.add(weights.source.repo, dict(zip(names, contents, strict=True)))
     scorer, local = load_scorer("clip-b32"), load_scorer("clip-b32", folder=folder)
     images = torch.rand(1, 3, 64, 64)
@@ -181,7 +186,9 @@ def test_unknown_names_and_types_are_refused(folder):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_half_precision_on_cuda_scores_as_single_precision(folder):
-    single, half = (load_scorer("clip-b32", "cuda", folder=folder, dtype=t) for t in (torch.float32, torch.float16))
+    single, half = (
+        load_scorer("clip-b32", "cuda", folder=folder, dtype=t) for t in (torch.float32, torch.float16)
+    )
     images, prompts = torch.rand(3, 3, 96, 96), ["a fox", "an apple", "tea"]
     one, other = single.score(images, prompts), half.score(images, prompts)
     torch.testing.assert_close(one.alignment, other.alignment, atol=0.5, rtol=0)
@@ -252,7 +259,11 @@ def test_a_file_that_breaks_off_goes_on_where_it_stopped(server, tmp_path):
     assert sentence(caught) and not (tmp_path / "file.pth").exists()
     tell = lambda done, total: seen.append((done, total))
     assert fetch_url("The file", url, tmp_path / "file.pth", checksum, None, tell).read_bytes() == content
-    assert asked == [0, 3000] and seen[-1] == (7000, 7000) and list(tmp_path.glob("*.pth*")) == [tmp_path / "file.pth"]
+    assert (
+        asked == [0, 3000]
+        and seen[-1] == (7000, 7000)
+        and list(tmp_path.glob("*.pth*")) == [tmp_path / "file.pth"]
+    )
 
 
 # the start of the app
@@ -261,7 +272,9 @@ def test_a_file_that_breaks_off_goes_on_where_it_stopped(server, tmp_path):
 def test_nothing_imports_pyiqa_before_a_photo_is_scored():
     for path in Path(qsched.scoring.__file__).parents[1].rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            )
             module = getattr(node, "module", None) or ""
             assert not any(name.startswith("pyiqa") for name in [*names, module]), path
     for module in ("comparison/comparison", "server/engine", "ui/fragments", "load", "models/base"):

@@ -1,7 +1,9 @@
-"""Noise against a clean image, for every scorer, on random weights of the right architecture that were turned to like it.
+"""Noise against a clean image, for every scorer, on random weights of the right architecture that were turned
+to like it.
 
-A random text tower knows nothing of images. Reflecting its last projection so that the prompt points from the noise to
-the clean image makes one that does, and everything else on the way from files to scores has to keep that order.
+A random text tower knows nothing of images. Reflecting its last projection so that the prompt points from the
+noise to the clean image makes one that does, and everything else on the way from files to scores has to keep
+that order.
 """
 
 from itertools import pairwise
@@ -45,7 +47,9 @@ def liking_clean(state: dict) -> dict:
         torch.tensor(x)[:, None, None] for x in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     )
     with torch.inference_mode():
-        good, bad = (model.encode_image((image - shift) / scale, normalize=True)[0] for image in (clean(), NOISE))
+        good, bad = (
+            model.encode_image((image - shift) / scale, normalize=True)[0] for image in (clean(), NOISE)
+        )
         return reflected(state, model.encode_text(open_clip.tokenize([PROMPT]))[0], good - bad)
 
 

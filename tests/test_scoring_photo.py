@@ -1,4 +1,6 @@
-"""CLIPScore, CLIP-IQA, HPSv2 and LPIPS: the published formulas on the published architectures, with random weights of them."""
+"""CLIPScore, CLIP-IQA, HPSv2 and LPIPS: the published formulas on the published architectures, with random
+weights of them.
+"""
 
 import math
 import shutil
@@ -99,7 +101,9 @@ def test_the_definition_names_models_weights_and_prompts(scorer):
     assert all(word in scorer.definition for word in ["CLIPScore = 100·max(cos, 0)", *expected[scorer.name]])
     assert "\n" not in scorer.definition
     quality = "HPSv2.1" if scorer.name == "hps" else "CLIP-IQA"
-    assert quality_name(scorer) == quality and jaq_definition(scorer) == f"JAQ = log(CLIPScore) + k * {quality}"
+    assert (
+        quality_name(scorer) == quality and jaq_definition(scorer) == f"JAQ = log(CLIPScore) + k * {quality}"
+    )
 
 
 def test_lpips_comes_with_the_scorer(scorer):
@@ -117,7 +121,8 @@ def test_images_are_prepared_as_open_clip_does():
     model = ClipModel(random_clip_with_settings(), None)
     image = torchvision.transforms.functional.gaussian_blur(sample_images(1, 150, 90), 9)
     theirs = image_transform_v2(PreprocessCfg(size=64), is_train=False)(to_pil_image(image[0]))
-    torch.testing.assert_close(model._prepared(image)[0], theirs, atol=0.03, rtol=0)  # theirs rounds to 8 bits twice
+    # theirs rounds to 8 bits twice
+    torch.testing.assert_close(model._prepared(image)[0], theirs, atol=0.03, rtol=0)
 
 
 def random_clip_with_settings():
@@ -172,7 +177,9 @@ def test_trained_weights_tell_a_image_from_noise_and_its_prompt_from_others():
 def test_clip_iqa_is_the_mean_of_five_softmaxes():
     source = random_clip(RN, 3)
     iqa, images = ClipIqa(source.state_dict()), sample_images(2, 64, 64)
-    mean, std = (torch.tensor(x)[:, None, None] for x in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (
+        torch.tensor(x)[:, None, None] for x in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
     source.visual.attnpool.positional_embedding.data.zero_()
     features = source.encode_image((images - mean) / std, normalize=True)
     expected = []
@@ -185,7 +192,8 @@ def test_clip_iqa_is_the_mean_of_five_softmaxes():
 
 
 def test_clip_iqa_equals_pyiqa(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pkg_resources", SimpleNamespace(packaging=packaging))  # openai-clip asks for it
+    # openai-clip asks for it
+    monkeypatch.setitem(sys.modules, "pkg_resources", SimpleNamespace(packaging=packaging))
     from pyiqa.archs import clip_model, clipiqa_arch
 
     state = random_clip(RN, 4).state_dict()
@@ -264,11 +272,17 @@ def test_lpips_that_cannot_be_had_is_left_out_and_asked_for_when_its_weights_hav
     assert similarity(sample_images(), sample_images(), scorer.lpips).lpips is None
     assert scorer.lpips(sample_images(), sample_images()) is None and len(asked) == 1
     here.append("damaged")
-    assert scorer.lpips(sample_images(), sample_images()) is None and not scorer.lpips.ready and len(asked) == 2
+    assert (
+        scorer.lpips(sample_images(), sample_images()) is None and not scorer.lpips.ready and len(asked) == 2
+    )
     here.clear()
     assert not scorer.lpips.ready
     here.append("whole")
-    assert scorer.lpips(sample_images(), sample_images().flip(-1)).min() > 0 and scorer.lpips.ready and len(asked) == 3
+    assert (
+        scorer.lpips(sample_images(), sample_images().flip(-1)).min() > 0
+        and scorer.lpips.ready
+        and len(asked) == 3
+    )
     assert not PhotoScorer(None, None, "x", "x").lpips.ready
 
 
@@ -298,7 +312,10 @@ def test_real_architectures_fit_the_scorer(architecture, width, parameters):
         assert clip.size == (224, 224)
         assert clip.images(torch.zeros(2, 3, 512, 512)).shape == (2, width)
         assert clip.texts(TEXTS).shape == (3, width)
-    assert architecture in (loading.HPS_ARCHITECTURE, *(spec.weights[0].title.split()[1] for spec in SCORERS.values()))
+    assert architecture in (
+        loading.HPS_ARCHITECTURE,
+        *(spec.weights[0].title.split()[1] for spec in SCORERS.values()),
+    )
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=1e-3)
 
 
@@ -309,5 +326,7 @@ def test_open_clips_rn50_is_pyiqas_rn50_tensor_for_tensor():
         theirs = open_clip.CLIP(**open_clip.get_model_config("RN50")).state_dict()
         network = CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12)
         shape = network.visual(torch.zeros(2, 3, 512, 512)).shape
-    assert {name: t.shape for name, t in network.state_dict().items()} == {name: t.shape for name, t in theirs.items()}
+    assert {name: t.shape for name, t in network.state_dict().items()} == {
+        name: t.shape for name, t in theirs.items()
+    }
     assert shape == (2, 1024)

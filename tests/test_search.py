@@ -1,4 +1,6 @@
-"""Searches: every strategy's surface is what single runs give, the cost is what it must be, and nothing is repeated."""
+"""Searches: every strategy's surface is what single runs give, the cost is what it must be, and nothing is
+repeated.
+"""
 
 import dataclasses
 import itertools
@@ -163,13 +165,21 @@ def test_the_preset_holds_the_best_point_and_how_it_came_about(found, tmp_path):
     values = preset.surface.jaq(2.0)
     i, j = np.unravel_index(values.argmax(), values.shape)
     assert preset.coefficients == preset.at(AXIS[j], AXIS[i])
-    assert (preset.backbone, preset.bits, preset.steps) == ("emoji-lcm", "w4a8", STEPS) and preset.prompts == PROMPTS
+    assert (preset.backbone, preset.bits, preset.steps) == (
+        "emoji-lcm",
+        "w4a8",
+        STEPS,
+    ) and preset.prompts == PROMPTS
     facts = preset.provenance
-    assert preset.revision == embedded().revision and Quantization(preset.bits, **preset.settings) == Quantization(
-        "w4a8"
-    )
+    assert preset.revision == embedded().revision and Quantization(
+        preset.bits, **preset.settings
+    ) == Quantization("w4a8")
     assert facts["seeds"] == [7, 8] and facts["k"] == 2 and facts["scorer"]["name"] == "emoji-clip"
-    assert len(facts["timesteps"]) == STEPS and facts["points"] == facts["points_done"] == 9 and facts["failed"] == 0
+    assert (
+        len(facts["timesteps"]) == STEPS
+        and facts["points"] == facts["points_done"] == 9
+        and facts["failed"] == 0
+    )
     assert {"torch", "diffusers", "optuna", "qsched"} <= set(facts["versions"]) and facts["duration_s"] > 0
     assert facts["best"]["jaq"] == pytest.approx(values.max()) and facts["strategy"] == "shared"
     save_preset(preset, tmp_path / "preset.json")
@@ -190,7 +200,9 @@ def test_progress_tells_batches_points_the_best_and_its_image():
 
     def watch(progress):
         filled = int(np.isfinite(progress.surface.jaq()).sum())
-        seen.append((progress.images, progress.done, filled, progress.last, progress.best, progress.remaining))
+        seen.append(
+            (progress.images, progress.done, filled, progress.last, progress.best, progress.remaining)
+        )
         assert progress.total == 9 and progress.done == filled
         if progress.done:
             assert progress.image.shape == (3, 64, 64) and 0 <= float(progress.image.min())
@@ -200,7 +212,9 @@ def test_progress_tells_batches_points_the_best_and_its_image():
     assert len([last for *_, last, _, _ in seen if last is not None]) == 9 and seen[-1][0] == 27
     assert seen[0][5] > 0 and seen[-1][5] == 0
     candidate, value = seen[-1][4]
-    assert candidate.coefficients("ramp") == preset.coefficients and value == pytest.approx(preset.surface.best()[2])
+    assert candidate.coefficients("ramp") == preset.coefficients and value == pytest.approx(
+        preset.surface.best()[2]
+    )
 
 
 def test_progress_tells_what_the_first_images_of_a_point_say():
@@ -229,7 +243,9 @@ def test_the_device_is_lent_for_one_batch_at_a_time():
         inside.pop()
         return count
 
-    search(embedded(), TINY, batch_size=1, device=device, on_progress=lambda progress: told.append(len(inside)))
+    search(
+        embedded(), TINY, batch_size=1, device=device, on_progress=lambda progress: told.append(len(inside))
+    )
     assert len(entered) >= 4 and set(told) == {0}
 
 
@@ -277,7 +293,9 @@ def test_an_estimate_counts_what_the_search_will_do(found, tmp_path):
     storage = f"sqlite:///{tmp_path / 'search.sqlite3'}"
     plan = estimate(embedded(), changed(SMALL, seed=7, seeds=2))
     assert isinstance(plan, Plan) and (plan.points, plan.stored, plan.images) == (9, 0, 54)
-    assert plan.calls == found[1].calls and plan.seconds == pytest.approx(plan.images / plan.images_per_second)
+    assert plan.calls == found[1].calls and plan.seconds == pytest.approx(
+        plan.images / plan.images_per_second
+    )
     search(embedded(), SMALL, storage=storage)
     rest = estimate(embedded(), SMALL, storage=storage)
     assert (rest.stored, rest.images, rest.calls, rest.seconds) == (9, 0, 0, 0)
@@ -298,7 +316,9 @@ def test_an_estimate_measures_for_two_seconds_at_most_or_two_images(strategy, ea
 
     monkeypatch.setattr(search_module, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     plan = estimate(embedded(), changed(SMALL, resolution=9, strategy=strategy), device=device)
-    assert plan.images_per_second == pytest.approx(1 / each) and plan.seconds == pytest.approx(plan.images * each)
+    assert plan.images_per_second == pytest.approx(1 / each) and plan.seconds == pytest.approx(
+        plan.images * each
+    )
     assert clock[0] <= 2 or sum(batches) == 2
     assert max(batches) >= {0.01: 15, 0.05: 15, 0.3: 2, 5.0: 1}[each] or strategy == "exhaustive"
 
@@ -309,7 +329,10 @@ def test_cells_that_were_never_computed_did_not_fail(monkeypatch):
 
     def spoiled(self, candidates, *rest):
         none = Scores([float("nan")] * len(PROMPTS), [float("nan")] * len(PROMPTS))
-        return [none if c == broken else s for c, s in zip(candidates, compute(self, candidates, *rest), strict=True)]
+        return [
+            none if c == broken else s
+            for c, s in zip(candidates, compute(self, candidates, *rest), strict=True)
+        ]
 
     monkeypatch.setattr(search_module.Job, "compute", spoiled)
     preset = search(embedded(), changed(SMALL, resolution=11, strategy="adaptive"))

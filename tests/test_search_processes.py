@@ -1,4 +1,6 @@
-"""Searches of several processes: killed at any moment, sharing one storage, on SQLite and on a real PostgreSQL."""
+"""Searches of several processes: killed at any moment, sharing one storage, on SQLite and on a real
+PostgreSQL.
+"""
 
 import collections
 import itertools
@@ -120,7 +122,10 @@ def assert_whole(storage):
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory):
     """A real PostgreSQL server of our own; its URL."""
-    installed = [*map(Path, filter(None, [shutil.which("initdb")])), *Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    installed = [
+        *map(Path, filter(None, [shutil.which("initdb")])),
+        *Path("/usr/lib/postgresql").glob("*/bin/initdb"),
+    ]
     if not installed:
         pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
     programs, folder = installed[-1].resolve().parent, tmp_path_factory.mktemp("postgres")
@@ -135,7 +140,9 @@ def postgres(tmp_path_factory):
                 path.chmod(0o755)
         shutil.chown(folder, "postgres")
     data = folder / "data"
-    run = lambda *command: subprocess.run([*as_user, *map(str, command)], check=True, capture_output=True, cwd="/")
+    run = lambda *command: subprocess.run(
+        [*as_user, *map(str, command)], check=True, capture_output=True, cwd="/"
+    )
     run(programs / "initdb", "-D", data, "-U", "qsched", "--auth=trust", "--no-sync")
     settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     run(programs / "pg_ctl", "-D", data, "-o", settings, "-l", folder / "log", "-w", "start")
@@ -163,10 +170,12 @@ def test_a_killed_search_goes_on_without_losing_or_repeating_a_finished_point(wo
     for points in (1, 8, 13):
         computed += worker(storage).start().kill_after(points)
         stored = [(trial.params["c_x"], trial.params["c_eps"]) for trial in finished_trials(storage)]
-        assert len(stored) == len(set(stored)) and len(stored) >= len(computed) - 2 * 3  # a batch of two each time
+        # a batch of two each time
+        assert len(stored) == len(set(stored)) and len(stored) >= len(computed) - 2 * 3
     before = {(trial.params["c_x"], trial.params["c_eps"]) for trial in finished_trials(storage)}
     points, report = worker(storage).start().finish()
-    assert report["seconds"] < 20 + 2 * GRACE  # it waits for the dead, the second time for those without a heartbeat
+    # it waits for the dead, the second time for those without a heartbeat
+    assert report["seconds"] < 20 + 2 * GRACE
     assert report["done"] == RESOLUTION**2 and not before & {tuple(point) for point in points}
     assert len(points) == RESOLUTION**2 - len(before)
     assert_whole(storage)
@@ -204,7 +213,8 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path):
     code = (
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from embedded_model import embedded\nfrom search_worker import options\nfrom qsched.search.run import search\n"
+        "from embedded_model import embedded\nfrom search_worker import options\nfrom "
+        "qsched.search.run import search\n"
         "from qsched.search.study import StorageError\n"
         "backbone, limit = embedded(), int(sys.argv[2])\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))\n"

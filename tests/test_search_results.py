@@ -25,7 +25,7 @@ def tab(tmp_path):
     return search_tab(tmp_path)
 
 
-# --- from Compare and back -----------------------------------------------------------------------------------------
+# --- from Compare and back ----------------------------------------------------------------------------------
 
 
 def test_the_tab_opens_with_the_settings_of_compare_and_keeps_changes(tab):
@@ -46,7 +46,11 @@ def test_use_this_shows_the_coefficients_in_compare_with_its_prompt_and_seed(tab
     updates = tab.use(visitor(), False, NAIVE, QSCHED)
     comparison, shown = tab.engine.session("a").comparison, tab.visit("a").shown
     assert comparison.coefficients == shown.coefficients
-    assert (comparison.settings.prompt, comparison.settings.seed, comparison.settings.steps) == ("a blue house", 5, 2)
+    assert (comparison.settings.prompt, comparison.settings.seed, comparison.settings.steps) == (
+        "a blue house",
+        5,
+        2,
+    )
     assert comparison.settings.quantization == Quantization("w3a8", 64)
     c = tab.compare.controls
     assert updates[c.bits] == "w3a8" and updates[c.group_size] == 64 and updates[c.shape]["value"] == "ramp"
@@ -65,7 +69,9 @@ def test_use_this_takes_the_backbone_from_where_the_search_had_it(tab, source):
     tab.choose(visitor("b"), [search.name], False)
     assert tab.preset(visitor("b")).provenance["source"] == source
     updates = tab.use(visitor("b"), False, NAIVE, QSCHED)
-    assert tab.engine.session("b").backbone == backbone and updates[tab.compare.controls.source] == (source or "")
+    assert tab.engine.session("b").backbone == backbone and updates[tab.compare.controls.source] == (
+        source or ""
+    )
 
 
 def test_the_source_that_the_page_was_started_with_needs_no_second_model(tab):
@@ -113,7 +119,9 @@ def test_a_preset_is_replaced_only_when_asked(tab):
     old = path.read_bytes()
     asked = taking.save_as_best_known(visitor())
     assert (
-        asked[r.replacing]["visible"] and "w4a8-4steps.json already" in asked[r.question] and path.read_bytes() == old
+        asked[r.replacing]["visible"]
+        and "w4a8-4steps.json already" in asked[r.question]
+        and path.read_bytes() == old
     )
     taking.cancel_replace()
     assert path.read_bytes() == old
@@ -146,21 +154,25 @@ def test_push_lists_what_it_would_publish(tab, monkeypatch):
         assert pushed[-1][1] == {"private": True, "dry_run": False, "token": used}
 
 
-# --- saved searches ------------------------------------------------------------------------------------------------
+# --- saved searches -----------------------------------------------------------------------------------------
 
 
 def test_saved_searches_are_listed_shown_compared_and_deleted(tab):
     r = tab.results
     run(tab)
     run(tab, "b", bits="w2a8", resolution=4)
-    newest, oldest = (search.name for search in sorted(tab.searches.list(), key=lambda s: "w2a8" not in s.name))
+    newest, oldest = (
+        search.name for search in sorted(tab.searches.list(), key=lambda s: "w2a8" not in s.name)
+    )
     listed = tab.open(visitor("c"), *settings())[r.saved]["choices"]
     assert {name for _, name in listed} == {newest, oldest}
     text = next(text for text, name in listed if name == oldest)
     assert all(word in text for word in ("emoji-lcm", "W4A8", "2 steps", "shared", "9/9 points", "JAQ"))
 
     one = tab.choose(visitor("c"), [oldest], False)
-    assert tab.visit("c").shown.name == oldest and not one[r.compare]["visible"] and one[r.delete]["interactive"]
+    assert (
+        tab.visit("c").shown.name == oldest and not one[r.compare]["visible"] and one[r.delete]["interactive"]
+    )
     assert 'data-done="9"' in one[r.progress] and one[r.use]["interactive"]
 
     two = tab.choose(visitor("c"), ["gone", oldest, newest], False)

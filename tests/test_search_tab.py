@@ -24,13 +24,15 @@ def tab(tmp_path):
     return search_tab(tmp_path)
 
 
-# --- cost ----------------------------------------------------------------------------------------------------------
+# --- cost ---------------------------------------------------------------------------------------------------
 
 
 def test_the_cost_is_announced_without_an_image_and_measured_on_demand(tab):
     calls = tab.engine.backbone("emoji-lcm").calls
     told = html(tab.planned(*settings()), tab.inputs.plan)
-    assert "9 points" in told and "27 images" in told and "30 denoiser calls" in told and "not measured" in told
+    assert (
+        "9 points" in told and "27 images" in told and "30 denoiser calls" in told and "not measured" in told
+    )
     assert tab.engine.backbone("emoji-lcm").calls == calls
     waiting, found = tab.cost(*settings())
     assert "Measuring" in waiting[tab.inputs.plan] and "images/s" in found[tab.inputs.plan]
@@ -64,7 +66,7 @@ def test_the_cost_says_what_is_stored_already(tab):
     assert "25 points</b> (9 of them stored)" in found[tab.inputs.plan]
 
 
-# --- running -------------------------------------------------------------------------------------------------------
+# --- running ------------------------------------------------------------------------------------------------
 
 
 def test_a_search_runs_to_its_end_and_shows_the_best(tab):
@@ -149,7 +151,9 @@ def test_others_get_the_device_between_two_batches(tab):
     before = tab.runner.running_for("a").frame().images
     for value in np.linspace(0.9, 1.1, 7):
         engine.rescale("b", Coefficients.constant(float(value), 1.0))
-    assert tab.runner.running_for("a").frame().images - before <= 7 * 25 * 2, "seven drags wait for a few batches each"
+    assert tab.runner.running_for("a").frame().images - before <= 7 * 25 * 2, (
+        "seven drags wait for a few batches each"
+    )
     tab.stop(visitor())
     thread.join(10)
 
@@ -206,7 +210,7 @@ def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strate
         assert shown.options.steps == 2 and len(tab.searches.load(shown.name).coefficients.expand(2)[0]) == 2
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------
+# --- bad input ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""What one rounded layer does to the prediction: many layers in one batch find what one after the other finds."""
+"""What one rounded layer does to the prediction: many layers in one batch find what one after the other
+finds.
+"""
 
 import copy
 import gc
@@ -96,11 +98,15 @@ def test_a_prediction_that_is_not_finite_is_the_worst_error(monkeypatch):
     names, calls = calibration(backbone)
     broken, real = names[3], sensitivity._rounded
     layer = backbone.denoiser.get_submodule(broken)
-    nan = lambda one, bits, group: real(one, bits, group) * (float("nan") if one is layer and bits == 2 else 1)
+    nan = lambda one, bits, group: (
+        real(one, bits, group) * (float("nan") if one is layer and bits == 2 else 1)
+    )
     monkeypatch.setattr(sensitivity, "_rounded", nan)
     found = errors_of(backbone, names, calls)
     assert found[broken][2] == float("inf")
-    assert all(error < 10 for name in names for bits, error in found[name].items() if (name, bits) != (broken, 2))
+    assert all(
+        error < 10 for name in names for bits, error in found[name].items() if (name, bits) != (broken, 2)
+    )
 
 
 def test_a_measurement_belongs_to_a_denoiser_and_whoever_asks_goes_on_with_it():
@@ -116,7 +122,7 @@ def test_a_measurement_belongs_to_a_denoiser_and_whoever_asks_goes_on_with_it():
     assert calibrate(backbone) is None and measure(backbone) is found
 
 
-# --- where it happens -------------------------------------------------------------------------------------------------
+# --- where it happens ---------------------------------------------------------------------------------------
 
 
 class Places:
@@ -154,7 +160,9 @@ def test_calibration_runs_only_what_lies_on_the_device(kind, method):
     (call, *_), errors = observe(unlimited, prompts=1).calls, []
     for module in (made.module, expected.module):
         errors.append(call.error(unlimited, module))
-    assert errors[0] == pytest.approx(errors[1], rel=0.2), "the same but for roundings that another batch tips over"
+    assert errors[0] == pytest.approx(errors[1], rel=0.2), (
+        "the same but for roundings that another batch tips over"
+    )
     if kind != "swapped":
         assert backbone.residency.there == [], "there was no room for both: it was made in main memory"
 
@@ -197,7 +205,9 @@ def test_others_have_the_device_between_two_pieces():
         seen.append((done, total))
         if len(seen) in (3, 6):
             turn = threading.Thread(
-                target=lambda: drags.append(engine.rescale("other", Coefficients.constant(1 + len(seen) / 50, 1.0)))
+                target=lambda: drags.append(
+                    engine.rescale("other", Coefficients.constant(1 + len(seen) / 50, 1.0))
+                )
             )
             turn.start()
             turn.join(60)
@@ -209,7 +219,11 @@ def test_others_have_the_device_between_two_pieces():
     assert found.settings.quantization == how and None not in drags
     seen.clear()
     engine.compare(
-        "mine", "lcm-dreamshaper-v7", replace(plain, quantization=how, seed=1), Coefficients.identity(), on_progress
+        "mine",
+        "lcm-dreamshaper-v7",
+        replace(plain, quantization=how, seed=1),
+        Coefficients.identity(),
+        on_progress,
     )
     assert seen == [], "measured once"
 

@@ -1,4 +1,6 @@
-"""What sessions hold in memory is limited in bytes, and what another process gets of one holds no older images."""
+"""What sessions hold in memory is limited in bytes, and what another process gets of one holds no older
+images.
+"""
 
 import pickle
 
@@ -57,7 +59,9 @@ def test_a_session_holds_a_limited_number_of_bytes(engine, monkeypatch):
 
 
 def test_all_sessions_together_hold_a_limited_number_of_bytes(engine, monkeypatch):
-    assert SESSION_BYTES < ALL_SESSIONS_BYTES < SESSIONS * SESSION_BYTES, "many small ones fit, a few full ones do too"
+    assert SESSION_BYTES < ALL_SESSIONS_BYTES < SESSIONS * SESSION_BYTES, (
+        "many small ones fit, a few full ones do too"
+    )
     size = engine.compare("0", "emoji-lcm", FOX, at(0)).nbytes
     monkeypatch.setattr(engine_module, "ALL_SESSIONS_BYTES", 4 * engine.session("0").nbytes)
     for index in range(1, 9):

@@ -1,4 +1,6 @@
-"""A quantized denoiser beside its original: what both keep lies in memory once, and neither notices when the other moves."""
+"""A quantized denoiser beside its original: what both keep lies in memory once, and neither notices when the
+other moves.
+"""
 
 import pytest
 import torch
@@ -60,7 +62,12 @@ def test_the_peak_has_no_second_copy_of_the_denoiser(bits):
         quantize(made[0], bits, cache=False, execution="fake")
 
     peak = peak_activation_bytes(layers, make)
-    assert bytes_of(layers, made[0]) - bytes_of(layers) < peak <= packing_need(layers, bits) < stored_bytes(layers, 4)
+    assert (
+        bytes_of(layers, made[0]) - bytes_of(layers)
+        < peak
+        <= packing_need(layers, bits)
+        < stored_bytes(layers, 4)
+    )
 
 
 @pytest.mark.parametrize("method", ["plain", "mixdq", "svdquant", "torchao"])

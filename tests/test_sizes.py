@@ -21,7 +21,13 @@ OWN = re.compile(r"/ ?(1e[69]|10\*\*[69]|2\*\*[23]0)[:)\}]")
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0.0 MB"), (8_800_000, "8.8 MB"), (999.9e6, "999.9 MB"), (999.96e6, "1.0 GB"), (23_782_000_000, "23.8 GB")],
+    [
+        (0, "0.0 MB"),
+        (8_800_000, "8.8 MB"),
+        (999.9e6, "999.9 MB"),
+        (999.96e6, "1.0 GB"),
+        (23_782_000_000, "23.8 GB"),
+    ],
 )
 def test_sizes_are_decimal(count, text):
     assert size(count) == text

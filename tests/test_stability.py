@@ -1,4 +1,6 @@
-"""The optimum's stability and its way with k, against brute force and against surfaces whose truth is known."""
+"""The optimum's stability and its way with k, against brute force and against surfaces whose
+truth is known.
+"""
 
 import json
 
@@ -32,7 +34,9 @@ def peaked(seed: int = 0, height: float = 0.5) -> Surface:
 def small(seed: int = 0, prompts: int = 5, seeds: int = 1) -> Surface:
     rng = np.random.default_rng(seed)
     shape = (2, 3, prompts * seeds)
-    return Surface((0.9, 1.0, 1.1), (0.95, 1.0), rng.uniform(20, 60, shape), rng.uniform(0, 1, shape), prompts)
+    return Surface(
+        (0.9, 1.0, 1.1), (0.95, 1.0), rng.uniform(20, 60, shape), rng.uniform(0, 1, shape), prompts
+    )
 
 
 @pytest.mark.parametrize(("seeds", "k"), [(1, 2.0), (3, 0.4)])
@@ -42,7 +46,8 @@ def test_resamples_choose_their_best_cell_as_a_loop_would(seeds, k):
         drawn = np.repeat(np.arange(5), np.round(5 * shares).astype(int))
         images = (np.arange(seeds)[:, None] * 5 + drawn).ravel()
         value = [
-            [jaq(surface.alignment[i, j][images], surface.quality[i, j][images], k) for j in range(3)] for i in (0, 1)
+            [jaq(surface.alignment[i, j][images], surface.quality[i, j][images], k) for j in range(3)]
+            for i in (0, 1)
         ]
         counts[np.unravel_index(np.argmax(value), (2, 3))] += 1
     found = surface.stability(k=k)
@@ -59,7 +64,11 @@ def test_an_obvious_optimum_is_certain():
     found = peaked().stability(prompts=20, k=2.0)
     assert found["wins"] == 1 and found["region"]["cells"] == [[1.08, 0.92, 1.0]]
     assert found["spread"] == {"c_x": [1.08, 1.08], "c_eps": [0.92, 0.92]}
-    assert found["optimism"] == 0 and found["gain_out_of_bag"] == found["gain"]["mean"] and found["gain"]["different"]
+    assert (
+        found["optimism"] == 0
+        and found["gain_out_of_bag"] == found["gain"]["mean"]
+        and found["gain"]["different"]
+    )
 
 
 def test_a_flat_surface_has_no_stable_optimum_and_no_gain():
@@ -74,7 +83,9 @@ def test_a_flat_surface_has_no_stable_optimum_and_no_gain():
 
 
 def test_out_of_bag_the_gain_is_about_what_new_prompts_would_show():
-    """Cells with true differences: the mean over surfaces of gain_out_of_bag against the chosen cell's true gain."""
+    """Cells with true differences: the mean over surfaces of gain_out_of_bag against the chosen cell's true
+    gain.
+    """
     promised, left, true = [], [], []
     for seed in range(40):
         truth = 0.01 * np.random.default_rng(seed).normal(size=(11, 11))
@@ -105,7 +116,9 @@ def test_seeds_are_averaged_within_their_prompt():
     mean = Surface(one.c_x, one.c_eps, *(half.mean(axis=2) for half in halves))
     found, expected = one.stability(k=1.0), mean.stability(k=1.0)
     assert (found["prompts"], found["seeds"]) == (6, 2) and (expected["prompts"], expected["seeds"]) == (6, 1)
-    assert found["wins"] == expected["wins"] and found["optimism"] == pytest.approx(expected["optimism"], abs=1e-4)
+    assert found["wins"] == expected["wins"] and found["optimism"] == pytest.approx(
+        expected["optimism"], abs=1e-4
+    )
     with pytest.raises(ValueError, match="12 images per cell, no multiple of the 5 prompts"):
         one.stability(prompts=5)
 

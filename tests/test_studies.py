@@ -1,4 +1,6 @@
-"""What is stored of a search: one trial per candidate, claimed by one process, resumed, listed and turned into presets."""
+"""What is stored of a search: one trial per candidate, claimed by one process, resumed, listed and turned
+into presets.
+"""
 
 import dataclasses
 import time
@@ -70,7 +72,13 @@ def test_a_search_keeps_to_the_products_that_it_began_with(storage, monkeypatch)
     backbone = fresh_embedded()
     done = []
     options = dict(storage=storage, batch_size=2 * len(PROMPTS))
-    search(backbone, SMALL, **options, on_progress=lambda progress: done.append(progress), stop=lambda: bool(done))
+    search(
+        backbone,
+        SMALL,
+        **options,
+        on_progress=lambda progress: done.append(progress),
+        stop=lambda: bool(done),
+    )
     before = [(trial.params, trial.user_attrs.get("alignment")) for trial in trials(storage)]
     monkeypatch.setattr(packed_layers, "_int_mm_is_exact", lambda: False)
     with pytest.raises(StorageError, match="computed by int8 products, and this machine computes by fake"):
@@ -136,7 +144,13 @@ def test_a_finer_grid_reuses_the_points_it_shares(storage):
 
 
 def test_other_settings_are_another_study_and_fresh_starts_anew(storage):
-    for change in ({}, {"seed": 1}, {"shape": "constant"}, {"strategy": "exhaustive"}, {"strategy": "adaptive"}):
+    for change in (
+        {},
+        {"seed": 1},
+        {"shape": "constant"},
+        {"strategy": "exhaustive"},
+        {"strategy": "adaptive"},
+    ):
         search(embedded(), dataclasses.replace(TINY, **change), storage=storage)
     search(embedded(), TINY, storage=storage, resume=False)
     assert len(optuna.get_all_study_names(storage)) == 6
@@ -152,7 +166,9 @@ def test_saved_searches_are_listed_loaded_and_deleted(storage):
     half = []
     options = dataclasses.replace(SMALL, strategy="adaptive", k=1.0)
     search(embedded(), TINY, storage=storage, study_name="first")
-    search(embedded(), options, storage=storage, on_progress=lambda p: half.append(1), stop=lambda: bool(half))
+    search(
+        embedded(), options, storage=storage, on_progress=lambda p: half.append(1), stop=lambda: bool(half)
+    )
     optuna.create_study(storage=storage, study_name="somebody else's")
     listed = {search.options.strategy: search for search in saved_searches(storage)}
     assert set(listed) == {"shared", "adaptive"} and listed["shared"].name == "first"
@@ -250,7 +266,9 @@ def test_what_a_saved_search_says_is_computed_once_per_state_of_its_trials(stora
     monkeypatch.setattr(saved_module, "finished", lambda study: reads.append(1) or read(study))
     half = []
     options = dataclasses.replace(SMALL, strategy="adaptive")
-    search(embedded(), options, storage=storage, on_progress=lambda p: half.append(1), stop=lambda: bool(half))
+    search(
+        embedded(), options, storage=storage, on_progress=lambda p: half.append(1), stop=lambda: bool(half)
+    )
     (first,) = saved_searches(storage)
     preset = load_search(storage, first.name)
     fits.clear(), reads.clear()

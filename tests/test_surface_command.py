@@ -12,7 +12,9 @@ from qsched.surfaces.surface import Surface
 
 @pytest.fixture
 def preset_file(tmp_path):
-    """A preset with 2 x 6 prompts and seeds around (1, 1), searched at k = 1; its own coefficients lie off the grid."""
+    """A preset with 2 x 6 prompts and seeds around (1, 1), searched at k = 1; its own coefficients lie off
+    the grid.
+    """
     rng = np.random.default_rng(0)
     shape = (3, 3, 12)
     surface = Surface((0.9, 1.0, 1.1), (0.9, 1.0, 1.1), rng.uniform(20, 60, shape), rng.uniform(0, 1, shape))
@@ -25,9 +27,13 @@ def preset_file(tmp_path):
 def test_it_says_what_the_surface_says(line, preset_file, tmp_path):
     preset = load_preset(preset_file)
     with counted(embedded()) as count:
-        data = line.ok("surface", "--preset", preset_file, "--k", "3", "--sweep", "--out", tmp_path / "out" / "map.png")
+        data = line.ok(
+            "surface", "--preset", preset_file, "--k", "3", "--sweep", "--out", tmp_path / "out" / "map.png"
+        )
     assert count.calls == 0
-    assert data["summary"] == preset.surface.summary(3.0) and data["stability"] == preset.surface.stability(k=3.0)
+    assert data["summary"] == preset.surface.summary(3.0) and data["stability"] == preset.surface.stability(
+        k=3.0
+    )
     assert (data["stability"]["prompts"], data["stability"]["seeds"]) == (6, 2)
     assert data["not_different"] == preset.surface.uncertainty(3.0).alike.sum()
     assert data["sweep"] == preset.surface.k_sweep().to_rows()
@@ -38,7 +44,10 @@ def test_it_says_what_the_surface_says(line, preset_file, tmp_path):
 
 def test_it_takes_the_presets_own_k_and_coefficients(line, preset_file):
     data = line.ok("surface", "--preset", preset_file)
-    assert data["stability"]["k"] == 1 and data["coefficients"] == {"c_x": [1.023, 1.0], "c_eps": [0.987, 1.0]}
+    assert data["stability"]["k"] == 1 and data["coefficients"] == {
+        "c_x": [1.023, 1.0],
+        "c_eps": [0.987, 1.0],
+    }
     assert data["sweep"] is None and data["files"] == []
 
 
@@ -46,7 +55,13 @@ def test_in_words(line, preset_file):
     found = load_preset(preset_file).surface.stability(k=2.0)
     status, out, err = line.run("surface", "--preset", preset_file, "--k", "2", "--sweep")
     assert (status, err) == (0, "")
-    for text in ("6 prompts x 2 seeds", "k = 2", f"wins in {100 * found['wins']:.0f} %", "out of bag", "Benjamini"):
+    for text in (
+        "6 prompts x 2 seeds",
+        "k = 2",
+        f"wins in {100 * found['wins']:.0f} %",
+        "out of bag",
+        "Benjamini",
+    ):
         assert text in out
     assert len([row for row in out.splitlines() if row.split()[:1] in (["0"], ["2.5"], ["5"])]) == 3
 

@@ -55,7 +55,10 @@ def test_a_sketch_is_what_the_small_decoder_draws_and_leaves_no_trace(decoders):
     with counted(backbone) as count:
         drawn = sketch(backbone, whole, moved)
     assert used == ["tiny"] and count.calls == 1 and drawn.tobytes() == small.qsched.image.tobytes()
-    assert rescale(backbone, whole, moved).qsched.image.tobytes() != drawn.tobytes() and used == ["tiny", "full"]
+    assert rescale(backbone, whole, moved).qsched.image.tobytes() != drawn.tobytes() and used == [
+        "tiny",
+        "full",
+    ]
     for known in (moved, Coefficients.identity()):
         assert sketch(backbone, whole, known) is None, "the full decoder has drawn this one"
     assert sketch(backbone, small, Coefficients.ramp(1.2, 1.1)) is None, "the small one draws anyway"
@@ -77,7 +80,11 @@ def test_a_search_with_it_is_another_search(decoders):
         presets["shared", True].provenance["decoder"] == "tiny"
         and presets["shared", False].provenance["decoder"] == "full"
     )
-    assert presets["shared", True].surface == presets["exhaustive", True].surface != presets["shared", False].surface
+    assert (
+        presets["shared", True].surface
+        == presets["exhaustive", True].surface
+        != presets["shared", False].surface
+    )
     plain, small = (
         SearchOptions("w4a8", **options, tiny_decoder=tiny).checked(backbone).identity(backbone)
         for tiny in (False, True)
@@ -99,7 +106,16 @@ def test_without_one_it_is_one_sentence():
 
 def test_on_the_command_line(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("qsched.commands.generate.open_backbone", lambda args, id=None: tiny("sdxl-turbo"))
-    arguments = ["generate", "--backbone", "sdxl-turbo", "--prompt", "a fox", "--steps", "1", "--tiny-decoder"]
+    arguments = [
+        "generate",
+        "--backbone",
+        "sdxl-turbo",
+        "--prompt",
+        "a fox",
+        "--steps",
+        "1",
+        "--tiny-decoder",
+    ]
     assert cli.main([*arguments, "--out", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["tiny_decoder"]
     monkeypatch.setattr("qsched.commands.search.open_backbone", lambda args, id=None: embedded())
@@ -115,7 +131,8 @@ def test_the_page_offers_it_where_there_is_one(id):
         tab = CompareTab(engine, gr.Checkbox())
     request = type("Request", (), {"session_hash": "a"})()
     call = lambda decoder: tab.generate(
-        request, id, "a fox", 0, 2, "w4a8", 0, "token", "all", True, "plain", "", decoder, "constant", False, "naive",
+        request, id, "a fox", 0, 2, "w4a8", 0, "token", "all", True, "plain", "", decoder, "constant", False,
+        "naive",
         "Q-Sched", *[1.0] * 32,
     )[tab.controls.decoder]  # fmt: skip
     assert call("tiny") == gr.update(visible=there, value="tiny" if there else "full")

@@ -78,20 +78,44 @@ def test_an_unknown_shape_is_named():
 
 
 def test_links_are_read_and_what_is_wrong_is_said():
-    link = values.read_link({"bits": "W3A8", "seed": "5", "steps": "2", "shape": "ramp", "c_x": "1.05", "c_eps": "0.9"})
+    link = values.read_link(
+        {"bits": "W3A8", "seed": "5", "steps": "2", "shape": "ramp", "c_x": "1.05", "c_eps": "0.9"}
+    )
     assert (link.bits, link.seed, link.steps, link.c_x, link.notes) == ("w3a8", 5, 2, (1.05,), ())
-    broken = {"bits": "w5a5", "seed": "-1", "steps": "99", "shape": "o", "c_x": "nan", "c_eps": "9", "backbone": "x"}
+    broken = {
+        "bits": "w5a5",
+        "seed": "-1",
+        "steps": "99",
+        "shape": "o",
+        "c_x": "nan",
+        "c_eps": "9",
+        "backbone": "x",
+    }
     link = values.read_link(broken)
     assert len(link.notes) == len(broken) and link == values.Link(notes=link.notes)
 
 
 def test_links_carry_how_the_model_is_quantized_and_where_it_comes_from(engine, tmp_path):
-    query = {"method": "svdquant", "group": "64", "scale": "tensor", "scope": "linear", "keep": "0", "decoder": "tiny"}
+    query = {
+        "method": "svdquant",
+        "group": "64",
+        "scale": "tensor",
+        "scope": "linear",
+        "keep": "0",
+        "decoder": "tiny",
+    }
     link = values.read_link(query | {"source": str(tmp_path)})
     backbone, settings, *_ = links.resolve(engine, link)
     assert backbone == f"emoji-lcm@{tmp_path}" and settings.tiny_decoder and link.notes == ()
     assert settings.quantization == Quantization("w4a8", 64, "tensor", "linear", False, "svdquant")
-    broken = {"method": "gptq", "group": "7", "scale": "row", "scope": "some", "keep": "maybe", "decoder": "x"}
+    broken = {
+        "method": "gptq",
+        "group": "7",
+        "scale": "row",
+        "scope": "some",
+        "keep": "maybe",
+        "decoder": "x",
+    }
     link = values.read_link(broken | {"source": "no/such/place"})
     assert len(link.notes) == 7 and link == values.Link(notes=link.notes)
     assert links.resolve(engine, link)[1] == engine.opening()[0]
@@ -114,7 +138,9 @@ def test_text_from_outside_is_escaped():
     assert "<i>" not in fragments.no_surface("<i>", "w4a8", 4)
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.1234, "+0.123"), (-0.1236, "\u22120.124"), (-0.0001, "0.000")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.1234, "+0.123"), (-0.1236, "\u22120.124"), (-0.0001, "0.000")]
+)
 def test_differences_have_a_sign(value, text):
     assert fragments.signed(value) == text
 

@@ -32,7 +32,9 @@ KINDS = {
     "prompts of another kind": lambda folder: read_prompts(corrupt(folder / "bad.yaml", "a: [")),
     "prompts in a folder": lambda folder: read_prompts(folder),
     "a storage in no folder": lambda folder: saved_searches(f"sqlite:///{folder / 'no' / 's.sqlite3'}"),
-    "a storage of another kind": lambda folder: saved_searches(f"sqlite:///{corrupt(folder / 's.db', 'x' * 5000)}"),
+    "a storage of another kind": lambda folder: saved_searches(
+        f"sqlite:///{corrupt(folder / 's.db', 'x' * 5000)}"
+    ),
     "a search that is not there": lambda folder: load_search(f"sqlite:///{folder / 's.sqlite3'}", "none"),
     "a file in the folder's place": lambda folder: Searches(corrupt(folder / "file") / "s.sqlite3").url,
     "a model's folder without a model": lambda folder: load_backbone("pcm-sd15", source=str(folder)),
@@ -59,7 +61,13 @@ def test_no_kind_of_error_names_a_path_of_the_server(kind, tmp_path):
 @pytest.mark.parametrize("kind", [*USER_ERRORS.__args__, ValueError, TypeError])
 @pytest.mark.parametrize(
     "path",
-    ["/srv/a/x.json", "sqlite:////root/a/x.json", r"C:\Users\ann\x.json", "~/data/x.json", "/home/Ann Lee/a/x.json"],
+    [
+        "/srv/a/x.json",
+        "sqlite:////root/a/x.json",
+        r"C:\Users\ann\x.json",
+        "~/data/x.json",
+        "/home/Ann Lee/a/x.json",
+    ],
 )
 def test_every_class_of_errors_is_spoken_without_its_folders(kind, path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/Ann Lee")

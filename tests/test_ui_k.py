@@ -1,4 +1,6 @@
-"""k on the page without a browser: weighing anew costs no denoiser call, and every number and link carries it."""
+"""k on the page without a browser: weighing anew costs no denoiser call, and every number and link carries
+it.
+"""
 
 import json
 import math
@@ -26,7 +28,9 @@ QUALITY_BEST = (0.88, 1.12)
 
 
 def two_optima(folder) -> None:
-    """A preset whose alignment is best at BEST and whose quality is best at QUALITY_BEST, with noise over 8 prompts."""
+    """A preset whose alignment is best at BEST and whose quality is best at QUALITY_BEST, with noise over 8
+    prompts.
+    """
     preset = write_preset(folder)
     x, e = np.meshgrid(AXIS, AXIS)
     rng, hill = np.random.default_rng(0), lambda point: (x - point[0]) ** 2 + (e - point[1]) ** 2
@@ -167,7 +171,9 @@ def test_coefficients_beyond_the_map_are_said_to_be_that(engine):
     found = replace(preset, provenance={"strategy": "per-step", "best": {"jaq": best + 0.25}, "k": 2.0})
     assert fragments.beyond(found, 2.0) == "", "the search per step stayed at its pair"
     found.coefficients = Coefficients.per_step([0.9, 1.0, 1.1, 1.0], [1.0] * 4)
-    assert f"JAQ {best + 0.25:.3f}" in fragments.beyond(found, 2.0) and "+0.250" in fragments.beyond(found, 2.0)
+    assert f"JAQ {best + 0.25:.3f}" in fragments.beyond(found, 2.0) and "+0.250" in fragments.beyond(
+        found, 2.0
+    )
     assert fragments.beyond(found, 3.0) == "", "at another k the best known is a cell"
 
 

@@ -37,7 +37,9 @@ def given(tab, **changes):
     """What the page sends: the widgets as they were built, with these changes."""
     c, r = tab.controls, tab.results
     widgets = [*c.settings, c.shape, tab.dark, r.left, r.right, *c.sliders]
-    return {widget: widget.value for widget in widgets} | {getattr(c, name): value for name, value in changes.items()}
+    return {widget: widget.value for widget in widgets} | {
+        getattr(c, name): value for name, value in changes.items()
+    }
 
 
 def version(tab, updates):
@@ -97,7 +99,9 @@ def test_coefficients_start_at_1_where_nothing_is_known_and_come_back_where_some
         assert engine.session("a").comparison.coefficients.is_identity, change
         assert "start at 1" in answer[tab.results.notes] and answer[tab.controls.search]["visible"]
         answer = tab.generate(REQUEST, given(tab))
-        assert engine.session("a").comparison.coefficients == best and not answer[tab.controls.search]["visible"]
+        assert (
+            engine.session("a").comparison.coefficients == best and not answer[tab.controls.search]["visible"]
+        )
 
 
 def test_own_coefficients_stay_with_whoever_chose_them(engine, tab):
@@ -122,7 +126,13 @@ def test_sliders_widen_for_coefficients_that_a_preset_brings(engine, tab):
 
 @pytest.mark.parametrize(
     ("seed", "said"),
-    [(1.5, "not 1.5"), (None, "not left empty"), (-1, "not -1"), (2**31, "not 2147483648"), (True, "not True")],
+    [
+        (1.5, "not 1.5"),
+        (None, "not left empty"),
+        (-1, "not -1"),
+        (2**31, "not 2147483648"),
+        (True, "not True"),
+    ],
 )
 def test_a_seed_that_is_none_is_one_sentence(engine, tab, seed, said):
     before = engine.session("a")
@@ -175,5 +185,9 @@ def test_no_handler_takes_more_than_a_few_values_by_position(tab):
     while getattr(app, "parent", None) is not None:
         app = app.parent
     many = {fn.api_name: len(fn.inputs) for fn in app.fns.values() if fn.fn and not fn.inputs_as_dict}
-    many = {name: count for name, count in many.items() if count > MOST_POSITIONAL and not name.startswith("search")}
+    many = {
+        name: count
+        for name, count in many.items()
+        if count > MOST_POSITIONAL and not name.startswith("search")
+    }
     assert many == {"compare": many["compare"]}, "the public API alone has named parameters for everything"

@@ -1,4 +1,6 @@
-"""Noise of a surface: intervals against brute force and against known truths, and which cells differ from plain."""
+"""Noise of a surface: intervals against brute force and against known truths, and which cells differ from
+plain.
+"""
 
 import math
 import time
@@ -15,9 +17,11 @@ AXIS = (0.9, 1.0, 1.1)
 PLAIN = (1, 1)
 
 
-def noisy(seed: int, prompts: int = 20, seeds: int = 1, gain: float = 0.0, axis=AXIS) -> tuple[Surface, float]:
-    """A surface whose prompts differ much and whose cells differ in truth only by `gain` in quality (plain: 0), and the
-    true difference in JAQ. Each image has noise of its own."""
+def noisy(
+    seed: int, prompts: int = 20, seeds: int = 1, gain: float = 0.0, axis=AXIS
+) -> tuple[Surface, float]:
+    """A surface whose prompts differ much and whose cells differ in truth only by `gain` in quality (plain:
+    0), and the true difference in JAQ. Each image has noise of its own."""
     rng, n = np.random.default_rng(seed), len(axis)
     hard = rng.normal(size=prompts)
     alignment = 55 + 5 * hard + rng.normal(scale=2, size=(n, n, seeds, prompts))
@@ -55,7 +59,9 @@ def test_intervals_are_those_of_a_bootstrap_over_prompts_with_all_their_seeds(pr
 
 
 def test_the_test_of_a_difference_is_a_bootstrap_t():
-    """Written out for scores whose JAQ is linear: constant alignment, so the difference is 2 * mean of the quality's."""
+    """Written out for scores whose JAQ is linear: constant alignment, so the difference is 2 * mean of the
+    quality's.
+    """
     rng = np.random.default_rng(5)
     quality = rng.uniform(0.3, 0.9, (1, 2, 12))
     surface = Surface((1.0, 1.1), (1.0,), np.full((1, 2, 12), 30.0), quality)
@@ -75,7 +81,10 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(prompts, seeds):
     for seed in range(150):
         surface, truth = noisy(seed, prompts, seeds, gain=0.02)
         known = surface.uncertainty(2.0)
-        hits += [known.difference_low[c] <= truth <= known.difference_high[c] for c in ((0, 0), (0, 2), (2, 0), (2, 2))]
+        hits += [
+            known.difference_low[c] <= truth <= known.difference_high[c]
+            for c in ((0, 0), (0, 2), (2, 0), (2, 2))
+        ]
     assert 0.92 <= np.mean(hits) <= 0.98
 
 
@@ -130,7 +139,12 @@ def test_more_seeds_of_a_prompt_narrow_its_own_noise_only():
 def test_a_grid_around_one_has_no_plain_cell_and_one_beside_it_uses_the_nearest():
     axis = (1.1, 1.2)
     known = Surface(axis, axis, np.random.rand(2, 2, 9) * 30, np.random.rand(2, 2, 9)).uncertainty(2.0)
-    assert known.p is None and known.difference is None and not known.alike.any() and np.isfinite(known.low).all()
+    assert (
+        known.p is None
+        and known.difference is None
+        and not known.alike.any()
+        and np.isfinite(known.low).all()
+    )
     beside = Surface((0.97, 1.08), (1.0,), np.random.rand(1, 2, 9) * 30, np.random.rand(1, 2, 9))
     assert beside.plain() == (0, 0) and beside.uncertainty(2.0).difference[0, 0] == 0
 
@@ -140,7 +154,10 @@ def test_benjamini_hochberg_by_hand():
     # 0.05 * rank / 8: 0.00625, 0.0125, 0.01875, 0.025, ...; the largest p below its own limit is 0.008
     assert discoveries(p).tolist() == [True, False, False, True, False, False, False, False]
     # a small p further down takes those before it along: 0.02 <= 0.05 * 4 / 4
-    assert discoveries(np.array([0.03, 0.03, 0.045, 0.049])).all() and not discoveries(np.array([0.06, 0.2])).any()
+    assert (
+        discoveries(np.array([0.03, 0.03, 0.045, 0.049])).all()
+        and not discoveries(np.array([0.06, 0.2])).any()
+    )
 
 
 def test_an_expanded_interval_cuts_less_from_few_values():

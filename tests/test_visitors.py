@@ -1,4 +1,6 @@
-"""Who may do what: every handler of the page, called by somebody from elsewhere, leaves the machine as it is."""
+"""Who may do what: every handler of the page, called by somebody from elsewhere, leaves the
+machine as it is.
+"""
 
 import builtins
 import inspect
@@ -46,16 +48,22 @@ def test_nobody_is_local_who_may_come_from_elsewhere(stranger):
 
 
 def test_somebody_at_the_machine_is_local_except_on_a_space(monkeypatch):
-    for here in (visitor(), visitor(host="localhost:7861", origin="http://localhost:7861"), visitor(client="::1")):
+    for here in (
+        visitor(),
+        visitor(host="localhost:7861", origin="http://localhost:7861"),
+        visitor(client="::1"),
+    ):
         assert is_local(here) and furnish(here) == ""
     monkeypatch.setenv("SPACE_ID", "me/space")
     assert not is_local(visitor())
 
 
 class Scene:
-    """A page that is served, with a saved search of somebody else's; whatever reaches out of it is written down.
+    """A page that is served, with a saved search of somebody else's; whatever reaches out of it is written
+    down.
 
-    touched: "publish", "download", and "source" where a folder or repository that a visitor named was looked for.
+    touched: "publish", "download", and "source" where a folder or repository that a visitor named was looked
+        for.
     """
 
     def __init__(self, folder, monkeypatch):
@@ -124,9 +132,13 @@ class Scene:
         body |= {"event_data": {"index": [400, 300], "value": None, "selected": True}, "trigger_id": None}
         query = {"source": self.source}
         if not fn.queue:
-            answer = httpx.post(f"{url}/gradio_api/run/predict", json=body, params=query, headers=headers, timeout=60)
+            answer = httpx.post(
+                f"{url}/gradio_api/run/predict", json=body, params=query, headers=headers, timeout=60
+            )
             return answer.text
-        joined = httpx.post(f"{url}/gradio_api/queue/join", json=body, params=query, headers=headers, timeout=60)
+        joined = httpx.post(
+            f"{url}/gradio_api/queue/join", json=body, params=query, headers=headers, timeout=60
+        )
         event = joined.json()["event_id"]
         where = f"{url}/gradio_api/queue/data?session_hash={session}"
         with httpx.stream("GET", where, headers=headers, timeout=60) as stream:
@@ -139,7 +151,9 @@ class Scene:
         raise AssertionError(f"{fn.api_name} gave no answer")
 
     def call_all(self, url, session, headers):
-        """Every handler's answer by its name; what deletes comes last, so that there is something to take before."""
+        """Every handler's answer by its name; what deletes comes last, so that there is something to take
+        before.
+        """
         fns = [fn for fn in self.app.fns.values() if fn.fn is not None and fn.api_name != "search_start"]
         fns.sort(key=lambda fn: "delete" in str(fn.api_name))
         return {fn.api_name: self.call(url, fn, session, headers) for fn in fns}

@@ -1,7 +1,7 @@
 """Tiny random pipelines of the real families' classes, in folders laid out like those of the Hub.
 
-The configurations take the same paths through diffusers as the published ones: LCM's embedded guidance, SDXL's size
-conditions and second text encoder, FLUX's packed latents and T5. Made once per test process.
+The configurations take the same paths through diffusers as the published ones: LCM's embedded guidance,
+SDXL's size conditions and second text encoder, FLUX's packed latents and T5. Made once per test process.
 """
 
 import functools
@@ -83,7 +83,9 @@ def folder_of(id: str) -> Path:
     folder = models() / id
     pipe = {"sd": _sd, "sdxl": _sdxl, "flux": _flux}[SPECS[id].family](SPECS[id])
     half = any(".fp16." in name for name in SPECS[id].files)
-    pipe.to(torch.float16 if half else torch.float32).save_pretrained(folder, variant="fp16" if half else None)
+    pipe.to(torch.float16 if half else torch.float32).save_pretrained(
+        folder, variant="fp16" if half else None
+    )
     for tokenizer in folder.glob("tokenizer"):
         write_clip_tokenizer(tokenizer)
     if (folder / "tokenizer_2").is_dir() and SPECS[id].family == "sdxl":
@@ -100,7 +102,9 @@ def folder_of(id: str) -> Path:
 
 @functools.cache
 def lora_of(id: str) -> Source:
-    """Adapters for a PCM backbone, one file per step count, in the dialect and with the names of PCM_Weights."""
+    """Adapters for a PCM backbone, one file per step count, in the dialect and with the names of
+    PCM_Weights.
+    """
     spec, folder = SPECS[id], models() / f"{id}-lora"
     unet = UNet2DConditionModel.from_pretrained(folder_of(id) / "unet", variant="fp16")
     for seed, file in enumerate(spec.lora.files):
@@ -115,7 +119,9 @@ def lora_weights(unet: nn.Module, seed: int, rank: int = 4, alpha: float = 8.0) 
     draw = lambda *shape: 0.2 * torch.randn(shape, generator=generator)
     state = {}
     for name, layer in unet.named_modules():
-        wanted = any(part in name for part in (".attn", "proj_in", "proj_out", ".ff.", ".conv1", ".conv2", "samplers"))
+        wanted = any(
+            part in name for part in (".attn", "proj_in", "proj_out", ".ff.", ".conv1", ".conv2", "samplers")
+        )
         if isinstance(layer, nn.Linear | nn.Conv2d) and wanted:
             key, (out, inner, *kernel) = "lora_unet_" + name.replace(".", "_"), layer.weight.shape
             state[f"{key}.lora_down.weight"] = draw(rank, inner, *kernel)
@@ -161,13 +167,20 @@ tiny = functools.cache(fresh)
 
 
 def write_clip_tokenizer(folder: Path) -> None:
-    """vocab.json and merges.txt and their settings, as Stable Diffusion's folders have them, for a few letters."""
+    """vocab.json and merges.txt and their settings, as Stable Diffusion's folders have them, for a few
+    letters.
+    """
     for file in folder.glob("*"):
         file.unlink()
     words = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "fo", "fox</w>", *SPECIAL]
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("#version: 0.2\nf o\nfo x</w>\n")
-    settings = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[1], "unk_token": SPECIAL[1], "pad_token": SPECIAL[1]}
+    settings = {
+        "bos_token": SPECIAL[0],
+        "eos_token": SPECIAL[1],
+        "unk_token": SPECIAL[1],
+        "pad_token": SPECIAL[1],
+    }
     (folder / "special_tokens_map.json").write_text(json.dumps(settings))
     more = {
         "tokenizer_class": "CLIPTokenizer",
@@ -229,7 +242,11 @@ def _lively(module: nn.Module, factor: float) -> nn.Module:
 
 def _sd(spec: BackboneSpec) -> StableDiffusionPipeline:
     parts = dict(
-        vae=_vae(), text_encoder=_clip(16), tokenizer=CLIPTokenizer(), safety_checker=None, feature_extractor=None
+        vae=_vae(),
+        text_encoder=_clip(16),
+        tokenizer=CLIPTokenizer(),
+        safety_checker=None,
+        feature_extractor=None,
     )
     if spec.scheduler == "LCMScheduler":
         unet = _unet(cross_attention_dim=16, time_cond_proj_dim=16)
@@ -275,7 +292,13 @@ def _flux(spec: BackboneSpec) -> FluxPipeline:
         axes_dims_rope=(4, 6, 6),
         guidance_embeds=False,
     )
-    words = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
+    words = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", 0.0),
+        ("▁", -2.0),
+        *((letter, -3.0) for letter in LETTERS),
+    ]
     config = T5Config(
         vocab_size=len(words) + 100,
         d_model=32,
@@ -285,7 +308,9 @@ def _flux(spec: BackboneSpec) -> FluxPipeline:
         num_layers=2,
         feed_forward_proj="gated-gelu",
     )
-    vae = _vae(16, use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159)
+    vae = _vae(
+        16, use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159
+    )
     return FluxPipeline(
         FlowMatchEulerDiscreteScheduler(shift=1.0),
         vae,

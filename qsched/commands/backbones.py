@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
 DEFAULT = "w4a8"
 SIZES = ("w8a8", "w4a8", "w3a8", "w2a8")
-SHOWN = ("title", "family", "licence", "gated", "steps", "default_steps", "size", "guidance", "scheduler", "revision")
+SHOWN = (
+    "title",
+    "family",
+    "licence",
+    "gated",
+    "steps",
+    "default_steps",
+    "size",
+    "guidance",
+    "scheduler",
+    "revision",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,24 +37,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Every backbone with its facts, its sizes, and ready or why not; nothing is downloaded, only the embedded one is loaded."""
+    """Every backbone with its facts, its sizes, and ready or why not; nothing is downloaded, only the
+    embedded one is loaded.
+    """
     from qsched.models.devices import pick_device
     from qsched.models.registry import SPECS
 
     device = pick_device(args.device)
-    found = [_embedded(args, spec) if spec.family == "emoji" else _real(args, spec, device) for spec in SPECS.values()]
+    found = [
+        _embedded(args, spec) if spec.family == "emoji" else _real(args, spec, device)
+        for spec in SPECS.values()
+    ]
     rows = [["id", "steps", "pixels", "licence", "download", "fp16", *SIZES, "how it runs here", "state"]]
     for f in found:
         sizes = [size(f["denoiser_bytes"][name]) if f["denoiser_bytes"] else "-" for name in ("fp16", *SIZES)]
         licence = f["licence"] + ", gated" * f["gated"]
         state = "ready" if f["ready"] else f["reason"]
         rows.append(
-            [f["id"], _steps(f["steps"]), str(f["size"]), licence, _download(f), *sizes, f["plan"]["sentence"], state]
+            [
+                f["id"],
+                _steps(f["steps"]),
+                str(f["size"]),
+                licence,
+                _download(f),
+                *sizes,
+                f["plan"]["sentence"],
+                state,
+            ]
         )
     text = (
-        f"{table(rows)}\n\nA download is what `pull` fetches: the backbone with its tiny decoder, and what scores its images, which all "
-        "backbones share.\nSizes are the denoiser's as stored; what is free on the device decides how a backbone runs.\n\n"
-        f"{table(_cards(found))}\n\nGPU memory at {DEFAULT.upper()}, by arithmetic from the architectures: {_legend()}."
+        f"{table(rows)}\n\nA download is what `pull` fetches: the backbone with its tiny decoder, "
+        f"and what scores its images, which all "
+        "backbones share.\nSizes are the denoiser's as stored; what is free on the device decides "
+        "how a backbone runs.\n\n"
+        f"{table(_cards(found))}\n\nGPU memory at {DEFAULT.upper()}, by arithmetic from the "
+        f"architectures: {_legend()}."
     )
     return Result({"device": str(device), "backbones": found}, text)
 
@@ -55,7 +83,9 @@ def _facts(spec: "BackboneSpec", **more: Any) -> dict[str, Any]:
     downloads = {
         "download_bytes": sum(part.bytes for part in pulled if not part.of_scores),
         "scores_bytes": sum(part.bytes for part in pulled if part.of_scores),
-        "downloads": [{"name": part.name, "bytes": part.bytes, "of_scores": part.of_scores} for part in pulled],
+        "downloads": [
+            {"name": part.name, "bytes": part.bytes, "of_scores": part.of_scores} for part in pulled
+        ],
     }
     return {"id": spec.id, **{name: getattr(spec, name) for name in SHOWN}, **downloads, **more}
 
@@ -72,8 +102,15 @@ def _embedded(args: argparse.Namespace, spec: "BackboneSpec") -> dict[str, Any]:
         sizes = {bits: memory.quantized_bytes(backbone.denoiser, bits) for bits in SIZES}
         reason, sizes = None, {"fp16": backbone.full_precision_bytes} | sizes
         parameters = sum(p.numel() for p in backbone.denoiser.parameters())
-    plan = {"kind": "resident", "sentence": memory.PLANS["resident"], "peak_bytes": spec.memory_bytes, "host_bytes": 0}
-    return _facts(spec, parameters=parameters, denoiser_bytes=sizes, plan=plan, ready=reason is None, reason=reason)
+    plan = {
+        "kind": "resident",
+        "sentence": memory.PLANS["resident"],
+        "peak_bytes": spec.memory_bytes,
+        "host_bytes": 0,
+    }
+    return _facts(
+        spec, parameters=parameters, denoiser_bytes=sizes, plan=plan, ready=reason is None, reason=reason
+    )
 
 
 def _real(args: argparse.Namespace, spec: "BackboneSpec", device: "torch.device") -> dict[str, Any]:

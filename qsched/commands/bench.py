@@ -46,11 +46,14 @@ def run(args: argparse.Namespace) -> Result:
     steps = args.steps or backbone.spec.default_steps
     if steps not in backbone.spec.steps:
         raise ValueError(
-            f"{backbone.spec.title} runs in {min(backbone.spec.steps)} to {max(backbone.spec.steps)} steps, not {steps}."
+            f"{backbone.spec.title} runs in {min(backbone.spec.steps)} to "
+            f"{max(backbone.spec.steps)} steps, not {steps}."
         )
     batches = sorted({1, *args.batches})
     with tqdm(total=len(widths), desc="bench", unit="width", disable=None) as bar:
-        data = benchmark(backbone, widths, steps=steps, batches=batches, repeats=args.repeats, on_width=bar.update)
+        data = benchmark(
+            backbone, widths, steps=steps, batches=batches, repeats=args.repeats, on_width=bar.update
+        )
     milliseconds = lambda seconds: "-" if seconds is None else f"{1000 * seconds:.0f} ms"
     rows = [["", "image", "drag", *(f"batch {n}" for n in batches), "stored", "in memory", "runs as"]]
     for c in data["columns"]:
@@ -67,5 +70,10 @@ def run(args: argparse.Namespace) -> Result:
             ]
         )
     peak = data["peak_memory_bytes"]
-    about = f"{data['backbone']}, {steps} steps, {data['device']}, {data['threads']} threads, medians of {args.repeats} after {WARM_UP} warm-up runs"
-    return Result(data, "\n".join([table(rows), "", about + (f"; peak memory {size(peak)}." if peak else ".")]))
+    about = (
+        f"{data['backbone']}, {steps} steps, {data['device']}, {data['threads']} threads, medians of "
+        f"{args.repeats} after {WARM_UP} warm-up runs"
+    )
+    return Result(
+        data, "\n".join([table(rows), "", about + (f"; peak memory {size(peak)}." if peak else ".")])
+    )

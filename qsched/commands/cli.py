@@ -1,4 +1,5 @@
-"""`python -m qsched ...`: every command ends with 0, or with 2 and one clear line on stderr, or with 130 after Ctrl-C.
+"""`python -m qsched ...`: every command ends with 0, or with 2 and one clear line on stderr, or with 130
+after Ctrl-C.
 
 With --json, stdout is exactly one JSON object. `--traceback` shows where an error came from.
 """
@@ -60,7 +61,9 @@ def build_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 2 (bad input or bad luck, one line on stderr) or 130 (Ctrl-C)."""
+    """Run one command and return its exit status: 0, 2 (bad input or bad luck, one line on stderr) or 130
+    (Ctrl-C).
+    """
     args = None
     try:
         args = build_parser().parse_args(argv)

@@ -11,13 +11,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is quantized and how, and on how many prompts it is measured."""
     add_backbone(parser)
     add_quantization(parser)
-    parser.add_argument("--steps", type=integer(1), metavar="N", help="denoiser calls (default: the backbone's own)")
-    parser.add_argument("--prompts", metavar="FILE|N", default=16, help="calibration prompts to fit on (default: 16)")
+    parser.add_argument(
+        "--steps", type=integer(1), metavar="N", help="denoiser calls (default: the backbone's own)"
+    )
+    parser.add_argument(
+        "--prompts", metavar="FILE|N", default=16, help="calibration prompts to fit on (default: 16)"
+    )
     parser.add_argument(
         "--held-out", metavar="FILE|N", default=16, help="prompts that measure the fit (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=integer(0), default=0, metavar="N", help="of the noise (default: %(default)s)")
-    parser.add_argument("--layers", type=integer(1), default=10, metavar="N", help="to list (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=integer(0), default=0, metavar="N", help="of the noise (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--layers", type=integer(1), default=10, metavar="N", help="to list (default: %(default)s)"
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -44,7 +52,9 @@ def run(args: argparse.Namespace) -> Result:
             bar.total = total
             bar.update(done - bar.n)
 
-        found = diagnose(backbone, settings, fitted, steps, held_out=unseen, seed=args.seed, on_progress=progress)
+        found = diagnose(
+            backbone, settings, fitted, steps, held_out=unseen, seed=args.seed, on_progress=progress
+        )
     coefficients, explained = found.fit.coefficients.expand(steps), found.explained()
     data = {
         "backbone": backbone.spec.id,
@@ -53,22 +63,30 @@ def run(args: argparse.Namespace) -> Result:
         "steps": steps,
         "prompts": len(fitted),
         "held_out_prompts": len(unseen),
-        "layers": [{"name": layer.name, "weights": layer.weights, "shares": layer.shares} for layer in found.layers],
+        "layers": [
+            {"name": layer.name, "weights": layer.weights, "shares": layer.shares} for layer in found.layers
+        ],
         "weights": found.weights,
         "explained": explained,
-        "coefficients": {name: row.tolist() for name, row in zip(("c_x", "c_eps"), coefficients, strict=True)},
+        "coefficients": {
+            name: row.tolist() for name, row in zip(("c_x", "c_eps"), coefficients, strict=True)
+        },
     }
     header = ["", *(f"step {i + 1}" for i in range(steps))]
     percent = lambda shares: [f"{100 * share:.1f} %" for share in shares]
-    layers = [[layer.name, f"{layer.weights:,}", *percent(layer.shares)] for layer in found.layers[: args.layers]]
+    layers = [
+        [layer.name, f"{layer.weights:,}", *percent(layer.shares)] for layer in found.layers[: args.layers]
+    ]
     rows = [[CORRECTIONS[kind], *percent(shares)] for kind, shares in explained.items()]
     numbers = [[name, *(f"{value:.3f}" for value in row)] for name, row in data["coefficients"].items()]
     text = "\n\n".join(
         [
-            f"{backbone.spec.title}, {settings.bits.upper()}, {steps} steps. Squared error of the prediction with one layer "
+            f"{backbone.spec.title}, {settings.bits.upper()}, {steps} steps. Squared error of the "
+            f"prediction with one layer "
             f"quantized, against all {len(found.layers)} quantized ({found.weights:,} weights):",
             table([["layer", "weights", *header[1:]], *layers]),
-            f"Share of the squared error that a correction explains, fitted on {len(fitted)} prompts, measured on "
+            f"Share of the squared error that a correction explains, fitted on {len(fitted)} "
+            f"prompts, measured on "
             f"{len(unseen)} others:",
             table([header, *rows]),
             "Coefficients by least squares:",

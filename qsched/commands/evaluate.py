@@ -12,10 +12,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts",
         metavar="FILE|N",
-        help="a file (one prompt per line, CSV, TSV, JSON lines, JSON or YAML), or N built-in held-out prompts (default: all of them)",
+        help=(
+            "a file (one prompt per line, CSV, TSV, JSON lines, JSON or YAML), or N built-in held-out "
+            "prompts (default: all of them)"
+        ),
     )
     parser.add_argument(
-        "--seeds", type=integer(1, 1000), default=5, metavar="N", help="noise draws per prompt (default: %(default)s)"
+        "--seeds",
+        type=integer(1, 1000),
+        default=5,
+        metavar="N",
+        help="noise draws per prompt (default: %(default)s)",
     )
     parser.add_argument(
         "--any-revision", action="store_true", help="also evaluate a preset that was made with other weights"

@@ -13,10 +13,14 @@ GAIN = next(iter(DIFFERENCES))
 
 
 def as_text(evaluation: Evaluation) -> str:
-    """A line per metric; differences that are significant are starred; then the categories and what the numbers are."""
+    """A line per metric; differences that are significant are starred; then the categories and what the
+    numbers are.
+    """
     metrics = evaluation.metrics
     means = [["", *COLUMNS]]
-    means += [[name, *(_mean(evaluation, column, metric) for column in COLUMNS)] for metric, name in metrics.items()]
+    means += [
+        [name, *(_mean(evaluation, column, metric) for column in COLUMNS)] for metric, name in metrics.items()
+    ]
     differences = [["", *(f"{label} " for label in DIFFERENCES)]]
     differences += [
         [name, *(_difference(evaluation, metric, *pair) for pair in DIFFERENCES.values())]
@@ -46,7 +50,8 @@ def _title(evaluation: Evaluation) -> str:
     preset = evaluation.preset
     many = lambda count, noun: f"{count} {noun}" + "s" * (count != 1)
     return (
-        f"{preset.backbone}, {preset.bits}, {many(preset.steps, 'step')}, {many(len(evaluation.prompts), 'prompt')} x "
+        f"{preset.backbone}, {preset.bits}, {many(preset.steps, 'step')}, "
+        f"{many(len(evaluation.prompts), 'prompt')} x "
         f"{many(len(evaluation.seeds), 'seed')}; mean [95 % interval]."
     )
 
@@ -65,13 +70,16 @@ def _footnotes(evaluation: Evaluation) -> Iterator[str]:
     )
     if evaluation.categories:
         yield (
-            "Every category is one more chance for an interval to miss 0 by accident; categories of fewer than "
+            "Every category is one more chance for an interval to miss 0 by accident; categories "
+            "of fewer than "
             f"{FEWEST_PROMPTS} prompts have none."
         )
     yield from (f"Note: {note}" for note in evaluation.notes)
 
 
-def _categories(evaluation: Evaluation, corner: str, shown: Callable[[Estimate, str], str]) -> list[list[str]]:
+def _categories(
+    evaluation: Evaluation, corner: str, shown: Callable[[Estimate, str], str]
+) -> list[list[str]]:
     rows = [[corner, "prompts", NAIVE, QSCHED, GAIN]]
     for name, index in evaluation.categories.items():
         part = evaluation.part(name)

@@ -10,11 +10,17 @@ from qsched.commands.result import Result
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which preset, and where to."""
-    parser.add_argument("--preset", required=True, metavar="FILE", help="the preset whose coefficients to take")
+    parser.add_argument(
+        "--preset", required=True, metavar="FILE", help="the preset whose coefficients to take"
+    )
     parser.add_argument("--out", metavar="DIR", help="folder for the scheduler (not needed with --push)")
-    parser.add_argument("--push", metavar="REPO", help="publish it on the Hub as OWNER/NAME, with a model card")
+    parser.add_argument(
+        "--push", metavar="REPO", help="publish it on the Hub as OWNER/NAME, with a model card"
+    )
     parser.add_argument("--private", action="store_true", help="with --push: make a new repository private")
-    parser.add_argument("--dry-run", action="store_true", help="with --push: only say what would be published")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="with --push: only say what would be published"
+    )
     add_backbone(parser, choose=False)
 
 

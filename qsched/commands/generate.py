@@ -29,7 +29,9 @@ FILES = ("full_precision.png", "naive.png", "qsched.png")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to draw, how, and where to put it."""
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to draw")
-    parser.add_argument("--out", required=True, metavar="DIR", help=f"folder for {', '.join(FILES)} and result.json")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", help=f"folder for {', '.join(FILES)} and result.json"
+    )
     parser.add_argument("--seed", type=integer(0), default=0, help="of the noise (default: %(default)s)")
     parser.add_argument("--steps", type=integer(1), help="denoiser calls (default: the backbone's own)")
     parser.add_argument("--preset", metavar="FILE", help="take the coefficients from this preset")
@@ -42,7 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """Compare full precision, naive quantization and Q-Sched. Coefficients: as given, else the best known ones."""
+    """Compare full precision, naive quantization and Q-Sched.
+
+    Coefficients: as given, else the best known ones.
+    """
     from qsched.comparison.comparison import Settings, compare
     from qsched.comparison.record import record
     from qsched.models.registry import SPECS
@@ -62,17 +67,25 @@ def run(args: argparse.Namespace) -> Result:
         preset = preset or find_preset(backbone.spec.id, how.bits, steps, method=how.method)
         chosen = preset.coefficients if preset else Coefficients.identity()
     chosen.expand(steps)
-    compare(backbone, Settings("warm-up", 0, min(backbone.spec.steps), how, args.tiny_decoder), Coefficients.identity())
+    compare(
+        backbone,
+        Settings("warm-up", 0, min(backbone.spec.steps), how, args.tiny_decoder),
+        Coefficients.identity(),
+    )
     comparison = compare(backbone, settings, chosen)
     data = record(backbone, comparison, args.k)
     made_for = preset and (preset.backbone, preset.bits, preset.steps, preset.method)
     if preset is not None and made_for != (backbone.spec.id, how.bits, steps, how.method):
         by = "" if preset.method == "plain" else f" by {preset.method}"
-        data["notes"].append(f"The preset was made for {preset.backbone}, {preset.bits}{by}, {preset.steps} steps.")
+        data["notes"].append(
+            f"The preset was made for {preset.backbone}, {preset.bits}{by}, {preset.steps} steps."
+        )
     if preset is not None and preset.mark:
         data["notes"].append(preset.mark)
     if preset is None and chosen.is_identity:
-        data["notes"].append("No coefficients were given and no preset is known, so Q-Sched equals naive here.")
+        data["notes"].append(
+            "No coefficients were given and no preset is known, so Q-Sched equals naive here."
+        )
     data["notes"] += [f"{note[:1].upper()}{note[1:]}." for note in data["size"]["notes"]]
     images = {name: _png(column.image) for name, column in zip(FILES, comparison.columns, strict=True)}
     data["files"] = list(images)
@@ -91,16 +104,32 @@ def _text(data: dict, k: float) -> str:
     scorer = data["scorer"]
     lpips = any(column["lpips"] is not None for column in data["columns"])
     rows = [
-        ["", "stored", "latency", "CLIPScore", scorer["quality"], f"JAQ (k={k:g})", "SSIM", *["LPIPS"] * lpips, "found"]
+        [
+            "",
+            "stored",
+            "latency",
+            "CLIPScore",
+            scorer["quality"],
+            f"JAQ (k={k:g})",
+            "SSIM",
+            *["LPIPS"] * lpips,
+            "found",
+        ]
     ]
     for column in data["columns"]:
         rows.append([
             column["name"], size(column["stored_bytes"]), f"{1000 * column['latency_s']:.0f} ms",
-            _number(column["alignment"], 2), _number(column["quality"]), _number(column["jaq"]), _number(column["ssim"]),
-            *[_number(column["lpips"])] * lpips, ", ".join(badge["name"] for badge in column["badges"]) or "-",
+            _number(column["alignment"], 2), _number(column["quality"]), _number(column["jaq"]),
+            _number(column["ssim"]),
+            *[_number(column["lpips"])] * lpips,
+            ", ".join(badge["name"] for badge in column["badges"]) or "-",
         ])  # fmt: skip
     chosen = ", ".join(f"{name} = {value}" for name, value in data["coefficients"].items())
-    by = f"scores by {scorer['name']}: {scorer['definition']}" if scorer["name"] else "nobody has scored these images"
+    by = (
+        f"scores by {scorer['name']}: {scorer['definition']}"
+        if scorer["name"]
+        else "nobody has scored these images"
+    )
     return "\n".join([
         table(rows), "", f"Q-Sched with {chosen}. {scorer['jaq']}; {by}.",
         *data["notes"], f"Images and result.json are in {data['folder']}.",

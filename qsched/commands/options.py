@@ -56,12 +56,18 @@ def number(low: float = -math.inf) -> Callable[[str], float]:
 def add_backbone(parser: argparse.ArgumentParser, choose: bool = True) -> None:
     """--backbone (unless something else decides it), --source, --device, --dtype."""
     if choose:
-        parser.add_argument("--backbone", default="emoji-lcm", metavar="ID", help="which model (default: %(default)s)")
+        parser.add_argument(
+            "--backbone", default="emoji-lcm", metavar="ID", help="which model (default: %(default)s)"
+        )
     parser.add_argument(
-        "--source", metavar="PATH_OR_ID", help="load this family from another folder or Hub id (ID@REVISION pins it)"
+        "--source",
+        metavar="PATH_OR_ID",
+        help="load this family from another folder or Hub id (ID@REVISION pins it)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
-    parser.add_argument("--dtype", default="auto", help="auto, float32, float16, bfloat16 (default: %(default)s)")
+    parser.add_argument(
+        "--dtype", default="auto", help="auto, float32, float16, bfloat16 (default: %(default)s)"
+    )
 
 
 def open_backbone(args: argparse.Namespace, id: str | None = None) -> "Backbone":
@@ -94,7 +100,9 @@ def open_scheduler(args: argparse.Namespace, id: str) -> "SchedulerMixin":
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     """--bits and the quantizer's options."""
     parser.add_argument(
-        "--bits", default="w4a8", help="bit-width, such as w8a8, w4a8, w4a4, w3a8, w2a8 (default: %(default)s)"
+        "--bits",
+        default="w4a8",
+        help="bit-width, such as w8a8, w4a8, w4a4, w3a8, w2a8 (default: %(default)s)",
     )
     add_granularity(parser)
 
@@ -102,7 +110,10 @@ def add_quantization(parser: argparse.ArgumentParser) -> None:
 def add_granularity(parser: argparse.ArgumentParser) -> None:
     """The quantizer's options besides the bit-width."""
     parser.add_argument(
-        "--group-size", type=integer(1), metavar="N", help="weights per scale (default: one scale per channel)"
+        "--group-size",
+        type=integer(1),
+        metavar="N",
+        help="weights per scale (default: one scale per channel)",
     )
     parser.add_argument(
         "--activation-scale", default="token", choices=("token", "tensor"), help="(default: %(default)s)"
@@ -113,7 +124,9 @@ def add_granularity(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quantize-all", action="store_true", help="also the layers kept in high precision by convention"
     )
-    parser.add_argument("--method", default="plain", choices=METHODS, help="of quantizing (default: %(default)s)")
+    parser.add_argument(
+        "--method", default="plain", choices=METHODS, help="of quantizing (default: %(default)s)"
+    )
 
 
 def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantization":
@@ -125,14 +138,20 @@ def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantiza
     from qsched.quantization import BitWidth, Quantization
 
     name = str(BitWidth.parse(bits or args.bits))
-    return Quantization(name, args.group_size, args.activation_scale, args.scope, not args.quantize_all, args.method)
+    return Quantization(
+        name, args.group_size, args.activation_scale, args.scope, not args.quantize_all, args.method
+    )
 
 
 def add_coefficients(parser: argparse.ArgumentParser) -> None:
     """--c-x and --c-eps."""
     meaning = "one number (every step), two (first and last step) or one per step"
-    parser.add_argument("--c-x", type=number(), nargs="+", metavar="C", help=f"factor of the noisy sample: {meaning}")
-    parser.add_argument("--c-eps", type=number(), nargs="+", metavar="C", help="factor of the prediction, likewise")
+    parser.add_argument(
+        "--c-x", type=number(), nargs="+", metavar="C", help=f"factor of the noisy sample: {meaning}"
+    )
+    parser.add_argument(
+        "--c-eps", type=number(), nargs="+", metavar="C", help="factor of the prediction, likewise"
+    )
 
 
 def coefficients(args: argparse.Namespace) -> "Coefficients | None":
@@ -152,7 +171,9 @@ def coefficients(args: argparse.Namespace) -> "Coefficients | None":
 def add_decoder(parser: argparse.ArgumentParser) -> None:
     """--tiny-decoder."""
     parser.add_argument(
-        "--tiny-decoder", action="store_true", help="decode with the small, fast decoder, where the backbone has one"
+        "--tiny-decoder",
+        action="store_true",
+        help="decode with the small, fast decoder, where the backbone has one",
     )
 
 
@@ -161,11 +182,14 @@ def add_scorer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer",
         choices=SCORERS,
-        help="of photographs: CLIPScore by ViT-B-32 or ViT-L-14, with CLIP-IQA; hps: ViT-L-14, with HPSv2.1 in the place of "
+        help="of photographs: CLIPScore by ViT-B-32 or ViT-L-14, with CLIP-IQA; hps: ViT-L-14, with "
+        "HPSv2.1 in the place of "
         "CLIP-IQA, which approximates the paper's second JAQ (default: clip-l14)",
     )
 
 
 def add_k(parser: argparse.ArgumentParser) -> None:
     """--k."""
-    parser.add_argument("--k", type=number(0), default=2.0, help="weight of CLIP-IQA in JAQ (default: %(default)g)")
+    parser.add_argument(
+        "--k", type=number(0), default=2.0, help="weight of CLIP-IQA in JAQ (default: %(default)g)"
+    )

@@ -1,4 +1,6 @@
-"""`presets`: search and judge the presets of several bit-widths and step counts, one file each, taken up where it was left."""
+"""`presets`: search and judge the presets of several bit-widths and step counts, one file each, taken up
+where it was left.
+"""
 
 import argparse
 from contextlib import contextmanager
@@ -32,21 +34,36 @@ BITS = ("w8a8", "w4a8", "w3a8", "w4a4", "w2a8")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which presets, how thoroughly, and where they go."""
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="gets BITS-Nsteps.json; presets/BACKBONE is what the app shows"
+        "--out",
+        required=True,
+        metavar="FOLDER",
+        help="gets BITS-Nsteps.json; presets/BACKBONE is what the app shows",
     )
-    parser.add_argument("--bits", nargs="+", default=BITS, metavar="BITS", help=f"(default: {' '.join(BITS)})")
+    parser.add_argument(
+        "--bits", nargs="+", default=BITS, metavar="BITS", help=f"(default: {' '.join(BITS)})"
+    )
     parser.add_argument(
         "--steps", type=integer(1), nargs="+", metavar="N", help="(default: all that the backbone runs in)"
     )
-    parser.add_argument("--grid", type=integer(2, 1001), default=11, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--prompts", metavar="FILE|N", help="of the search (default: the built-in calibration prompts)")
+    parser.add_argument(
+        "--grid", type=integer(2, 1001), default=11, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--prompts", metavar="FILE|N", help="of the search (default: the built-in calibration prompts)"
+    )
     parser.add_argument(
         "--held-out", metavar="FILE|N", help="prompts to judge on (default: the built-in held-out ones)"
     )
     parser.add_argument(
-        "--seeds", type=integer(1, 1000), default=3, metavar="N", help="noise draws per prompt (default: %(default)s)"
+        "--seeds",
+        type=integer(1, 1000),
+        default=3,
+        metavar="N",
+        help="noise draws per prompt (default: %(default)s)",
     )
-    parser.add_argument("--storage", metavar="URL", help="Optuna storage (default: searches.sqlite3 in the folder)")
+    parser.add_argument(
+        "--storage", metavar="URL", help="Optuna storage (default: searches.sqlite3 in the folder)"
+    )
     add_backbone(parser)
     add_granularity(parser)
     add_scorer(parser)
@@ -54,7 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    """One preset after the other: the whole grid, then a pair for each end of the path, then the held-out prompts."""
+    """One preset after the other: the whole grid, then a pair for each end of the path, then the held-out
+    prompts.
+    """
     from qsched.presets import preset_name, save_preset
     from qsched.prompts.builtin import choose_prompts
     from qsched.search.options import SearchOptions
@@ -79,19 +98,24 @@ def run(args: argparse.Namespace) -> Result:
     try:
         for number, options in enumerate(todo, 1):
             name = preset_name(options.quantization.bits, options.steps, options.quantization.method)
-            made[name] = _made(backbone, options, unseen, storage, folder / name, f"{number}/{len(todo)} {name[:-5]}")
+            made[name] = _made(
+                backbone, options, unseen, storage, folder / name, f"{number}/{len(todo)} {name[:-5]}"
+            )
             save_preset(made[name], folder / name)
     except KeyboardInterrupt:
         raise Interrupted("Interrupted; what is finished is kept: the same command goes on.") from None
     return Result(
-        {"folder": str(folder), "presets": {n: p.held_out["differences"] for n, p in made.items()}}, _table(made)
+        {"folder": str(folder), "presets": {n: p.held_out["differences"] for n, p in made.items()}},
+        _table(made),
     )
 
 
 def _made(
     backbone: "Backbone", options: "SearchOptions", unseen: list[str], storage: str, path: Path, label: str
 ) -> "Preset":
-    """A preset with its held-out numbers; those that the file has are kept if they are of the same coefficients."""
+    """A preset with its held-out numbers; those that the file has are kept if they are of the same
+    coefficients.
+    """
     from qsched.evaluation.held_out import COLUMNS, evaluate
     from qsched.presets import load_preset
     from qsched.prompts.builtin import categorised
@@ -101,7 +125,10 @@ def _made(
         preset = search(backbone, options, storage=storage, on_progress=lambda p: show(p.done, p.total))
     held = load_preset(path) if path.exists() else None
     same = lambda name: getattr(held, name) == getattr(preset, name)
-    judged = held and (held.held_out.get("prompts"), len(held.held_out.get("seeds", ()))) == (unseen, options.seeds)
+    judged = held and (held.held_out.get("prompts"), len(held.held_out.get("seeds", ()))) == (
+        unseen,
+        options.seeds,
+    )
     if judged and all(map(same, ("revision", "coefficients", "settings"))):
         preset.held_out = held.held_out
     else:

@@ -1,4 +1,6 @@
-"""`pull`: fetch a backbone's files and its scorer's; broken off, the same command goes on where it stopped."""
+"""`pull`: fetch a backbone's files and its scorer's; broken off, the same command goes on where
+it stopped.
+"""
 
 import argparse
 from dataclasses import replace
@@ -21,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HUB_ID",
         help="another repository of the same family, such as a fine-tune (ID@REVISION pins it)",
     )
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (default: the backbone's own)")
+    parser.add_argument(
+        "--revision", metavar="REV", help="branch, tag or commit (default: the backbone's own)"
+    )
     add_scorer(parser)
     parser.add_argument("--offline", action="store_true", help="only check that everything is here")
 
@@ -46,13 +50,17 @@ def run(args: argparse.Namespace) -> Result:
     fetched = [_fetch(part, args.offline) for part in remote_parts(spec, args.scorer or PHOTO_SCORER)]
     lines = [_summary(part) for part in fetched]
     if not fetched or (args.source and Path(args.source).expanduser().is_dir()):
-        here = f"{args.source} is a folder on this machine" if args.source else f"{spec.id} ships with the app"
+        here = (
+            f"{args.source} is a folder on this machine" if args.source else f"{spec.id} ships with the app"
+        )
         lines.insert(0, f"{here}: there is nothing to download" + (" of it." if fetched else "."))
     if args.revision:
         lines.append(f"`--source {spec.source}@{args.revision}` uses it.")
     text = "\n".join(lines)
     count = sum(part["downloaded_bytes"] for part in fetched)
-    return Result({"id": spec.id, "downloaded_bytes": count, "ready": True, "sources": fetched, "message": text}, text)
+    return Result(
+        {"id": spec.id, "downloaded_bytes": count, "ready": True, "sources": fetched, "message": text}, text
+    )
 
 
 def _fetch(part: "Part", offline: bool) -> dict[str, Any]:
@@ -76,7 +84,8 @@ def _fetch(part: "Part", offline: bool) -> dict[str, Any]:
         came = bar.n - first[0] if first else 0
     files = [place] if place.is_file() else [path for path in place.rglob("*") if path.is_file()]
     return {
-        "repo": part.name, "revision": revision_of(place), "folder": str(place.parent if place.is_file() else place),
+        "repo": part.name, "revision": revision_of(place),
+        "folder": str(place.parent if place.is_file() else place),
         "files": len(files), "bytes": sum(path.stat().st_size for path in files), "downloaded_bytes": came,
     }  # fmt: skip
 

@@ -1,4 +1,6 @@
-"""`search`: the best coefficients for a bit-width, interrupted and resumed at will, by one process or many."""
+"""`search`: the best coefficients for a bit-width, interrupted and resumed at will, by one
+process or many.
+"""
 
 import argparse
 from dataclasses import asdict
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The grid, the images, and where results go."""
-    parser.add_argument("--out", metavar="PRESET.json", help="the preset to write (not needed with --dry-run)")
+    parser.add_argument(
+        "--out", metavar="PRESET.json", help="the preset to write (not needed with --dry-run)"
+    )
     parser.add_argument(
         "--grid", type=integer(2, 1001), default=11, metavar="N", help="N x N points (default: %(default)s)"
     )
@@ -52,23 +56,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=integer(1), help="denoiser calls (default: the backbone's own)")
     parser.add_argument("--seed", type=integer(0), default=0, help="of the noise (default: %(default)s)")
     parser.add_argument(
-        "--seeds", type=integer(1, 1000), default=1, metavar="N", help="noise draws per prompt (default: %(default)s)"
+        "--seeds",
+        type=integer(1, 1000),
+        default=1,
+        metavar="N",
+        help="noise draws per prompt (default: %(default)s)",
     )
     parser.add_argument(
         "--strategy",
         default="shared",
         choices=("exhaustive", "shared", "adaptive", "ends", "per-step"),
-        help="exhaustive: every point from scratch, the paper's way; shared: the same grid with the work shared; adaptive: "
-        "a model of the surface chooses 15 of its points; ends, per-step: adaptive, then a pair for each end of the path, or one per step (default: %(default)s)",
+        help="exhaustive: every point from scratch, the paper's way; shared: the same grid with the "
+        "work shared; adaptive: "
+        "a model of the surface chooses 15 of its points; ends, per-step: adaptive, then a pair "
+        "for each end of the path, or one per step (default: %(default)s)",
     )
     parser.add_argument(
         "--whole-grid",
         action="store_true",
         help="ends, per-step: compute the whole grid first, so that the surface is whole",
     )
-    parser.add_argument("--storage", metavar="URL", help="Optuna storage; processes that share it share the work "
+    parser.add_argument("--storage", metavar="URL",
+        help="Optuna storage; processes that share it share the work "
                         "(default: an SQLite file beside the preset)")  # fmt: skip
-    parser.add_argument("--study", metavar="NAME", help="name of the study (default: derived from all settings)")
+    parser.add_argument(
+        "--study", metavar="NAME", help="name of the study (default: derived from all settings)"
+    )
     parser.add_argument("--fresh", action="store_true", help="start anew instead of resuming")
     parser.add_argument("--dry-run", action="store_true", help="only measure what it would cost")
     add_backbone(parser)
@@ -98,11 +111,14 @@ def run(args: argparse.Namespace) -> Result:
     storage = args.storage or (f"sqlite:///{out.with_suffix('.sqlite3')}" if out is not None else None)
     backbone = open_backbone(args)
     options = SearchOptions(
-        how, choose_prompts(args.prompts, backbone.spec.family, "calibration"), args.steps, args.seed, args.seeds,
+        how, choose_prompts(args.prompts, backbone.spec.family, "calibration"), args.steps, args.seed,
+        args.seeds,
         tuple(args.range), args.grid, args.shape, args.k, args.strategy, args.tiny_decoder, args.whole_grid,
     )  # fmt: skip
     if args.dry_run:
-        stored = args.storage or (storage if out is not None and out.with_suffix(".sqlite3").exists() else None)
+        stored = args.storage or (
+            storage if out is not None and out.with_suffix(".sqlite3").exists() else None
+        )
         plan = asdict(estimate(backbone, options, storage=stored, study_name=args.study))
         return Result({"dry_run": True} | plan, _cost(plan))
     with tqdm(desc=f"search {how.bits}", unit="point", disable=None) as bar:
@@ -115,7 +131,12 @@ def run(args: argparse.Namespace) -> Result:
 
         try:
             preset = search(
-                backbone, options, storage=storage, study_name=args.study, resume=not args.fresh, on_progress=show
+                backbone,
+                options,
+                storage=storage,
+                study_name=args.study,
+                resume=not args.fresh,
+                on_progress=show,
             )
         except KeyboardInterrupt:
             kept = "the finished points are kept" + (
@@ -141,7 +162,8 @@ def run(args: argparse.Namespace) -> Result:
 
 def _cost(plan: dict) -> str:
     return (
-        f"{plan['points']} points ({plan['stored']} of them stored already): {plan['images']} images, {plan['calls']} denoiser calls, "
+        f"{plan['points']} points ({plan['stored']} of them stored already): {plan['images']} "
+        f"images, {plan['calls']} denoiser calls, "
         f"about {plan['seconds']:.0f} s at the measured {plan['images_per_second']:.1f} images/s."
     )
 

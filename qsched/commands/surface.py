@@ -1,4 +1,6 @@
-"""`surface`: what a preset's loss surface says at any k, how sure it is, and how its optimum moves; nothing is generated."""
+"""`surface`: what a preset's loss surface says at any k, how sure it is, and how its optimum moves; nothing
+is generated.
+"""
 
 import argparse
 import io
@@ -19,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--k", type=number(0), help="weight of CLIP-IQA in JAQ (default: the preset's own)")
     parser.add_argument("--sweep", action="store_true", help="also how the optimum moves with k, from 0 to 5")
     parser.add_argument(
-        "--out", metavar="PNG", help="also draw it; with --sweep a second image beside it, PNG's name with -sweep"
+        "--out",
+        metavar="PNG",
+        help="also draw it; with --sweep a second image beside it, PNG's name with -sweep",
     )
 
 
@@ -31,13 +35,19 @@ def run(args: argparse.Namespace) -> Result:
     preset = load_preset(args.preset)
     if preset.surface is None:
         raise ValueError(
-            f"{args.preset} has no surface: its coefficients are published ({preset.published}), not searched here."
+            f"{args.preset} has no surface: its coefficients are published ({preset.published}), "
+            f"not searched here."
         )
     k, surface = preset.k if args.k is None else args.k, preset.surface
     folder = _folder(args.out)
     found, noise = surface.stability(k=k), surface.uncertainty(k)
     data = {
-        "preset": {"backbone": preset.backbone, "bits": preset.bits, "steps": preset.steps, "shape": preset.shape},
+        "preset": {
+            "backbone": preset.backbone,
+            "bits": preset.bits,
+            "steps": preset.steps,
+            "shape": preset.shape,
+        },
         "summary": surface.summary(k, preset.provenance.get("failed")),
         "coefficients": preset.best(k).to_dict(),
         "stability": found,
@@ -69,7 +79,9 @@ def _draw(preset: "Preset", k: float, sweep: bool, folder: Path, path: Path) -> 
     note = f"{preset.backbone}, {preset.bits.upper()}, {preset.steps} steps, {len(preset.prompts)} prompts"
     images = {path.name: surface_figure(preset.surface, None, k, note=note, formula=preset.formula).image}
     if sweep:
-        images[f"{path.stem}-sweep{path.suffix}"] = k_sweep_figure(preset.surface, k, note=note, formula=preset.formula)
+        images[f"{path.stem}-sweep{path.suffix}"] = k_sweep_figure(
+            preset.surface, k, note=note, formula=preset.formula
+        )
     return write_files(folder, {name: _png(image) for name, image in images.items()})
 
 
@@ -86,12 +98,16 @@ def _text(preset: "Preset", data: dict[str, Any]) -> str:
     best, gain = found["best"], found["gain"]
     many = lambda count, noun: f"{count} {noun}" + "s" * (count != 1)
     lines = [
-        f"{preset.backbone}, {preset.bits}, {many(preset.steps, 'step')}, {many(found['prompts'], 'prompt')} x "
-        f"{many(found['seeds'], 'seed')}, {many(summary['cells'], 'cell')}. {preset.formula}, k = {found['k']:g}.",
+        f"{preset.backbone}, {preset.bits}, {many(preset.steps, 'step')}, {many(found['prompts'], 'prompt')} "
+        f"x "
+        f"{many(found['seeds'], 'seed')}, {many(summary['cells'], 'cell')}. {preset.formula}, k = "
+        f"{found['k']:g}.",
         f"best cell     c_x {best['c_x']:g}, c_eps {best['c_eps']:g}: JAQ {best['jaq']:.3f}",
     ]
     if gain is not None:
-        lines.append(f"gain          {_between(gain['mean'], gain['low'], gain['high'])} over plain{_verdict(gain)}")
+        lines.append(
+            f"gain          {_between(gain['mean'], gain['low'], gain['high'])} over plain{_verdict(gain)}"
+        )
     if found["wins"] is None:
         lines.append(too_few(found))
     else:
@@ -99,7 +115,8 @@ def _text(preset: "Preset", data: dict[str, Any]) -> str:
         ends = lambda name: f"{name} {region[name][0]:g} to {region[name][1]:g}"
         if gain is not None:
             lines.append(
-                f"out of bag    {found['gain_out_of_bag']:+.3f}: what is left on prompts that did not choose the cell "
+                f"out of bag    {found['gain_out_of_bag']:+.3f}: what is left on prompts that did "
+                f"not choose the cell "
                 f"(optimism {found['optimism']:+.3f})"
             )
             lines.append(f"not different {data['not_different']} of {summary['cells']} cells from plain")

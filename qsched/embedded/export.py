@@ -25,7 +25,9 @@ def export_denoiser(weights: dict[str, Tensor], folder: Path) -> None:
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> int:
-    """Export the averaged weights of a training checkpoint, or weights that `whole.carry_home` wrote; returns the step they were saved at (0: not known)."""
+    """Export the averaged weights of a training checkpoint, or weights that `whole.carry_home` wrote; returns
+    the step they were saved at (0: not known).
+    """
     if checkpoint.suffix == ".safetensors":
         export_denoiser(load_file(checkpoint), folder)
         return 0
@@ -53,7 +55,9 @@ def sample_sheet(
     """Draw every prompt once and write a captioned contact sheet, in the format that the name ends in."""
     images = draw(backbone, prompts, steps, seed)
     side, caption = backbone.spec.size * zoom, 16
-    sheet = Image.new("RGB", (columns * (side + 4), math.ceil(len(prompts) / columns) * (side + caption + 4)), "white")
+    sheet = Image.new(
+        "RGB", (columns * (side + 4), math.ceil(len(prompts) / columns) * (side + caption + 4)), "white"
+    )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
         x, y = index % columns * (side + 4), index // columns * (side + caption + 4)

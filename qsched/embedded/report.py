@@ -1,6 +1,8 @@
-"""How good the embedded model is: real art, 50 steps of DDIM, 1, 2, 4 and 8 of its own scheduler (LCM), on seen and on held-out pairs.
+"""How good the embedded model is: real art, 50 steps of DDIM, 1, 2, 4 and 8 of its own scheduler (LCM), on
+seen and on held-out pairs.
 
-Two judges: the tiny CLIP (CLIPScore, CLIP-IQA, recognition), which conditions the model, and the observer (recognition, Frechet distance), which training never used.
+Two judges: the tiny CLIP (CLIPScore, CLIP-IQA, recognition), which conditions the model, and the observer
+(recognition, Frechet distance), which training never used.
 """
 
 import copy
@@ -52,7 +54,9 @@ def draw(
 
 
 class TeacherScheduler(DDIMScheduler):
-    """DDIM (Song et al. 2021) from pure noise at the last timestep on, without new noise: see `denoiser.noise_in`."""
+    """DDIM (Song et al. 2021) from pure noise at the last timestep on, without new noise: see
+    `denoiser.noise_in`.
+    """
 
     def step(self, model_output: Tensor, timestep: Tensor, sample: Tensor, **options: Any):
         """Diffusers' step, of the same image and, at the last timestep, of the noise that was drawn."""
@@ -80,13 +84,18 @@ class Recognition:
         self.texts = self.judge.texts(names).unflatten(0, (len(emoji.styles), -1))
 
     def ranks(self, images: Tensor, concepts: Tensor, styles: Tensor) -> Tensor:
-        """Rank (0 = best) of the right concept, int (images,); concepts, styles: what was asked for (images,)."""
+        """Rank (0 = best) of the right concept, int (images,); concepts, styles: what was asked for
+        (images,).
+        """
         likeness = (self.judge.images(images) @ self.texts.mT).cpu()[styles, torch.arange(len(images))]
         return (likeness > likeness.gather(1, concepts.unsqueeze(1))).sum(1)
 
 
 def pairs(emoji: dataset.Emoji, styles: Sequence[str]) -> dict[str, Tensor]:
-    """Indices of images to ask for: SEEN seen ones spread evenly, all held-out pairs, all images of unseen concepts; of these styles."""
+    """Indices of images to ask for:
+
+    SEEN seen ones spread evenly, all held-out pairs, all images of unseen concepts; of these styles.
+    """
     styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in styles]))
     unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
     seen = emoji.train_indices(styles, unseen=False)
@@ -108,7 +117,8 @@ def report(
     seeds: int = 3,
     unseen: bool = True,
 ) -> dict[str, Any]:
-    """Every metric of every row, each an estimate {"mean", "low", "high"} with its 95 % interval over prompts and seeds.
+    """Every metric of every row, each an estimate {"mean", "low", "high"} with its 95 % interval over prompts
+    and seeds.
 
     Args:
         observer: None leaves its columns out.
@@ -130,7 +140,9 @@ def report(
             images = [draw(backbone, prompts, steps, seed) if steps else real for seed in range(runs)]
             label = name if not steps else f"{name}, {steps} step{'s' * (steps > 1)}"
             row = {"pairs": KINDS[kind], "count": len(prompts), "images": label}
-            out["rows"].append(row | judged(student, emoji, recognition, observer, images, real, prompts, indices))
+            out["rows"].append(
+                row | judged(student, emoji, recognition, observer, images, real, prompts, indices)
+            )
     return out
 
 
@@ -162,7 +174,9 @@ def judged(
         for prefix, ranks in columns:
             for k in (1, 5):
                 values[f"{prefix}top{k}"].append((ranks < k).float())
-    out = {name: estimate(torch.stack(parts).double().cpu().numpy()) for name, parts in values.items() if parts}
+    out = {
+        name: estimate(torch.stack(parts).double().cpu().numpy()) for name, parts in values.items() if parts
+    }
     if observer is not None:
         truth = observe(observer, real)[0].repeat(len(drawn), 1).numpy()
         groups = np.tile(np.arange(len(prompts)), len(drawn))
@@ -188,7 +202,9 @@ def markdown(result: dict[str, Any]) -> str:
         cells = []
         for key, _ in use:
             factor, places = digits.get(key, (100, 0))
-            mean, low, high = (None if row[key][k] is None else factor * row[key][k] for k in ("mean", "low", "high"))
+            mean, low, high = (
+                None if row[key][k] is None else factor * row[key][k] for k in ("mean", "low", "high")
+            )
             unit = "" if key in digits else " %"
             ends = "" if low is None else f" [{low:.{places}f}, {high:.{places}f}]"
             cells.append(f"{mean:.{places}f}{unit}{ends}")

@@ -1,4 +1,6 @@
-"""The sheet to look at: held-out prompts down, ways to draw them across: real art, DDIM, LCM, each bit-width without and with Q-Sched. Nothing is chosen."""
+"""The sheet to look at: held-out prompts down, ways to draw them across: real art, DDIM, LCM, each bit-width
+without and with Q-Sched. Nothing is chosen.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +26,9 @@ BLANK = 0.9
 
 
 def choose(emoji: dataset.Emoji, styles: Sequence[str], count: int = PROMPTS) -> tuple[Tensor, list[str]]:
-    """Indices of the images to ask for and their labels: held-out pairs first, then unseen concepts, then seen ones; each spread evenly."""
+    """Indices of the images to ask for and their labels: held-out pairs first, then unseen concepts, then
+    seen ones; each spread evenly.
+    """
     chosen: list[int] = []
     labels: list[str] = []
     found = pairs(emoji, styles)
@@ -38,7 +42,12 @@ def choose(emoji: dataset.Emoji, styles: Sequence[str], count: int = PROMPTS) ->
 
 
 def columns(
-    student: Backbone, emoji: dataset.Emoji, indices: Tensor, *, teacher: Backbone | None = None, seed: int = 0
+    student: Backbone,
+    emoji: dataset.Emoji,
+    indices: Tensor,
+    *,
+    teacher: Backbone | None = None,
+    seed: int = 0,
 ) -> dict[str, Tensor | None]:
     """Title -> images (prompts, 3, H, W), or None where no preset belongs to these weights."""
     prompts = [emoji.caption(int(i)) for i in indices]
@@ -50,7 +59,14 @@ def columns(
         preset = find_preset(student.spec.id, bits, STEPS)
         fits = preset is not None and preset.revision == student.revision
         out[f"{bits} +Q"] = (
-            draw(student, prompts, STEPS, seed, student.quantized(quantization_of(preset)).module, preset.coefficients)
+            draw(
+                student,
+                prompts,
+                STEPS,
+                seed,
+                student.quantized(quantization_of(preset)).module,
+                preset.coefficients,
+            )
             if fits
             else None
         )
@@ -58,7 +74,9 @@ def columns(
 
 
 def paint(table: dict[str, Tensor | None], labels: Sequence[str], path: Path) -> None:
-    """Write the sheet, in two halves side by side, in the format that the name ends in; an empty column is grey."""
+    """Write the sheet, in two halves side by side, in the format that the name ends in; an empty column is
+    grey.
+    """
     side = next(t.shape[-1] for t in table.values() if t is not None)
     rows = -(-len(labels) // HALVES)
     width = LABEL + len(table) * (side + GAP)

@@ -1,6 +1,8 @@
-"""All of it in one command with a time budget, made for an hour's loan of a GPU: damage, CLIP, observer, teacher, student, one after the other.
+"""All of it in one command with a time budget, made for an hour's loan of a GPU: damage, CLIP, observer,
+teacher, student, one after the other.
 
-Each stage gets its share of the minutes and resumes from its checkpoints, so a second call with more minutes goes on where the first one ended.
+Each stage gets its share of the minutes and resumes from its checkpoints, so a second call with more minutes
+goes on where the first one ended.
 """
 
 import os
@@ -42,9 +44,11 @@ def run(
     """Run every stage; `work` holds emoji.npz and gets the checkpoints, `clip_folder` the CLIP.
 
     Args:
-        model: diffusers folder of an earlier model: it draws the damage and the teacher begins with its weights; a folder emoji-clip beside it starts the CLIP.
+        model: diffusers folder of an earlier model: it draws the damage and the teacher begins with its
+            weights; a folder emoji-clip beside it starts the CLIP.
         steps: at most so many per stage. batch: None takes what suits the device. prompts: for the damage.
-        photographs: begin the CLIP's image tower with ImageNet weights, and let the denoiser learn from their features too.
+        photographs: begin the CLIP's image tower with ImageNet weights, and let the denoiser learn from their
+            features too.
     Returns:
         The CLIP's and the observer's measures and the last line of each denoiser's curve.
     """
@@ -69,7 +73,9 @@ def run(
     begin = {"start": before} if before.is_dir() else {}
     learn = {"compiled": gpu or steps > 1000, "photographs": photographs}
     out = {
-        "clip": clip_training.train_clip(data, clip_folder, work, seed=seed, **begin, **learn, **options("clip")),
+        "clip": clip_training.train_clip(
+            data, clip_folder, work, seed=seed, **begin, **learn, **options("clip")
+        ),
         "observer": observer.train_observer(data, work, **options("observer")),
     }
     teacher.train_denoiser(data, clip_folder, work, start=model, **learn, **options("denoiser"))
@@ -80,7 +86,10 @@ def run(
 
 
 def copy_weights(work: Path, folder: Path) -> list[Path]:
-    """The averaged weights of teacher and student as fp16, in parts of at most PART bytes; returns the files. `cat` joins the parts."""
+    """The averaged weights of teacher and student as fp16, in parts of at most PART bytes; returns the files.
+
+    `cat` joins the parts.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name in ("denoiser", "student"):

@@ -30,9 +30,9 @@ def benchmark(
     """Measure full precision and every bit-width.
 
     Returns:
-        JSON friendly. Latencies in seconds at batch 1: "image" for all steps and the decode, "drag" for a new pair of
-        coefficients (steps - 1 calls, decode, scores, as in the app). Throughput in images per second by batch size.
-        Memory in bytes: of the denoiser as stored and as held, and the process's peak.
+        JSON friendly. Latencies in seconds at batch 1: "image" for all steps and the decode, "drag" for a new
+        pair of coefficients (steps - 1 calls, decode, scores, as in the app). Throughput in images per second
+        by batch size. Memory in bytes: of the denoiser as stored and as held, and the process's peak.
     """
     prompt = backbone.spec.examples[0] if backbone.spec.examples else "red apple"
     columns = [_measure(backbone, None, prompt, steps, batches, repeats)]
@@ -55,7 +55,12 @@ def benchmark(
 
 
 def _measure(
-    backbone: Backbone, quantization: Quantization | None, prompt: str, steps: int, batches: Sequence[int], repeats: int
+    backbone: Backbone,
+    quantization: Quantization | None,
+    prompt: str,
+    steps: int,
+    batches: Sequence[int],
+    repeats: int,
 ) -> dict:
     if quantization is None:
         module, stored = None, backbone.full_precision_bytes
@@ -87,9 +92,12 @@ def _measure(
 
 def _drag(backbone: Backbone, quantization: Quantization, prompt: str, steps: int, repeats: int) -> float:
     comparison = compare(backbone, Settings(prompt, 0, steps, quantization), Coefficients.identity())
-    fresh = iter(range(1, WARM_UP + repeats + 1))  # a position that was seen before would be answered from memory
+    # a position that was seen before would be answered from memory
+    fresh = iter(range(1, WARM_UP + repeats + 1))
     return median_seconds(
-        lambda: rescale(backbone, comparison, Coefficients.ramp(1 + next(fresh) / 1000, 1.0)), backbone.device, repeats
+        lambda: rescale(backbone, comparison, Coefficients.ramp(1 + next(fresh) / 1000, 1.0)),
+        backbone.device,
+        repeats,
     )
 
 
@@ -106,7 +114,10 @@ def median_seconds(run: Callable[[], Any], device: torch.device, repeats: int) -
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Peak bytes: of the tensors on a GPU, or of this process on a CPU; None where the system does not tell."""
+    """Peak bytes: of the tensors on a GPU, or of this process on a CPU;
+
+    None where the system does not tell.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -1,15 +1,17 @@
-"""Coefficients by least squares, without a single scored image, and how much error any correction of this kind can explain.
+"""Coefficients by least squares, without a single scored image, and how much error any correction of this
+kind can explain.
 
-At step i both denoisers see the same noisy sample x: E is the full-precision prediction and E_Q the quantized one. A
-scheduler's step is affine in both, Phi(x, E) = A x + B E + noise, so the best scalars are those of a linear regression:
+At step i both denoisers see the same noisy sample x: E is the full-precision prediction and E_Q the quantized
+one. A scheduler's step is affine in both, Phi(x, E) = A x + B E + noise, so the best scalars are those of a
+linear regression:
 
     min || Phi(c_x x, c_eps E_Q) - Phi(x, E) ||   <=>   E ~ p E_Q + q x   with   c_eps = p,  c_x = 1 + q B / A
 
-For LCM, whose step goes through the image estimate, that is c_x = 1 - sigma q. A and B are read off the scheduler itself.
-Steps are fitted one after the other on the path that the steps before them have corrected.
+For LCM, whose step goes through the image estimate, that is c_x = 1 - sigma q. A and B are read off the
+scheduler itself. Steps are fitted one after the other on the path that the steps before them have corrected.
 
-All sums go into one matrix of second moments per step, from which richer corrections follow as well: a scalar and a bias
-per latent channel, and a matrix that mixes the channels. They show what scalars cannot reach.
+All sums go into one matrix of second moments per step, from which richer corrections follow as well: a scalar
+and a bias per latent channel, and a matrix that mixes the channels. They show what scalars cannot reach.
 """
 
 import copy
@@ -100,7 +102,9 @@ class Moments:
 
 @dataclass(frozen=True)
 class StepFit:
-    """One step: its coefficients, and the moments on the prompts that were fitted and on those that were not."""
+    """One step: its coefficients, and the moments on the prompts that were fitted and on those
+    that were not.
+    """
 
     c_x: float
     c_eps: float
@@ -108,7 +112,9 @@ class StepFit:
     held_out: Moments | None
 
     def explained(self, kind: str) -> float:
-        """Which share of the squared error a correction takes away, on the held-out prompts where there are some."""
+        """Which share of the squared error a correction takes away, on the held-out prompts where there are
+        some.
+        """
         on = self.held_out or self.fitted
         return 1.0 - on.squared_error(self.fitted.correction(kind)) / max(on.squared_error(), 1e-30)
 
@@ -190,7 +196,9 @@ def _at(index: int, value: float, steps: int) -> Tensor:
 
 
 def _affine(scheduler: SchedulerMixin, backbone: Backbone, index: int) -> tuple[float, float]:
-    """A and B of this step, Phi(x, E) = A x + B E + noise, from three calls on single numbers (small: it may clip)."""
+    """A and B of this step, Phi(x, E) = A x + B E + noise, from three calls on single numbers (small: it may
+    clip).
+    """
 
     def step(sample: float, prediction: float) -> float:
         probe = copy.deepcopy(scheduler)

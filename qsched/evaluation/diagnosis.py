@@ -1,4 +1,6 @@
-"""Where quantization hurts: which layers carry the prediction's error, and how much of it coefficients can take back."""
+"""Where quantization hurts: which layers carry the prediction's error, and how much of it coefficients can
+take back.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +16,9 @@ from qsched.sampling.loop import draw_noise, prepare_scheduler, scaled, start_la
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer quantized alone: its weights, and its squared error at each step over that of the quantized model."""
+    """A layer quantized alone: its weights, and its squared error at each step over that of the quantized
+    model.
+    """
 
     name: str
     weights: int
@@ -63,7 +67,8 @@ def diagnose(
     """Fit the coefficients, then quantize every layer alone.
 
     Args:
-        prompts: to fit on; the first `layer_prompts` of them are used for the layers. held_out: measure the fit.
+        prompts: to fit on; the first `layer_prompts` of them are used for the layers. held_out: measure the
+            fit.
         seed: of the noise.
         on_progress: called with (done, total), in layers and steps.
     Raises:
@@ -116,7 +121,9 @@ def _calls(backbone: Backbone, module: nn.Module, condition: Condition, steps: i
     return calls
 
 
-def _shares(backbone: Backbone, module: nn.Module, condition: Condition, calls: Sequence[Call]) -> tuple[float, ...]:
+def _shares(
+    backbone: Backbone, module: nn.Module, condition: Condition, calls: Sequence[Call]
+) -> tuple[float, ...]:
     shares = []
     for call in calls:
         answer = backbone.predict(call.latents, call.timestep, condition, module).float()

@@ -1,7 +1,8 @@
-"""Does a preset hold on prompts and noise that its search never saw? Four columns, their scores, 95 % intervals.
+"""Does a preset hold on prompts and noise that its search never saw? Four columns, their scores, 95 %
+intervals.
 
-The fourth column, full precision with the same coefficients, is the control: where it gains as much as Q-Sched does,
-the coefficients improve the judge's opinion of any model and do not repair quantization.
+The fourth column, full precision with the same coefficients, is the control: where it gains as much as
+Q-Sched does, the coefficients improve the judge's opinion of any model and do not repair quantization.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,11 +39,14 @@ METRICS = {
     "lpips": "LPIPS",
 }
 TO_FULL_PRECISION = ("ssim", "psnr", "lpips")
-"""Metrics that compare an image with the full-precision one of the same prompt and noise; of LPIPS, less is better."""
+"""Metrics that compare an image with the full-precision one of the same prompt and noise; of LPIPS, less is
+better.
+"""
 FIRST_SEED = 1000
 """Searches start at seed 0: from here on the noise is new as well as the prompts."""
 FEW_PROMPTS, FEWEST_PROMPTS = 20, 5
-"""With fewer prompts than the first, intervals are to be taken with care; a category with fewer than the second gets
+"""With fewer prompts than the first, intervals are to be taken with care; a category with fewer than the
+second gets
 none: resampling two or three prompts says little about others."""
 
 
@@ -51,8 +55,8 @@ class Evaluation:
     """Scores of every image, and what can be said about them.
 
     Attributes:
-        scores: by column and metric (METRICS without "jaq"; "lpips" only where the scorer offers it), arrays of shape
-            (seeds, prompts).
+        scores: by column and metric (METRICS without "jaq"; "lpips" only where the scorer offers it), arrays
+            of shape (seeds, prompts).
         failed: images that were not finite, by column; they are scored as black ones.
         revision: of the weights that were evaluated.
         categories: indices into the prompts, by category; empty if they have none.
@@ -80,11 +84,13 @@ class Evaluation:
     def metrics(self) -> dict[str, str]:
         """What was measured, by the names that people read."""
         named = METRICS | {"quality": self.scorer.get("quality", METRICS["quality"])}
-        return {metric: name for metric, name in named.items() if metric == "jaq" or metric in self.scores[NAIVE]}
+        return {
+            metric: name for metric, name in named.items() if metric == "jaq" or metric in self.scores[NAIVE]
+        }
 
     def estimate(self, column: str, metric: str) -> Estimate:
-        """The mean of a metric. JAQ is computed per seed, from the means over the prompts, with an interval over the
-        seeds; the others have an interval over prompts and seeds."""
+        """The mean of a metric. JAQ is computed per seed, from the means over the prompts, with an interval
+        over the seeds; the others have an interval over prompts and seeds."""
         if metric == "jaq":
             return over_seeds(self.jaq_per_seed(column))
         return bootstrap(self.statistic(column, metric), len(self.seeds), len(self.prompts))
@@ -97,13 +103,21 @@ class Evaluation:
     def part(self, category: str) -> "Evaluation":
         """The same for the prompts of one category."""
         index = self.categories[category]
-        scores = {c: {metric: values[:, index] for metric, values in s.items()} for c, s in self.scores.items()}
+        scores = {
+            c: {metric: values[:, index] for metric, values in s.items()} for c, s in self.scores.items()
+        }
         return replace(self, prompts=[self.prompts[i] for i in index], scores=scores, categories={})
 
     def difference_in(self, category: str) -> Estimate:
-        """JAQ of Q-Sched - naive on the prompts of one category; no interval for fewer than FEWEST_PROMPTS."""
+        """JAQ of Q-Sched - naive on the prompts of one category; no interval for fewer than
+        FEWEST_PROMPTS.
+        """
         estimate = self.part(category).difference("jaq")
-        return estimate if len(self.categories[category]) >= FEWEST_PROMPTS else replace(estimate, low=None, high=None)
+        return (
+            estimate
+            if len(self.categories[category]) >= FEWEST_PROMPTS
+            else replace(estimate, low=None, high=None)
+        )
 
     def jaq_per_seed(self, column: str) -> np.ndarray:
         """log(mean CLIPScore) + k * mean CLIP-IQA over the prompts, for every seed, shape (seeds,)."""
@@ -116,7 +130,9 @@ class Evaluation:
         return np.log(np.maximum(alignment, ALIGNMENT_FLOOR)) + self.k * quality
 
     def statistic(self, column: str, metric: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-        """A metric's mean as a function of (seed weights, prompt weights), for `qsched.surfaces.intervals.bootstrap`."""
+        """A metric's mean as a function of (seed weights, prompt weights), for
+        `qsched.surfaces.intervals.bootstrap`.
+        """
         if metric == "jaq":
             return lambda seeds, prompts: (seeds * self._jaq(column, prompts)).sum(axis=1)
         values = self.scores[column][metric]
@@ -125,17 +141,20 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON holds it, on the command line and as Preset.held_out.
 
-        An estimate is {"mean", "low", "high"}: a 95 % interval, or None twice where too few were measured for one.
+        An estimate is {"mean", "low", "high"}: a 95 % interval, or None twice where too few were measured for
+        one.
 
             backbone, bits, steps, coefficients, settings   what was evaluated, from the preset
             revision                                        of the weights that were evaluated
             prompts, seeds, k                               on what, and the weight of quality in JAQ
-            jaq, scorer                                     definitions: a text; {"name", "definition", "quality"}
-            intervals                                       how they were computed: level, jaq, others, differences
-            columns[column][metric]                         estimates; columns as in COLUMNS, metrics as in METRICS
-            differences["one - other"][metric]              paired estimates, for the pairs in DIFFERENCES
-            categories[category]                            {"prompts": count, column: mean JAQ ..., and the paired
-                                                            estimate "Q-Sched - naive" of JAQ}; empty for own prompts
+            jaq, scorer                                     definitions: a text; {"name", "definition",
+            "quality"} intervals                                       how they were computed: level, jaq,
+            others, differences columns[column][metric]                         estimates; columns as in
+            COLUMNS, metrics as in METRICS differences["one - other"][metric]              paired estimates,
+            for the pairs in DIFFERENCES categories[category]                            {"prompts": count,
+            column: mean JAQ ..., and the paired
+                                                            estimate "Q-Sched - naive" of JAQ}; empty for own
+                                                            prompts
             failed_images[column]                           images that were not finite, scored as black ones
             device, versions, notes                         notes: sentences about what weakens the result
         """
@@ -152,8 +171,15 @@ class Evaluation:
             "k": self.k,
             "jaq": self.formula,
             "scorer": self.scorer,
-            "intervals": {"level": 0.95, "jaq": OVER_SEEDS, "others": BOOTSTRAP, "differences": f"paired, {BOOTSTRAP}"},
-            "columns": {c: {metric: self.estimate(c, metric).to_dict() for metric in self.metrics} for c in COLUMNS},
+            "intervals": {
+                "level": 0.95,
+                "jaq": OVER_SEEDS,
+                "others": BOOTSTRAP,
+                "differences": f"paired, {BOOTSTRAP}",
+            },
+            "columns": {
+                c: {metric: self.estimate(c, metric).to_dict() for metric in self.metrics} for c in COLUMNS
+            },
             "differences": {
                 label: {metric: self.difference(metric, *pair).to_dict() for metric in self.metrics}
                 for label, pair in DIFFERENCES.items()
@@ -193,12 +219,15 @@ def evaluate(
         batch: prompts at a time, halved where memory runs out; None is what suits the device.
         on_batch: called with (images done, images in all) after every batch.
     Raises:
-        ValueError: no prompts or seeds, or a preset that this backbone cannot run or that other weights have made.
+        ValueError: no prompts or seeds, or a preset that this backbone cannot run or that other weights have
+            made.
     """
     prompts = [" ".join(prompt.split()) for prompt in prompts]
     seeds = list(range(FIRST_SEED, FIRST_SEED + seeds)) if isinstance(seeds, int) else list(seeds)
     if not prompts or not all(prompts) or not seeds:
-        raise ValueError("An evaluation needs at least one prompt, none of them empty, and at least one seed.")
+        raise ValueError(
+            "An evaluation needs at least one prompt, none of them empty, and at least one seed."
+        )
     if preset.backbone != backbone.spec.id:
         raise ValueError(f"The preset is for {preset.backbone}, and the backbone is {backbone.spec.id}.")
     if preset.steps not in backbone.spec.steps:
@@ -215,12 +244,16 @@ def evaluate(
     failed = dict.fromkeys(COLUMNS, 0)
     batch = batch or images_per_batch(backbone.device)
     for row, seed in enumerate(seeds):
-        waiting = [list(range(begin, min(begin + batch, len(prompts)))) for begin in range(0, len(prompts), batch)]
+        waiting = [
+            list(range(begin, min(begin + batch, len(prompts)))) for begin in range(0, len(prompts), batch)
+        ]
         while waiting:
             index = waiting.pop(0)
             try:
                 drawn = _columns(backbone, preset, module, condition.select(index), seed, index)
-                broken = {c: int((~images.isfinite().flatten(1).all(dim=1)).sum()) for c, images in drawn.items()}
+                broken = {
+                    c: int((~images.isfinite().flatten(1).all(dim=1)).sum()) for c, images in drawn.items()
+                }
                 reference, asked = drawn[FULL_PRECISION], [prompts[i] for i in index]
                 measured = {c: _score(scorer, images, reference, asked) for c, images in drawn.items()}
             except torch.OutOfMemoryError:
@@ -253,7 +286,8 @@ def quantization_of(preset: Preset) -> Quantization:
     known = set(asdict(Quantization())) - {"bits"}
     if unknown := set(preset.settings) - known:
         raise ValueError(
-            f"The preset's quantizer settings hold {', '.join(sorted(unknown))}, which this program does not know."
+            f"The preset's quantizer settings hold {', '.join(sorted(unknown))}, which this "
+            f"program does not know."
         )
     return Quantization(preset.bits, **preset.settings)
 
@@ -262,7 +296,9 @@ def quantization_of(preset: Preset) -> Quantization:
 def _columns(
     backbone: Backbone, preset: Preset, module: torch.nn.Module, condition: Any, seed: int, index: list[int]
 ) -> dict[str, Tensor]:
-    """The four images of every prompt from the same noise; each denoiser's first prediction is computed once."""
+    """The four images of every prompt from the same noise; each denoiser's first prediction is
+    computed once.
+    """
     noise = draw_noise(backbone.latent_shape, seed, index)
     images = {}
     for columns, denoiser in (((FULL_PRECISION, CONTROL), None), ((NAIVE, QSCHED), module)):
@@ -286,18 +322,28 @@ def _score(scorer: Any, images: Tensor, reference: Tensor, prompts: list[str]) -
 
 
 def _indices(prompts: list[str], categories: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:
-    members = {name: {" ".join(prompt.split()) for prompt in category} for name, category in categories.items()}
-    found = {name: [i for i, prompt in enumerate(prompts) if prompt in known] for name, known in members.items()}
+    members = {
+        name: {" ".join(prompt.split()) for prompt in category} for name, category in categories.items()
+    }
+    found = {
+        name: [i for i, prompt in enumerate(prompts) if prompt in known] for name, known in members.items()
+    }
     return {name: index for name, index in found.items() if index}
 
 
 def _notes(
-    backbone: Backbone, preset: Preset, prompts: list[str], seeds: list[int], failed: dict[str, int], total: int
+    backbone: Backbone,
+    preset: Preset,
+    prompts: list[str],
+    seeds: list[int],
+    failed: dict[str, int],
+    total: int,
 ) -> list[str]:
     notes = []
     if seen := set(prompts) & set(preset.prompts):
         notes.append(
-            f"{len(seen)} of the {len(prompts)} prompts were used for the search: the result flatters Q-Sched."
+            f"{len(seen)} of the {len(prompts)} prompts were used for the search: the result "
+            f"flatters Q-Sched."
         )
     if preset.mark:
         notes.append(preset.mark)

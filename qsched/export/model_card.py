@@ -1,4 +1,6 @@
-"""The README.md that a published scheduler carries: what the coefficients are, for what they hold, how good they are."""
+"""The README.md that a published scheduler carries: what the coefficients are, for what they hold, how good
+they are.
+"""
 
 import re
 from typing import Any
@@ -36,14 +38,17 @@ def model_card(preset: Preset, twin: str, usage: str) -> str:
     parts = [
         f"---\n{header.to_yaml()}\n---",
         f"# Q-Sched scheduler for {title}, {preset.bits}, {preset.steps} steps",
-        f"A diffusers scheduler without weights: `{twin}` multiplies, at every step, the noisy sample by c_x and the "
+        f"A diffusers scheduler without weights: `{twin}` multiplies, at every step, the noisy "
+        f"sample by c_x and the "
         f"prediction by c_eps ({PAPER}), which repairs part of what quantization does to the trajectory.",
         *([f"> {preset.mark}"] if preset.mark else []),
         f"> **These coefficients fit one denoiser**: that of {base_model(preset) or preset.backbone}"
         + (f", revision `{preset.revision}`" if preset.revision else "")
         + f", quantized to {preset.bits} as below, in {preset.steps} steps. With other weights, another "
         "bit-width or step count they are only a start: search anew.",
-        "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _facts(preset).items())]),
+        "\n".join(
+            ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _facts(preset).items())]
+        ),
         *(["## On held-out prompts", held_out] if held_out else []),
         "## Use",
         _example(usage),
@@ -56,7 +61,9 @@ def _facts(preset: Preset) -> dict[str, str]:
     each = {name: str(value) for name, value in preset.coefficients.to_dict().items()}
     settings = ", ".join(f"{name} {value}" for name, value in preset.settings.items() if value is not None)
     facts = each | {
-        "meaning": "one number: every step; two: first and last step, a straight line between; more: one per step",
+        "meaning": (
+            "one number: every step; two: first and last step, a straight line between; more: one per step"
+        ),
         "bit-width": preset.bits + (f" ({settings})" if settings else ""),
         "steps": str(preset.steps),
     }
@@ -83,16 +90,22 @@ def _held_out(results: dict[str, Any]) -> str:
         return ""
     rows = {name: values for name, values in columns.items() if isinstance(values, dict)}
     if isinstance(differences, dict):
-        rows |= {f"{name} (paired)": values for name, values in differences.items() if name == "Q-Sched - naive"}
+        rows |= {
+            f"{name} (paired)": values for name, values in differences.items() if name == "Q-Sched - naive"
+        }
     shown = [key for key in METRICS if any(isinstance(row.get(key), dict) for row in rows.values())]
     if not shown:
         return ""
     lines = ["| | " + " | ".join(METRICS[key] for key in shown) + " |", "|---" * (len(shown) + 1) + "|"]
     lines += [
-        f"| {name} | " + " | ".join(_estimate(row.get(key)) for key in shown) + " |" for name, row in rows.items()
+        f"| {name} | " + " | ".join(_estimate(row.get(key)) for key in shown) + " |"
+        for name, row in rows.items()
     ]
     count, seeds = len(results.get("prompts") or ()), len(results.get("seeds") or ())
-    told = f"Mean [95 % interval] of {_many(count, 'prompt')} x {_many(seeds, 'noise seed')} that the search never saw."
+    told = (
+        f"Mean [95 % interval] of {_many(count, 'prompt')} x {_many(seeds, 'noise seed')} that the "
+        f"search never saw."
+    )
     return "\n".join([*lines, "", told])
 
 
@@ -101,7 +114,9 @@ def _estimate(value: Any) -> str:
         return "–"
     text = f"{value['mean']:.3f}"
     bounds = value.get("low"), value.get("high")
-    return text + (f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if all(isinstance(b, int | float) for b in bounds) else "")
+    return text + (
+        f" [{bounds[0]:.3f}, {bounds[1]:.3f}]" if all(isinstance(b, int | float) for b in bounds) else ""
+    )
 
 
 def _example(usage: str) -> str:

@@ -86,7 +86,9 @@ def _push(folder: Path, repo: str, private: bool, title: str, token: str | None,
     if is_offline():
         raise PublishError(f"{repo} cannot be pushed offline (HF_HUB_OFFLINE is set).")
     if token is None:
-        raise PublishError(f"You are not logged in to the Hub: {LOGIN} and a token that may write, or set HF_TOKEN.")
+        raise PublishError(
+            f"You are not logged in to the Hub: {LOGIN} and a token that may write, or set HF_TOKEN."
+        )
     api = HfApi(endpoint=endpoint(), token=token, library_name="qsched", library_version=__version__)
     for call in (
         partial(api.create_repo, repo, private=True if private else None, exist_ok=True),

@@ -11,8 +11,8 @@ from qsched.presets import Preset, PresetError
 def export_scheduler(
     preset: Preset, scheduler: Any, folder: str | Path, source: str | None = None, called: str | None = None
 ) -> str:
-    """Write a diffusers scheduler folder: scheduler_config.json with the coefficients, a copy of the one file that
-    knows them (schedulers.py), and README.md with the text that is returned.
+    """Write a diffusers scheduler folder: scheduler_config.json with the coefficients, a copy of the one file
+    that knows them (schedulers.py), and README.md with the text that is returned.
 
     Args:
         preset: whose coefficients to use.
@@ -45,8 +45,8 @@ def usage(preset: Preset, twin: str, folder: str, source: str | None = None) -> 
     """Markdown that shows how to use an exported scheduler folder, with the qsched package and without it.
 
     Args:
-        twin: name of the Q-Sched scheduler class. folder: path or Hub id of the scheduler. source: folder or Hub id of
-            the pipeline; None is the backbone's own.
+        twin: name of the Q-Sched scheduler class. folder: path or Hub id of the scheduler. source: folder or
+            Hub id of the pipeline; None is the backbone's own.
     """
     spec = SPECS.get(preset.backbone)
     embedded = source is None and spec is not None and Path(spec.source).exists()
@@ -93,7 +93,7 @@ Without it (quantize the denoiser to {preset.bits} with a tool of yours first): 
 
 A pipeline that is saved with this scheduler (`pipe.save_pretrained("my-pipeline")`, before quantizing) carries schedulers.py in
 its folder scheduler/ and loads in any process by `DiffusionPipeline.from_pretrained("my-pipeline", trust_remote_code=True)`.
-"""
+"""  # noqa: E501
 
 
 def _embedded(preset: Preset, twin: str, scheduler: str, prompt: str) -> str:
@@ -133,7 +133,10 @@ def _quantized(preset: Preset, twin: str) -> tuple[str, str]:
     part = "transformer" if "FlowMatch" in twin else "unet"
     if preset.method != "plain":
         made = f"load_backbone({preset.backbone!r}).quantized({_settings(preset)}).module"
-        return "from qsched import load_backbone\nfrom qsched.quantization import Quantization", f"pipe.{part} = {made}"
+        return (
+            "from qsched import load_backbone\nfrom qsched.quantization import Quantization",
+            f"pipe.{part} = {made}",
+        )
     options = "".join(
         f", {name}={preset.settings[name]!r}"
         for name in ("group_size", "activation_scale", "scope")

@@ -1,7 +1,8 @@
 """The Hub's files in the cache: which snapshot is complete, and how a finished file gets its name there.
 
-The layout is huggingface_hub's own (blobs, snapshots, refs), so that every tool finds the files. Beside them, in
-qsched/COMMIT.json, stands which files that commit has: without such a list nobody can tell a part from the whole.
+The layout is huggingface_hub's own (blobs, snapshots, refs), so that every tool finds the files. Beside them,
+in qsched/COMMIT.json, stands which files that commit has: without such a list nobody can tell a part from the
+whole.
 """
 
 import hashlib
@@ -53,7 +54,8 @@ def _commits(storage: Path, revision: str) -> Iterator[str]:
         noted = ""
     if COMMIT.fullmatch(noted):
         yield noted
-    for path in sorted((storage / LISTS).glob("*.json")):  # the branch may have moved on since another part came
+    # the branch may have moved on since another part came
+    for path in sorted((storage / LISTS).glob("*.json")):
         if revision in _manifest(path)["revisions"]:
             yield path.stem
 
@@ -61,7 +63,10 @@ def _commits(storage: Path, revision: str) -> Iterator[str]:
 def _manifest(path: Path) -> dict:
     try:
         data = json.loads(path.read_text("utf-8"))
-        return {"revisions": list(data["revisions"]), "files": {str(k): int(v) for k, v in data["files"].items()}}
+        return {
+            "revisions": list(data["revisions"]),
+            "files": {str(k): int(v) for k, v in data["files"].items()},
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {"revisions": [], "files": {}}
 
@@ -133,12 +138,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def revision_of(path: str | Path) -> str:
-    """What identifies the weights in a folder (or a file): the commit of a Hub snapshot, else a hash of all its weights."""
+    """What identifies the weights in a folder (or a file): the commit of a Hub snapshot, else a hash of all
+    its weights.
+    """
     path = Path(path).absolute()
     for folder in (path, *path.parents):
         if folder.parent.name == "snapshots" and COMMIT.fullmatch(folder.name):
             return folder.name
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in WEIGHTS and p.is_file())
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.suffix in WEIGHTS and p.is_file())
+    )
     return _hash(path, tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
 
 

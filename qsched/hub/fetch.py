@@ -1,11 +1,13 @@
-"""Weights from the Hugging Face Hub: fetched once, resumed, verified, and never taken for complete when they are not.
+"""Weights from the Hugging Face Hub: fetched once, resumed, verified, and never taken for complete when they
+are not.
 
     folder = fetch(Source("SimianLuo/LCM_Dreamshaper_v7", ("unet/*.safetensors", "*.json")))
     revision_of(folder)  # the commit hash
 
-Files lie in huggingface_hub's own cache in its own layout (blobs, snapshots, refs), so that every tool finds them. Beside
-them, in qsched/COMMIT.json, stands which files that commit has: a snapshot counts as complete when all that a source
-asks for are there in full size, and a file gets its name only after its checksum was right.
+Files lie in huggingface_hub's own cache in its own layout (blobs, snapshots, refs), so that every tool finds
+them. Beside them, in qsched/COMMIT.json, stands which files that commit has: a snapshot counts as complete
+when all that a source asks for are there in full size, and a file gets its name only after its checksum was
+right.
 """
 
 import errno
@@ -61,15 +63,17 @@ Progress = Callable[[int, int], None]
 def fetch(
     source: Source, *, offline: bool | None = None, on_progress: Progress | None = None, timeout: float = 10
 ) -> Path:
-    """The folder that holds a source's files: a local folder as it is, else the Hub's snapshot, downloaded if need be.
+    """The folder that holds a source's files: a local folder as it is, else the Hub's snapshot, downloaded if
+    need be.
 
-    A snapshot that is complete in the cache is used without asking the Hub. What a broken download has brought is kept,
-    and the next call fetches only the rest. Calls for the same repository wait for one another, also across processes.
+    A snapshot that is complete in the cache is used without asking the Hub. What a broken download has
+    brought is kept, and the next call fetches only the rest. Calls for the same repository wait for one
+    another, also across processes.
 
     Args:
         offline: True: do not ask the Hub; None: as HF_HUB_OFFLINE says.
-        on_progress: called from this thread with (bytes here, bytes in all): at the start, up to 20 times a second, and
-            at the end; not at all if nothing has to be fetched.
+        on_progress: called from this thread with (bytes here, bytes in all): at the start, up to 20 times a
+            second, and at the end; not at all if nothing has to be fetched.
         timeout: seconds without any progress until it gives up.
     Raises:
         BackboneError: one sentence, whatever went wrong.
@@ -82,7 +86,8 @@ def fetch(
         return found
     if is_offline() if offline is None else offline:
         raise BackboneError(
-            f"{source.repo} is not here in full, and the Hub is not asked (offline): run `{_pull_command(source)}` where there is a network."
+            f"{source.repo} is not here in full, and the Hub is not asked (offline): run "
+            f"`{_pull_command(source)}` where there is a network."
         )
     try:
         return _download(source, on_progress or (lambda done, total: None), timeout)
@@ -157,7 +162,7 @@ def _download(source: Source, on_progress: Progress, timeout: float) -> Path:
     wanted = select(sizes, source)
     if not wanted:
         raise BackboneError(
-            f"{source.repo} has none of the files that are needed: {', '.join(source.files) or 'it is empty'}."
+            f"{source.repo} has none of the files that are needed: {', '.join(source.files) or 'it is empty'}."  # noqa: E501
         )
     groups: dict[str, list[RemoteFile]] = {}  # of equal files, such as the tokenizers of SDXL, one is fetched
     for path in sorted(wanted, key=lambda path: -wanted[path]):
@@ -167,7 +172,9 @@ def _download(source: Source, on_progress: Progress, timeout: float) -> Path:
         (storage / folder).mkdir(parents=True, exist_ok=True)
     with _alone(source, timeout, lambda here: on_progress(min(here, total), total)):
         snapshot = storage / "snapshots" / commit
-        missing = [group for group in groups.values() if not all(has(snapshot / f.path, f.size) for f in group)]
+        missing = [
+            group for group in groups.values() if not all(has(snapshot / f.path, f.size) for f in group)
+        ]
         rest = sum(group[0].size - arrived(storage, group[0]) for group in missing)
         if rest > shutil.disk_usage(storage).free:
             raise BackboneError(_disk_full(source, size(rest)))
@@ -177,7 +184,9 @@ def _download(source: Source, on_progress: Progress, timeout: float) -> Path:
         watch = TransferState(total - rest, total)
         on_progress(watch.done, total)  # first of all what is here already
         work = _speaking(source, partial(_work, source, commit, todo, SOCKET_SHARE * timeout, watch))
-        supervise([work] * min(PARALLEL, len(missing)), watch, timeout, lambda: on_progress(watch.done, total))
+        supervise(
+            [work] * min(PARALLEL, len(missing)), watch, timeout, lambda: on_progress(watch.done, total)
+        )
         note(storage, source.revision or "main", commit, sizes)
     return snapshot
 
@@ -190,7 +199,11 @@ def _ask(source: Source, timeout: float) -> tuple[str, dict[str, RemoteFile]]:
     for entry in info.siblings or ():
         size = entry.lfs.size if entry.lfs else entry.size
         checksum = entry.lfs.sha256 if entry.lfs else entry.blob_id
-        if not _stays_inside(entry.rfilename) or size is None or not re.fullmatch(r"[0-9a-f]{40,64}", checksum or ""):
+        if (
+            not _stays_inside(entry.rfilename)
+            or size is None
+            or not re.fullmatch(r"[0-9a-f]{40,64}", checksum or "")
+        ):
             raise ValueError(f"the entry of {entry.rfilename!r} is not one of a file")
         files[entry.rfilename] = RemoteFile(entry.rfilename, size, checksum, bool(entry.lfs))
     if not COMMIT.fullmatch(info.sha or ""):
@@ -200,7 +213,10 @@ def _ask(source: Source, timeout: float) -> tuple[str, dict[str, RemoteFile]]:
 
 def _work(source: Source, commit: str, todo: queue.SimpleQueue, timeout: float, watch: TransferState) -> None:
     """Fetch files until none is left: one of several such threads."""
-    storage, headers = storage_of(source.repo), build_hf_headers(library_name="qsched", library_version=__version__)
+    storage, headers = (
+        storage_of(source.repo),
+        build_hf_headers(library_name="qsched", library_version=__version__),
+    )
     while not watch.stopped.is_set():
         try:
             group = todo.get_nowait()
@@ -217,7 +233,10 @@ def _work(source: Source, commit: str, todo: queue.SimpleQueue, timeout: float, 
 
 @contextmanager
 def _alone(source: Source, timeout: float, tick: Callable[[int], None]) -> Iterator[None]:
-    """Only one download per repository; others wait as long as it gets on. tick: called with the bytes on disk."""
+    """Only one download per repository; others wait as long as it gets on.
+
+    tick: called with the bytes on disk.
+    """
     storage, seen, since = storage_of(source.repo), -1, time.monotonic()
     with ExitStack() as stack:
         while True:
@@ -238,4 +257,7 @@ def _alone(source: Source, timeout: float, tick: Callable[[int], None]) -> Itera
 
 def _disk_full(source: Source, need: str) -> str:
     free = shutil.disk_usage(cache_folder()).free
-    return f"The disk is too full for {need} of {source.repo}: {size(free)} are free in {cache_folder()} (HF_HOME chooses another folder)."
+    return (
+        f"The disk is too full for {need} of {source.repo}: {size(free)} are free in {cache_folder()} "
+        f"(HF_HOME chooses another folder)."
+    )

@@ -1,8 +1,9 @@
-"""Talking to the Hugging Face Hub: where it is, whether it may be asked, how long to wait, and its refusals in words.
+"""Talking to the Hugging Face Hub: where it is, whether it may be asked, how long to wait, and its refusals
+in words.
 
-huggingface_hub retries with growing pauses, waits without limit in some calls and falls back to whatever is cached in
-others. Here nothing is retried that got no answer, a thread that gets nowhere is given up on, and every failure is one
-sentence. Endpoint, cache and offline mode are read when they are needed, not at import.
+huggingface_hub retries with growing pauses, waits without limit in some calls and falls back to whatever is
+cached in others. Here nothing is retried that got no answer, a thread that gets nowhere is given up on, and
+every failure is one sentence. Endpoint, cache and offline mode are read when they are needed, not at import.
 """
 
 import os
@@ -14,7 +15,8 @@ from typing import Any
 
 from huggingface_hub import constants
 
-SOCKET_SHARE, WATCH_SHARE = 0.7, 0.85  # of a caller's timeout: first the socket gives up, then the watch over all
+# of a caller's timeout: first the socket gives up, then the watch over all
+SOCKET_SHARE, WATCH_SHARE = 0.7, 0.85
 SLOWEST = 16 << 10  # bytes per timeout; less is no progress
 LOGIN = "log in with `hf auth login`"
 
@@ -43,11 +45,17 @@ def cache_folder() -> Path:
 
 def is_offline() -> bool:
     """Whether the environment forbids asking the Hub (HF_HUB_OFFLINE=1)."""
-    return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    return constants.is_offline_mode() or os.environ.get("HF_HUB_OFFLINE", "").upper() in (
+        "1",
+        "ON",
+        "YES",
+        "TRUE",
+    )
 
 
 class TransferState:
-    """Shared by the threads that talk to the Hub and the one that waits for them: progress, and the order to stop.
+    """Shared by the threads that talk to the Hub and the one that waits for them: progress, and the order to
+    stop.
 
     done, total: bytes so far and in all, set by whoever starts the work.
     """
@@ -75,11 +83,15 @@ class TransferState:
 
 
 def supervise(
-    work: Sequence[Callable[[], Any]], watch: TransferState, timeout: float, tick: Callable[[], None] | None = None
+    work: Sequence[Callable[[], Any]],
+    watch: TransferState,
+    timeout: float,
+    tick: Callable[[], None] | None = None,
 ) -> list[Any]:
     """Run each piece of work in a thread of its own; returns their results in order.
 
-    Whatever ends the wait (the first failure, silence, Ctrl-C, an error in tick) also tells the threads to stop.
+    Whatever ends the wait (the first failure, silence, Ctrl-C, an error in tick) also tells the threads to
+    stop.
 
     Args:
         watch: a fresh one; it is stopped when this returns.
@@ -154,7 +166,10 @@ def explain(error: BaseException, repo: str, revision: str | None = None, kept: 
     if names & {"TransportError", "StreamError"}:
         return f"The connection to the Hub at {where} broke: {reason(error)}; try again{kept}."
     if isinstance(error, OSError) and error.strerror:
-        return f"The cache in {cache_folder()} cannot be written: {error.strerror} (HF_HOME chooses another folder)."
+        return (
+            f"The cache in {cache_folder()} cannot be written: {error.strerror} (HF_HOME chooses "
+            f"another folder)."
+        )
     return f"The Hub at {where} gave an answer about {repo} that makes no sense: {reason(error)}."
 
 
@@ -171,9 +186,15 @@ def _explain_refusal(refusal: Refused, repo: str, revision: str | None, where: s
     if code == "RevisionNotFound":
         return f"{repo} has no revision {revision or 'main'}."
     if status == 401 or code == "RepoNotFound":
-        return f"The Hub at {where} shows no {repo}: check the name, or {LOGIN} if it is private or gated (then accept its licence at {where}/{repo})."
+        return (
+            f"The Hub at {where} shows no {repo}: check the name, or {LOGIN} if it is private or gated "
+            f"(then accept its licence at {where}/{repo})."
+        )
     if status == 403:
-        return f"The Hub at {where} denies access to {repo}: {LOGIN} and, if it is gated, accept its licence at {where}/{repo}."
+        return (
+            f"The Hub at {where} denies access to {repo}: {LOGIN} and, if it is gated, accept its "
+            f"licence at {where}/{repo}."
+        )
     if status == 404:
         return f"The Hub at {where} has no {repo}" + (f" with revision {revision}." if revision else ".")
     if status == 429:

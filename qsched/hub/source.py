@@ -13,7 +13,9 @@ class BackboneError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """Files to fetch: repo is a Hub id or a local folder, files are allow patterns (() = all), bytes the download size."""
+    """Files to fetch: repo is a Hub id or a local folder, files are allow patterns (() = all), bytes the
+    download size.
+    """
 
     repo: str
     files: tuple[str, ...] = ()

@@ -1,7 +1,8 @@
 """One file from the Hub, whole and verified or not at all, resumed where an earlier attempt stopped.
 
-huggingface_hub writes each attempt to a file of its own and deletes it on failure, so that a broken connection or a
-killed process costs the whole file, which may have 24 GB; and it does not compare checksums. Hence these 100 lines.
+huggingface_hub writes each attempt to a file of its own and deletes it on failure, so that a broken
+connection or a killed process costs the whole file, which may have 24 GB; and it does not compare checksums.
+Hence these 100 lines.
 """
 
 import hashlib
@@ -48,7 +49,8 @@ def partial_path(blob: Path) -> Path:
 def download(
     url: str, file: RemoteFile, blob: Path, headers: Mapping[str, str], timeout: float, watch: TransferState
 ) -> None:
-    """Fetch `file` from `url` to `blob`; the partial file beside it survives every failure but a wrong checksum.
+    """Fetch `file` from `url` to `blob`; the partial file beside it survives every failure but a wrong
+    checksum.
 
     The bytes already in the partial file count as done in `watch`.
 
@@ -89,7 +91,13 @@ def _read_back(file: RemoteFile, out: Any, watch: TransferState) -> tuple[Any, i
 
 
 def _receive(
-    url: str, file: RemoteFile, out: Any, digest: Any, headers: Mapping[str, str], timeout: float, watch: TransferState
+    url: str,
+    file: RemoteFile,
+    out: Any,
+    digest: Any,
+    headers: Mapping[str, str],
+    timeout: float,
+    watch: TransferState,
 ) -> Any:
     """Append the rest, in several requests if the connection breaks; returns the hash of all bytes."""
     best = -1
@@ -97,9 +105,13 @@ def _receive(
         if have <= best:  # the last request brought nothing
             raise Damaged(f"{file.path} arrived cut off after {have} of {file.size} bytes")
         best = have
-        asked = dict(headers) | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        asked = (
+            dict(headers) | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        )
         try:
-            with get_session().stream("GET", url, headers=asked, timeout=timeout, follow_redirects=True) as answer:
+            with get_session().stream(
+                "GET", url, headers=asked, timeout=timeout, follow_redirects=True
+            ) as answer:
                 if answer.status_code >= 400 and answer.status_code != 416:
                     raise Refused(answer.status_code, answer.headers.get("X-Error-Code") or "")
                 if have and answer.status_code == 200:  # the server knows no ranges

@@ -25,7 +25,8 @@ CACHED_DENOISERS = 4
 class Condition:
     """Encoded prompts: everything the denoiser needs besides x and t.
 
-    embeds: (batch, tokens, width); pooled: (batch, width); truncated: per prompt, whether its end was cut off.
+    embeds: (batch, tokens, width); pooled: (batch, width); truncated: per prompt, whether its end was cut
+        off.
     """
 
     embeds: Tensor
@@ -49,7 +50,8 @@ class Condition:
 class Backbone(ABC):
     """A loaded model. `denoiser` is the full-precision one; quantized copies are made on demand and cached.
 
-    scheduler: a stock diffusers scheduler, a template that sampling copies. calls: denoiser evaluations so far, counted per image.
+    scheduler: a stock diffusers scheduler, a template that sampling copies. calls: denoiser evaluations so
+        far, counted per image.
     methods: of quantizing, by name; `load_backbone` gives it all of qsched.quantizers.
     """
 
@@ -82,7 +84,9 @@ class Backbone(ABC):
         """
 
     @abstractmethod
-    def _forward(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor: ...
+    def _forward(
+        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor: ...
 
     @abstractmethod
     def _make_scorer(self) -> Scorer: ...
@@ -93,7 +97,9 @@ class Backbone(ABC):
         return False
 
     def use(self, steps: int) -> None:
-        """Make ready for this step count; to be called before `quantized`, since some families have weights for each."""
+        """Make ready for this step count; to be called before `quantized`, since some families have weights
+        for each.
+        """
         return
 
     @property
@@ -102,7 +108,9 @@ class Backbone(ABC):
         return self.spec.default_steps
 
     def images_at_once(self, wanted: int) -> int:
-        """How many images, at most `wanted`, one call of the full-precision denoiser takes in the memory there is."""
+        """How many images, at most `wanted`, one call of the full-precision denoiser takes in the memory
+        there is.
+        """
         return wanted
 
     def set_timesteps(self, scheduler: SchedulerMixin, steps: int) -> None:
@@ -111,7 +119,11 @@ class Backbone(ABC):
 
     @torch.inference_mode()
     def predict(
-        self, latents: Tensor, timestep: Tensor | float, condition: Condition, denoiser: nn.Module | None = None
+        self,
+        latents: Tensor,
+        timestep: Tensor | float,
+        condition: Condition,
+        denoiser: nn.Module | None = None,
     ) -> Tensor:
         """E(x_t, t): the prediction of `denoiser` (None = full precision), same shape as latents."""
         self.calls += len(latents)

@@ -102,7 +102,8 @@ def check_family(spec: BackboneSpec, folder: Path) -> None:
     if missing or foreign:
         what = f"without {', '.join(missing)}" if missing else f"with {', '.join(foreign)}"
         raise BackboneError(
-            f"{spec.id} cannot be loaded from {folder}: it is a {there.get('_class_name', 'folder of another kind')} {what}."
+            f"{spec.id} cannot be loaded from {folder}: it is a {there.get('_class_name', 'folder of another kind')} "  # noqa: E501
+            f"{what}."
         )
 
 
@@ -110,7 +111,9 @@ def components(folder: Path) -> dict[str, Any]:
     """model_index.json: a pipeline's components with their classes."""
     index = folder / "model_index.json"
     if not index.is_file():
-        raise BackboneError(f"There is no model_index.json in {folder}, so that it cannot be a pipeline's folder.")
+        raise BackboneError(
+            f"There is no model_index.json in {folder}, so that it cannot be a pipeline's folder."
+        )
     there = json.loads(index.read_text())
     if not isinstance(there, dict):
         raise BackboneError(f"{index} does not list a pipeline's components.")
@@ -118,14 +121,17 @@ def components(folder: Path) -> dict[str, Any]:
 
 
 def scheduler_for(spec: BackboneSpec, pipe: DiffusionPipeline) -> SchedulerMixin:
-    """The pipeline's own scheduler where it is of the family's class, else one with the published settings."""
+    """The pipeline's own scheduler where it is of the family's class, else one with the published
+    settings.
+    """
     if type(pipe.scheduler).__name__ == spec.scheduler:
         return pipe.scheduler
     return getattr(diffusers, spec.scheduler)(**spec.scheduler_config)
 
 
 def scheduler_of(spec: BackboneSpec) -> SchedulerMixin:
-    """The scheduler alone, no weights loaded: the pipeline's own where its files are here, else the published settings.
+    """The scheduler alone, no weights loaded: the pipeline's own where its files are here, else the published
+    settings.
 
     Raises:
         BackboneError: another source that cannot be had, or that is of another family.
@@ -151,7 +157,9 @@ def unet_with_lora(spec: BackboneSpec, folder: Path, dtype: torch.dtype, file: s
 
 def variant_of(folder: Path, dtype: torch.dtype) -> str | None:
     """ "fp16" where the folder has nothing else, or both and half precision is asked for."""
-    names = [path.name for path in folder.glob("*/*.safetensors") if path.parent.name in ("unet", "transformer")]
+    names = [
+        path.name for path in folder.glob("*/*.safetensors") if path.parent.name in ("unet", "transformer")
+    ]
     half = [name for name in names if ".fp16." in name]
     return "fp16" if half and (dtype == torch.float16 or len(half) == len(names)) else None
 

@@ -1,4 +1,6 @@
-"""Before a backbone can be loaded and scored: what is missing, what it takes to have it, and the download with its progress."""
+"""Before a backbone can be loaded and scored: what is missing, what it takes to have it, and the download
+with its progress.
+"""
 
 import queue
 import threading
@@ -21,28 +23,39 @@ PULSE = 0.3
 
 
 def sources_to_fetch(spec: BackboneSpec) -> list[Source]:
-    """The sources that have to be fetched before it can be loaded; it runs without the tiny decoder and the scorer."""
+    """The sources that have to be fetched before it can be loaded; it runs without the tiny decoder and the
+    scorer.
+    """
     if spec.family == "emoji":
         return []
     return [source for source in spec.sources() if source != spec.tiny_vae and not hub.is_ready(source)]
 
 
 def to_fetch(spec: BackboneSpec) -> list[Part]:
-    """What `download_progress` fetches: all that is not here, the tiny decoder and the scorer's weights included."""
+    """What `download_progress` fetches: all that is not here, the tiny decoder and the scorer's weights
+    included.
+    """
     return [part for part in parts(spec) if not part.is_here()]
 
 
 def download_size(spec: BackboneSpec) -> str:
-    """What `download_progress` fetches at most, for people; of another repository than the family's own it is an estimate."""
+    """What `download_progress` fetches at most, for people; of another repository than the family's own it is
+    an estimate.
+    """
     wanted = to_fetch(spec)
     text = size(sum(part.bytes for part in wanted))
     return (
-        text if spec.source == SPECS[spec.id].source or spec.source not in {p.name for p in wanted} else f"about {text}"
+        text
+        if spec.source == SPECS[spec.id].source or spec.source not in {p.name for p in wanted}
+        else f"about {text}"
     )
 
 
 def lacks_optional(spec: BackboneSpec) -> str | None:
-    """One sentence about a backbone that can be loaded but lacks scores or the tiny decoder; None if it has all."""
+    """One sentence about a backbone that can be loaded but lacks scores or the tiny decoder;
+
+    None if it has all.
+    """
     wanted = [] if spec.family == "emoji" else to_fetch(spec)
     if not wanted:
         return None
@@ -71,13 +84,17 @@ def not_downloaded(spec: BackboneSpec, device: str = "auto") -> str | None:
     scores = " with the weights of its scores" if any(part.of_scores for part in to_fetch(spec)) else ""
     offline = "; this machine is offline, so that it cannot be fetched now" if is_offline() else ""
     return (
-        f"{spec.title} is not downloaded: {download_size(spec)}{scores}, {licence}; {memory_needed(spec, pick_device(device))}"
+        f"{spec.title} is not downloaded: {download_size(spec)}{scores}, {licence}; "
+        f"{memory_needed(spec, pick_device(device))}"
         f"{offline}."
     )
 
 
 def cannot_run(spec: BackboneSpec, device: str = "auto") -> str | None:
-    """Why a backbone cannot run here now, in one sentence: not downloaded, or too large; None if it can be tried."""
+    """Why a backbone cannot run here now, in one sentence: not downloaded, or too large;
+
+    None if it can be tried.
+    """
     try:
         sentence = not_downloaded(spec, device)
     except BackboneError as error:
@@ -91,7 +108,9 @@ def cannot_run(spec: BackboneSpec, device: str = "auto") -> str | None:
 
 
 def memory_needed(spec: BackboneSpec, device: torch.device) -> str:
-    """What the published model needs of the device's memory, how it runs there, and whether that much is free."""
+    """What the published model needs of the device's memory, how it runs there, and whether that much is
+    free.
+    """
     free = memory.free_bytes(device)
     found = memory.foreseen(spec, device, free)
     where, need = "main" if device.type == "cpu" else "GPU", size(found.peak)
@@ -114,7 +133,8 @@ def require(spec: BackboneSpec, device: str = "auto") -> None:
 
 
 def download_progress(spec: BackboneSpec, pulse: float = PULSE) -> Iterator[tuple[int, int]]:
-    """Fetch all that `pull` fetches; gives (bytes here, bytes in all) now and then, as the registry knows them first.
+    """Fetch all that `pull` fetches; gives (bytes here, bytes in all) now and then, as the registry knows
+    them first.
 
     Whoever stops asking does not stop the download.
 

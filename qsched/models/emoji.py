@@ -32,9 +32,11 @@ def to_images(latents: Tensor) -> Tensor:
 
 
 def text_condition(model: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Token states (batch, tokens, width) after the text tower's last norm, and the pooled feature scaled to unit variance (batch, width).
+    """Token states (batch, tokens, width) after the text tower's last norm, and the pooled feature scaled to
+    unit variance (batch, width).
 
-    tokens: (batch, tokens), up to the text tower's context length; padding that is cut off changes neither the pooled feature nor the states before it.
+    tokens: (batch, tokens), up to the text tower's context length; padding that is cut off changes neither
+        the pooled feature nor the states before it.
     """
     length = tokens.shape[1]
     states = model.token_embedding(tokens) + model.positional_embedding[:length]
@@ -45,7 +47,9 @@ def text_condition(model: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class EmojiBackbone(Backbone):
-    """assets/emoji-lcm (a diffusers folder: unet, scheduler) with assets/emoji-clip (an open_clip folder) beside it."""
+    """assets/emoji-lcm (a diffusers folder: unet, scheduler) with assets/emoji-clip (an open_clip folder)
+    beside it.
+    """
 
     judge: EmbeddedScorer | None = None
 
@@ -56,18 +60,27 @@ class EmojiBackbone(Backbone):
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Condition:
-        padded = list(prompts) + [""] * (-len(prompts) % ROWS)  # so that a prompt's numbers do not depend on the others
+        # so that a prompt's numbers do not depend on the others
+        padded = list(prompts) + [""] * (-len(prompts) % ROWS)
         tokens = self.judge.tokenizer(padded).to(self.device)
-        lengths = [len(ids) for ids in self.judge.tokenizer.tokenizer(list(prompts), verbose=False)["input_ids"]]
-        states, pooled = (value[: len(prompts)].to(self.dtype) for value in text_condition(self.judge.model, tokens))
+        lengths = [
+            len(ids) for ids in self.judge.tokenizer.tokenizer(list(prompts), verbose=False)["input_ids"]
+        ]
+        states, pooled = (
+            value[: len(prompts)].to(self.dtype) for value in text_condition(self.judge.model, tokens)
+        )
         return Condition(states, pooled, tuple(length > tokens.shape[1] for length in lengths))
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
         return to_images(latents.float())
 
-    def _forward(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        return denoiser(latents, timestep, condition.embeds, class_labels=condition.pooled, return_dict=False)[0]
+    def _forward(
+        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor:
+        return denoiser(
+            latents, timestep, condition.embeds, class_labels=condition.pooled, return_dict=False
+        )[0]
 
     def _make_scorer(self) -> EmbeddedScorer:
         return self.judge
@@ -80,7 +93,10 @@ def load_emoji(spec: BackboneSpec, source: Path, device: torch.device, dtype: to
         if not folder.is_dir():
             raise BackboneError(f"{spec.id} needs the folder {folder}, which is missing.")
     unet = (
-        UNet2DConditionModel.from_pretrained(source / "unet", torch_dtype=dtype).to(device).eval().requires_grad_(False)
+        UNet2DConditionModel.from_pretrained(source / "unet", torch_dtype=dtype)
+        .to(device)
+        .eval()
+        .requires_grad_(False)
     )
     scheduler = LCMScheduler.from_pretrained(source / "scheduler")
     weights = source / "unet" / "diffusion_pytorch_model.safetensors"

@@ -20,7 +20,9 @@ GUIDANCE = 3.5
 
 @dataclass
 class FluxBackbone(PipelineBackbone):
-    """FluxPipeline: latents (batch, C, H, W) are packed 2 x 2 around every call, so that all else sees images."""
+    """FluxPipeline: latents (batch, C, H, W) are packed 2 x 2 around every call, so that all else sees
+    images.
+    """
 
     @property
     def grain(self) -> int:
@@ -48,13 +50,17 @@ class FluxBackbone(PipelineBackbone):
     def _reader(self) -> tuple[Callable, int]:
         return self.pipe.tokenizer_2, TOKENS
 
-    def _predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def _predict(
+        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor:
         batch, channels, height, width = latents.shape
         place = {"device": self.device, "dtype": condition.embeds.dtype}
         packed = denoiser(
             hidden_states=self.pipe._pack_latents(latents, batch, channels, height, width),
             timestep=timestep.expand(batch).to(latents.dtype) / 1000,
-            guidance=torch.full([batch], GUIDANCE, device=self.device) if denoiser.config.guidance_embeds else None,
+            guidance=torch.full([batch], GUIDANCE, device=self.device)
+            if denoiser.config.guidance_embeds
+            else None,
             pooled_projections=condition.pooled,
             encoder_hidden_states=condition.embeds,
             txt_ids=torch.zeros(condition.embeds.shape[1], 3, **place),

@@ -1,4 +1,5 @@
-"""LoRA adapters, added to the weights once: quantized layers have no weight that an adapter could be added to later.
+"""LoRA adapters, added to the weights once: quantized layers have no weight that an adapter could be added to
+later.
 
     W' = W + alpha / rank * up @ down        (Hu et al. 2021, arXiv 2106.09685)
 
@@ -29,7 +30,8 @@ def fuse_lora(unet: nn.Module, file: Path, pipeline: type) -> int:
     Returns:
         How many layers were changed.
     Raises:
-        BackboneError: the file cannot be read, or has weights that do not belong to this U-Net; that is then as it was.
+        BackboneError: the file cannot be read, or has weights that do not belong to this U-Net; that is then
+            as it was.
     """
     try:
         state, alphas = pipeline.lora_state_dict(load_file(file), unet_config=unet.config)
@@ -42,7 +44,8 @@ def fuse_lora(unet: nn.Module, file: Path, pipeline: type) -> int:
             raise BackboneError(f"The LoRA {file.name} has weights for something else than a U-Net: {key}.")
         pairs.setdefault(found["layer"], {})[found["side"]] = tensor
     scales = {
-        ALPHA.match(key)["layer"]: float(alpha) for key, alpha in convert_unet_state_dict_to_peft(alphas or {}).items()
+        ALPHA.match(key)["layer"]: float(alpha)
+        for key, alpha in convert_unet_state_dict_to_peft(alphas or {}).items()
     }
     layers = dict(unet.named_modules())
     changes = {name: _change(file, name, pair, scales.get(name)) for name, pair in pairs.items()}

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class Method:
     """One way of quantizing.
 
-    make: (backbone, quantization) -> a quantized copy of the denoiser and its report. unavailable: why it cannot run
-    here, one sentence, or None. calibrate: sees a little more of the model at work, remembers it for `make`, and gives (done,
-    all), or None if it has seen enough; None for a method that need not see it.
+    make: (backbone, quantization) -> a quantized copy of the denoiser and its report. unavailable: why it
+        cannot run
+    here, one sentence, or None. calibrate: sees a little more of the model at work, remembers it for `make`,
+    and gives (done, all), or None if it has seen enough; None for a method that need not see it.
     """
 
     title: str
@@ -37,7 +38,8 @@ def make_quantized(backbone: "Backbone", quantization: Quantization) -> tuple[nn
 
 
 def calibrate(backbone: "Backbone", quantization: Quantization) -> tuple[int, int] | None:
-    """Let the method see a little more of the model at work, for a second or so; make_quantized does what is left.
+    """Let the method see a little more of the model at work, for a second or so; make_quantized does what is
+    left.
 
     Returns:
         (done, all) of its own pieces; None if it has seen enough.
@@ -66,7 +68,12 @@ def options_of(quantization: Quantization) -> dict:
     """The quantizer's keyword arguments."""
     q = quantization
     keep = DEFAULT_KEEP if q.keep_high_precision else ()
-    return {"group_size": q.group_size, "activation_scale": q.activation_scale, "scope": q.scope, "keep": keep}
+    return {
+        "group_size": q.group_size,
+        "activation_scale": q.activation_scale,
+        "scope": q.scope,
+        "keep": keep,
+    }
 
 
 PLAIN: dict[str, Method] = {"plain": Method("Plain rounding", _plain)}

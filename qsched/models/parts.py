@@ -1,4 +1,6 @@
-"""All that has to be on this machine for a backbone to run and be scored without a network, and how each part comes."""
+"""All that has to be on this machine for a backbone to run and be scored without a network, and how each part
+comes.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +19,10 @@ PHOTO_SCORER = "clip-l14"
 class Part:
     """Something to fetch.
 
-    name: a repository or an address. bytes: its size as the registry knows it. of_scores: it only judges images.
-    is_here: whether `fetch` would return at once. fetch: takes offline and on_progress as qsched.hub.fetch.fetch
+    name: a repository or an address. bytes: its size as the registry knows it. of_scores: it only judges
+        images.
+    is_here: whether `fetch` would return at once. fetch: takes offline and on_progress as
+        qsched.hub.fetch.fetch
     does, gives its folder or file, and raises BackboneError.
     """
 

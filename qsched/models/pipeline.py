@@ -1,4 +1,6 @@
-"""What the families that diffusers has pipelines for share: text encoders, denoiser and decoder that take turns on the device."""
+"""What the families that diffusers has pipelines for share: text encoders, denoiser and decoder that take
+turns on the device.
+"""
 
 import logging
 from abc import abstractmethod
@@ -30,9 +32,12 @@ ENCODED_PROMPTS = 16
 class PipelineBackbone(Backbone):
     """A stock diffusers pipeline, taken apart.
 
-    pipe: the pipeline, whose components and helpers are used. image: height and width in pixels. tiny: a small decoder.
-    judge: a scorer in place of the one named `scores`, a key of qsched.scoring.loading.SCORERS, whose weights `pull`
-    fetches: nothing large comes unasked. weights: gives the denoiser for a LoRA file; lora: the one that is fused.
+    pipe: the pipeline, whose components and helpers are used. image: height and width in pixels. tiny: a
+        small decoder.
+    judge: a scorer in place of the one named `scores`, a key of qsched.scoring.loading.SCORERS, whose weights
+        `pull`
+    fetches: nothing large comes unasked. weights: gives the denoiser for a LoRA file; lora: the one that is
+        fused.
     """
 
     pipe: DiffusionPipeline | None = None
@@ -54,7 +59,9 @@ class PipelineBackbone(Backbone):
         """(embeds, pooled) of a few prompts, by the pipeline's own encode_prompt."""
 
     @abstractmethod
-    def _predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def _predict(
+        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor:
         """The denoiser called as the pipeline does."""
 
     @abstractmethod
@@ -92,8 +99,12 @@ class PipelineBackbone(Backbone):
         prompts = list(prompts)
         tokenizer, limit = self._reader()
         with self.residency.using(self.text_encoders), quiet_libraries():
-            parts = [self._embed(prompts[i : i + ENCODED_PROMPTS]) for i in range(0, len(prompts), ENCODED_PROMPTS)]
-        embeds, pooled = (torch.cat(tensors).to(self.device, self.dtype) for tensors in zip(*parts, strict=True))
+            parts = [
+                self._embed(prompts[i : i + ENCODED_PROMPTS]) for i in range(0, len(prompts), ENCODED_PROMPTS)
+            ]
+        embeds, pooled = (
+            torch.cat(tensors).to(self.device, self.dtype) for tensors in zip(*parts, strict=True)
+        )
         lengths = [len(ids) for ids in tokenizer(prompts, verbose=False)["input_ids"]]
         return Condition(embeds, pooled, tuple(length > limit for length in lengths))
 
@@ -116,17 +127,21 @@ class PipelineBackbone(Backbone):
     def _unscaled(self, vae: nn.Module, latents: Tensor) -> Tensor:
         return latents / vae.config.scaling_factor
 
-    def _forward(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def _forward(
+        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor:
         if getattr(denoiser, "fused_lora", self.lora) != self.lora:
-            raise ValueError(f"This quantized denoiser is for another step count than {self.spec.title} now runs in.")
+            raise ValueError(
+                f"This quantized denoiser is for another step count than {self.spec.title} now runs in."
+            )
         work = self._limited(lambda: self.parts.denoise * len(latents) + self.parts.unpack)
         others = [self.denoiser, *(made.module for made in self._quantized.values())]
         with self.residency.using(denoiser, work, instead_of=others):
             return self._predict(denoiser, latents.to(self.dtype), timestep, condition)
 
     def use(self, steps: int) -> None:
-        """Load the weights with the LoRA for this step count, unless they are there already; the others go first, and come
-        back if these cannot be had.
+        """Load the weights with the LoRA for this step count, unless they are there already; the others go
+        first, and come back if these cannot be had.
 
         Raises:
             BackboneError: there is no LoRA for it, or it cannot be read.
@@ -150,7 +165,8 @@ class PipelineBackbone(Backbone):
     @property
     def ready_steps(self) -> int:
         return next(
-            (n for n in self.spec.steps if self.lora and self.spec.lora_file(n) == self.lora), super().ready_steps
+            (n for n in self.spec.steps if self.lora and self.spec.lora_file(n) == self.lora),
+            super().ready_steps,
         )
 
     def set_timesteps(self, scheduler: SchedulerMixin, steps: int) -> None:
@@ -158,7 +174,9 @@ class PipelineBackbone(Backbone):
         super().set_timesteps(scheduler, steps)
 
     def quantized(self, quantization: Quantization) -> Quantized:
-        """As for every backbone; made beside the original on the device where there is room for both, else in main memory."""
+        """As for every backbone; made beside the original on the device where there is room for both, else in
+        main memory.
+        """
         if quantization in self._quantized:
             return super().quantized(quantization)
         while calibrate(self, quantization):  # it runs the model: the modules take turns as always
@@ -172,7 +190,11 @@ class PipelineBackbone(Backbone):
             self.residency.park(self.denoiser)
             made = super().quantized(quantization)
         made.module.fused_lora = self.lora
-        modes = [part.uses(self.device, self.dtype) for part in made.module.modules() if isinstance(part, PackedLayer)]
+        modes = [
+            part.uses(self.device, self.dtype)
+            for part in made.module.modules()
+            if isinstance(part, PackedLayer)
+        ]
         made.report.execution = {mode: modes.count(mode) for mode in dict.fromkeys(modes)}
         return made
 
@@ -192,7 +214,8 @@ class PipelineBackbone(Backbone):
         if self.residency.budget is None:
             return wanted
         parts = self.parts
-        for weights in (parts.denoiser, parts.largest_block):  # whole if that leaves room for one image, else streamed
+        # whole if that leaves room for one image, else streamed
+        for weights in (parts.denoiser, parts.largest_block):
             room = self.residency.budget - weights - parts.unpack
             if room >= parts.denoise:
                 return min(wanted, room // parts.denoise)
@@ -222,7 +245,8 @@ class PipelineBackbone(Backbone):
         if not all(weights.here for weights in scorer_weights(self.scores)[:-1]):
             more = "" if self.scores == PHOTO_SCORER else f" --scorer {self.scores}"
             raise ScorerError(
-                f"The weights of the scores are not on this machine: `python -m qsched pull {self.spec.id}{more}` fetches them."
+                f"The weights of the scores are not on this machine: `python -m qsched pull "
+                f"{self.spec.id}{more}` fetches them."
             )
         budget = self.residency.budget
         if budget is None:
@@ -236,7 +260,9 @@ class PipelineBackbone(Backbone):
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """No word from diffusers and transformers below an error: what they would say about a prompt, Condition says."""
+    """No word from diffusers and transformers below an error: what they would say about a prompt, Condition
+    says.
+    """
     loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
     levels = [logger.level for logger in loggers]
     try:

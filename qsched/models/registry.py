@@ -9,7 +9,9 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 
 def _tiny(name: str) -> Source:
-    return Source(f"madebyollin/{name}", ("config.json", "diffusion_pytorch_model.safetensors"), bytes=9_800_000)
+    return Source(
+        f"madebyollin/{name}", ("config.json", "diffusion_pytorch_model.safetensors"), bytes=9_800_000
+    )
 
 
 def _pcm(base: str, each: int) -> Source:
@@ -20,7 +22,12 @@ def _pcm(base: str, each: int) -> Source:
 
 HALF_FILES = component_files(".fp16.safetensors")
 PCM_STEPS = (2, 4, 8, 16)
-LATENT_BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
+LATENT_BETAS = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+}
 PHOTOS = (
     "a red fox in fresh snow, golden hour, photograph",
     "a glass teapot with blooming jasmine tea, studio light",
@@ -38,7 +45,10 @@ EMOJI_LCM = BackboneSpec(
     family="emoji",
     source=str(ASSETS / "emoji-lcm"),
     licence="Apache-2.0",
-    description="A few-step text-to-emoji model of 13 M parameters that ships with the app: 810 things at 64 px in three styles, on white and coloured grounds.",
+    description=(
+        "A few-step text-to-emoji model of 13 M parameters that ships with the app: 810 things at 64 "
+        "px in three styles, on white and coloured grounds."
+    ),
     steps=(1, 2, 3, 4, 5, 6, 7, 8),
     default_steps=4,
     size=64,
@@ -62,7 +72,9 @@ LCM_DREAMSHAPER = BackboneSpec(
     family="sd",
     source="SimianLuo/LCM_Dreamshaper_v7",
     licence="MIT",
-    description="Latent consistency model of Stable Diffusion 1.5's size, guidance 8 embedded in the U-Net, 512 px.",
+    description=(
+        "Latent consistency model of Stable Diffusion 1.5's size, guidance 8 embedded in the U-Net, 512 px."
+    ),
     steps=(1, 2, 3, 4, 5, 6, 7, 8),
     default_steps=4,
     size=512,
@@ -83,7 +95,9 @@ PCM_SD15 = BackboneSpec(
     family="sd",
     source="stable-diffusion-v1-5/stable-diffusion-v1-5",
     licence="CreativeML OpenRAIL-M",
-    description="Phased consistency model: Stable Diffusion 1.5 with a LoRA for each step count, no guidance, 512 px.",
+    description=(
+        "Phased consistency model: Stable Diffusion 1.5 with a LoRA for each step count, no guidance, 512 px."
+    ),
     steps=PCM_STEPS,
     default_steps=4,
     size=512,
@@ -105,7 +119,7 @@ PCM_SDXL = BackboneSpec(
     family="sdxl",
     source="stabilityai/stable-diffusion-xl-base-1.0",
     licence="CreativeML OpenRAIL++-M",
-    description="Phased consistency model: SDXL base 1.0 with a LoRA for each step count, no guidance, 1024 px.",
+    description="Phased consistency model: SDXL base 1.0 with a LoRA for each step count, no guidance, 1024 px.",  # noqa: E501
     steps=PCM_STEPS,
     default_steps=4,
     size=1024,
@@ -127,7 +141,9 @@ SDXL_TURBO = BackboneSpec(
     family="sdxl",
     source="stabilityai/sdxl-turbo",
     licence="Stability AI Community",
-    description="Adversarially distilled SDXL, no guidance, 512 px; free for research and for small companies only.",
+    description=(
+        "Adversarially distilled SDXL, no guidance, 512 px; free for research and for small companies only."
+    ),
     steps=(1, 2, 3, 4),
     default_steps=4,
     size=512,
@@ -147,7 +163,9 @@ FLUX_SCHNELL = BackboneSpec(
     family="flux",
     source="black-forest-labs/FLUX.1-schnell",
     licence="Apache-2.0",
-    description="Rectified-flow transformer of 12 B parameters, distilled for 1 to 4 steps, no guidance, 1024 px.",
+    description=(
+        "Rectified-flow transformer of 12 B parameters, distilled for 1 to 4 steps, no guidance, 1024 px."
+    ),
     steps=(1, 2, 3, 4),
     default_steps=4,
     size=1024,

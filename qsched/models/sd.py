@@ -21,7 +21,9 @@ class SDBackbone(PipelineBackbone):
     def _reader(self) -> tuple[Callable, int]:
         return self.pipe.tokenizer, self.pipe.tokenizer.model_max_length
 
-    def _predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def _predict(
+        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor:
         return denoiser(
             latents,
             timestep,

@@ -23,7 +23,9 @@ class SDXLBackbone(PipelineBackbone):
     def _reader(self) -> tuple[Callable, int]:
         return self.pipe.tokenizer, self.pipe.tokenizer.model_max_length
 
-    def _predict(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    def _predict(
+        self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition
+    ) -> Tensor:
         size = tuple(side * self._factor for side in latents.shape[-2:])
         width = condition.pooled.shape[-1]
         ids = self.pipe._get_add_time_ids(size, (0, 0), size, condition.embeds.dtype, width).to(self.device)

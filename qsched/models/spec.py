@@ -11,14 +11,18 @@ from qsched.hub.source import BackboneError, Source, pinned
 class BackboneSpec:
     """One few-step model.
 
-    steps: the step counts it supports. size: image width and height in pixels. source: a folder or a Hub id, of which
-    revision and files are fetched. download_bytes: those files (0 = ships with the app). memory_bytes: what running the
-    embedded model needs, roughly; for the others `qsched.models.memory.plan` computes it from the architecture.
-    pipeline, scheduler: the diffusers classes that run it. scheduler_config: used where the source's own scheduler is of
-    another class. step_options: arguments of the scheduler's step as the pipeline passes them. guidance: the scale that
-    is embedded (None = no guidance). architecture: its entry in `qsched.models.memory.architectures`.
-    lora: adapters to fuse, the one for N steps has "Nstep" in its name. tiny_vae: a small decoder of the same latents.
-    vae: a decoder in place of the source's own. chosen: what `at` was asked for, None for the spec's own source.
+    steps: the step counts it supports. size: image width and height in pixels. source: a folder or a Hub id,
+        of which
+    revision and files are fetched. download_bytes: those files (0 = ships with the app). memory_bytes: what
+    running the embedded model needs, roughly; for the others `qsched.models.memory.plan` computes it from the
+    architecture. pipeline, scheduler: the diffusers classes that run it. scheduler_config: used where the
+    source's own scheduler is of another class. step_options: arguments of the scheduler's step as the
+    pipeline passes them. guidance: the scale that is embedded (None = no guidance). architecture: its entry
+    in `qsched.models.memory.architectures`.
+    lora: adapters to fuse, the one for N steps has "Nstep" in its name. tiny_vae: a small decoder of the same
+        latents.
+    vae: a decoder in place of the source's own. chosen: what `at` was asked for, None for the spec's own
+        source.
     """
 
     id: str
@@ -54,8 +58,9 @@ class BackboneSpec:
         return [source for source in (pipeline, self.lora, self.tiny_vae, self.vae) if source is not None]
 
     def at(self, source: str | Path) -> "BackboneSpec":
-        """The same family from a local folder or from another repository, such as a fine-tune; REPOSITORY@REVISION takes
-        a branch, tag or commit of it, and the backbone's own repository can be pinned that way too."""
+        """The same family from a local folder or from another repository, such as a fine-tune;
+        REPOSITORY@REVISION takes a branch, tag or commit of it, and the backbone's own repository can be
+        pinned that way too."""
         repo, revision = pinned(str(source))
         files = self.files if revision and repo == self.source else ANY_FILES
         return replace(self, source=repo, files=files, revision=revision, chosen=str(source))
@@ -87,4 +92,6 @@ def component_files(weights: str) -> tuple[str, ...]:
 
 
 ANY_FILES = component_files(".safetensors")
-"""What to fetch from a repository of which only the family is known: every component, no single-file checkpoints."""
+"""What to fetch from a repository of which only the family is known: every component, no single-file
+checkpoints.
+"""

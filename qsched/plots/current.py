@@ -16,7 +16,10 @@ def draw_current(image: Image.Image, drawn: SurfaceImage, xy: tuple[float, float
     gap, core, rim = round(20 * unit), round(unit), max(1, round(unit))
     draw = ImageDraw.Draw(image)
     for spread, colour in ((core + rim, CURRENT_EDGE), (core, CURRENT)):
-        rows, columns = (max(y - spread, top), min(y + spread, low)), (max(x - spread, left), min(x + spread, right))
+        rows, columns = (
+            (max(y - spread, top), min(y + spread, low)),
+            (max(x - spread, left), min(x + spread, right)),
+        )
         for a, b in ((left, x - gap), (x + gap, right)):
             if a <= b:
                 draw.rectangle((a, rows[0], b, rows[1]), fill=colour)

@@ -1,8 +1,8 @@
 """The loss surface as an image that can be clicked, and redrawn while a slider moves.
 
-matplotlib (object-oriented, Agg, no pyplot) renders everything but the current point once; that image is kept. A new
-current point is then painted over a copy with PIL, which takes about a millisecond instead of a tenth of a second.
-Cells have whole numbers of pixels, so the way back from a click to a cell is exact.
+matplotlib (object-oriented, Agg, no pyplot) renders everything but the current point once; that image is
+kept. A new current point is then painted over a copy with PIL, which takes about a millisecond instead of a
+tenth of a second. Cells have whole numbers of pixels, so the way back from a click to a cell is exact.
 """
 
 import threading
@@ -46,20 +46,25 @@ def surface_figure(
 ) -> SurfaceImage:
     """The surface as a heatmap of JAQ with the optimum, the plain scheduler (1, 1) and the current point.
 
-    Cells that do not differ significantly from the plain scheduler's are hatched, and the cells that hold 95 % of the
-    optima of resampled prompts are outlined (see `qsched.surfaces.uncertainty` and `qsched.surfaces.stability`).
+    Cells that do not differ significantly from the plain scheduler's are hatched, and the cells that hold 95
+    % of the optima of resampled prompts are outlined (see `qsched.surfaces.uncertainty` and
+    `qsched.surfaces.stability`).
 
     Args:
-        surface: may have failed or not yet computed cells, which are grey; best and plain need a score to be marked.
-        current: (c_x, c_eps) of the sliders, clipped to the edge when outside; None or NaN draws no such mark.
+        surface: may have failed or not yet computed cells, which are grey; best and plain need a score to be
+            marked.
+        current: (c_x, c_eps) of the sliders, clipped to the edge when outside; None or NaN draws no such
+            mark.
         k: weight of the quality term.
         dark: light letters on a dark page.
         size: of the image in pixels, (width, height), at least (420, 360).
         note: second line of the title, such as the scorer's name and the number of prompts.
         formula: of JAQ in the scorer's own terms.
-        noise: False leaves hatching and outline out, None leaves them out and their place empty (for a surface that is
-            still being computed: its cells do not move when they come); so does a surface of one image per cell.
-        modelled: JAQ that a model predicts, shape (len(c_eps), len(c_x)); painted fainter where no score was computed.
+        noise: False leaves hatching and outline out, None leaves them out and their place empty (for a
+            surface that is still being computed: its cells do not move when they come); so does a surface of
+            one image per cell.
+        modelled: JAQ that a model predicts, shape (len(c_eps), len(c_x)); painted fainter where no score was
+            computed.
         alongside: JAQ of another surface whose image shares this one's colours.
         working: cells that are being computed.
     Raises:
@@ -103,7 +108,9 @@ def _render(
     noise = bool(noise) and surface.images > 1
     box_width = multiple_of(width - left - right, len(surface.c_x))
     box_height = multiple_of(height - top - bottom, len(surface.c_eps))
-    drawn = SurfaceImage(Image.new("RGB", (1, 1)), (left, top, box_width, box_height), surface.c_x, surface.c_eps)
+    drawn = SurfaceImage(
+        Image.new("RGB", (1, 1)), (left, top, box_width, box_height), surface.c_x, surface.c_eps
+    )
 
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=look.background)
     canvas = FigureCanvasAgg(figure)
@@ -118,7 +125,8 @@ def _render(
     )
     norm, colours, extend = _colouring(values, alongside, look)
     cells = figure.add_axes(pixels(left, top, box_width, box_height))
-    painted = colours(norm(np.ma.masked_invalid(values)), bytes=True)  # here, not in imshow, which rounds on the way
+    # here, not in imshow, which rounds on the way
+    painted = colours(norm(np.ma.masked_invalid(values)), bytes=True)
     if modelled is not None:
         guessed = np.isnan(values) & np.isfinite(modelled)
         painted[guessed] = fainter(colours(norm(modelled[guessed]), bytes=True), look)
@@ -126,7 +134,8 @@ def _render(
     cells.set_axis_off()
 
     edge_x, edge_y = left - 1, top + box_height + 1
-    stroke = dict(color=look.muted, linewidth=points(2), solid_capstyle="butt")  # a round cap would reach into a cell
+    # a round cap would reach into a cell
+    stroke = dict(color=look.muted, linewidth=points(2), solid_capstyle="butt")
     for tick in ticks(surface.c_x):
         x = drawn.value_to_xy(tick, surface.c_eps[0])[0]
         page.plot((x, x), (edge_y, edge_y + 7 * unit), **stroke)
@@ -174,7 +183,9 @@ def _render(
     return SurfaceImage(image, drawn.box, drawn.c_x, drawn.c_eps)
 
 
-def _colouring(values: np.ndarray, alongside: np.ndarray | None, look: Look) -> tuple[Normalize, Colormap, str]:
+def _colouring(
+    values: np.ndarray, alongside: np.ndarray | None, look: Look
+) -> tuple[Normalize, Colormap, str]:
     return scale(values if alongside is None else np.append(values, alongside), look.failed)
 
 

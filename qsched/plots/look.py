@@ -11,7 +11,8 @@ SIZE = (840, 756)  # pixels; at 390 px of a phone's width the smallest letters a
 DPI = 100
 CURRENT, CURRENT_EDGE = "#ff5a1f", "#ffffff"
 FAINT = 0.62  # share of the page's colour where a value is modelled
-MIN_SPAN = 0.02  # JAQ from one end of the colours to the other, so that rounding is not painted as a landscape
+# JAQ from one end of the colours to the other, so that rounding is not painted as a landscape
+MIN_SPAN = 0.02
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ LOOKS = {
 def scale(values: np.ndarray, failed: str) -> tuple[Normalize, Colormap, str]:
     """Colour scale of the finite values, and which end of it is open ("min" or "neither").
 
-    Collapsed cells far below the rest would leave one colour to all others, so the scale may start above them: at three
-    times the distance from best to median.
+    Collapsed cells far below the rest would leave one colour to all others, so the scale may start above
+    them: at three times the distance from best to median.
     """
     finite = values[np.isfinite(values)]
     colours = colormaps["viridis"].with_extremes(bad=failed)

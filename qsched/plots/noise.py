@@ -33,7 +33,8 @@ def hatch(
     look: Look,
     points: Callable[[float], float],
 ) -> list[Artist]:
-    """Hatch the cells that do not differ from the plain one; return the legend's entry, nothing if there are none.
+    """Hatch the cells that do not differ from the plain one; return the legend's entry, nothing if there are
+    none.
 
     Args:
         page: axes in pixel coordinates.
@@ -47,7 +48,10 @@ def hatch(
     for cells, colour in ((luminance > BRIGHT, ON_BRIGHT), (luminance <= BRIGHT, ON_DARK)):
         if (chosen := known.alike & cells).any():
             lines = LineCollection(
-                _diagonals(drawn, points(GAP) * 100 / 72), colors=[colour], linewidths=points(STROKE), zorder=1
+                _diagonals(drawn, points(GAP) * 100 / 72),
+                colors=[colour],
+                linewidths=points(STROKE),
+                zorder=1,
             )
             page.add_collection(lines, autolim=False)
             lines.set_clip_path(PathPatch(_rectangles(drawn, chosen), transform=page.transData))
@@ -58,7 +62,9 @@ def hatch(
 def outline(
     page: Axes, drawn: SurfaceImage, surface: Surface, k: float, look: Look, points: Callable[[float], float]
 ) -> list[Artist]:
-    """Outline the cells that hold 95 % of the resamples' optima; return the legend's entry, nothing without noise."""
+    """Outline the cells that hold 95 % of the resamples' optima; return the legend's entry, nothing without
+    noise.
+    """
     region = surface.stability(k=k)["region"]
     if region is None:
         return []
@@ -78,7 +84,9 @@ def outline(
 def _diagonals(drawn: SurfaceImage, gap: float) -> list[tuple[tuple[float, float], ...]]:
     """Parallel lines over all cells, rising to the right."""
     left, top, width, height = drawn.box
-    return [((left + x - height, top + height), (left + x, top)) for x in np.arange(gap / 2, width + height, gap)]
+    return [
+        ((left + x - height, top + height), (left + x, top)) for x in np.arange(gap / 2, width + height, gap)
+    ]
 
 
 def _rectangles(drawn: SurfaceImage, cells: np.ndarray) -> Path:
@@ -104,4 +112,6 @@ def _edges(drawn: SurfaceImage, inside: np.ndarray) -> list[tuple[tuple[float, f
     padded = np.pad(inside, 1)
     upright = np.argwhere(padded[1:-1, 1:] != padded[1:-1, :-1])
     level = np.argwhere(padded[1:, 1:-1] != padded[:-1, 1:-1])
-    return [((x(j), y(i)), (x(j), y(i + 1))) for i, j in upright] + [((x(j), y(i)), (x(j + 1), y(i))) for i, j in level]
+    return [((x(j), y(i)), (x(j), y(i + 1))) for i, j in upright] + [
+        ((x(j), y(i)), (x(j + 1), y(i))) for i, j in level
+    ]

@@ -71,23 +71,32 @@ def _render(sweep: Sweep, dark: bool, size: tuple[int, int], note: str, formula:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=look.background)
     canvas = FigureCanvasAgg(figure)
     title = f"Optimum of {formula.removeprefix('JAQ = ').replace(' * ', ' · ')}"
-    figure.text(0.5, 1 - 30 * unit / height, title, fontsize=points(29), weight="bold", color=look.text, ha="center", va="center")  # fmt: skip
+    figure.text(0.5, 1 - 30 * unit / height, title, fontsize=points(29), weight="bold", color=look.text,
+        ha="center", va="center")  # fmt: skip
     if note:
-        figure.text(0.5, 1 - 70 * unit / height, note, fontsize=points(min(23, 1380 / len(note))), color=look.muted, ha="center", va="center")  # fmt: skip
+        figure.text(0.5, 1 - 70 * unit / height, note, fontsize=points(min(23, 1380 / len(note))),
+            color=look.muted, ha="center", va="center")  # fmt: skip
     panels = figure.subplots(3, 1, sharex=True)
-    figure.subplots_adjust(128 * unit / width, 88 * unit / height, 1 - 30 * unit / width, 1 - 100 * unit / height, hspace=0.12)  # fmt: skip
+    figure.subplots_adjust(128 * unit / width, 88 * unit / height, 1 - 30 * unit / width,
+        1 - 100 * unit / height, hspace=0.12)  # fmt: skip
     ks = np.asarray(sweep.ks)
     number = lambda values: np.array([np.nan if value is None else value for value in values])
-    for panel, name, title in zip(panels, ("c_x", "c_eps"), (r"best $c_x$", r"best $c_\epsilon$"), strict=False):
+    for panel, name, title in zip(
+        panels, ("c_x", "c_eps"), (r"best $c_x$", r"best $c_\epsilon$"), strict=False
+    ):
         low, high = number(getattr(sweep, f"{name}_low")), number(getattr(sweep, f"{name}_high"))
-        panel.fill_between(ks, low, high, step="mid", color=line, alpha=0.22, linewidth=0, label="95 % of resamples")
+        panel.fill_between(
+            ks, low, high, step="mid", color=line, alpha=0.22, linewidth=0, label="95 % of resamples"
+        )
         panel.step(ks, getattr(sweep, name), where="mid", color=line, linewidth=points(4), label="best cell")
         panel.axhline(1.0, color=look.muted, linewidth=points(1.5), linestyle=(0, (2, 3)))
         panel.set_ylabel(title)
     gain = panels[2]
-    gain.fill_between(ks, number(sweep.gain_low), number(sweep.gain_high), color=line, alpha=0.22, linewidth=0, label="95 % interval")  # fmt: skip
+    gain.fill_between(ks, number(sweep.gain_low), number(sweep.gain_high), color=line, alpha=0.22,
+        linewidth=0, label="95 % interval")  # fmt: skip
     gain.plot(ks, number(sweep.gain), color=line, linewidth=points(4), label="best cell")
-    gain.plot(ks, number(sweep.gain_out_of_bag), color=look.text, linewidth=points(3), linestyle=(0, (4, 2)), label="on prompts not drawn")  # fmt: skip
+    gain.plot(ks, number(sweep.gain_out_of_bag), color=look.text, linewidth=points(3), linestyle=(0, (4, 2)),
+        label="on prompts not drawn")  # fmt: skip
     gain.axhline(0.0, color=look.muted, linewidth=points(1.5), linestyle=(0, (2, 3)))
     gain.set_ylabel("gain in JAQ")
     gain.set_xlabel("k, the weight of the quality")
@@ -108,7 +117,9 @@ def _render(sweep: Sweep, dark: bool, size: tuple[int, int], note: str, formula:
 def _dress(panel, look, points) -> None:
     """Ticks, letters and frame in the page's colours."""
     panel.set_facecolor(look.background)
-    panel.tick_params(labelsize=points(22), colors=look.muted, labelcolor=look.text, width=points(2), length=points(7))
+    panel.tick_params(
+        labelsize=points(22), colors=look.muted, labelcolor=look.text, width=points(2), length=points(7)
+    )
     for side in (panel.xaxis, panel.yaxis):
         side.label.set(fontsize=points(25), color=look.text)
     panel.yaxis.get_major_locator().set_params(nbins=4)

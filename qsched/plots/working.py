@@ -1,4 +1,6 @@
-"""Cells that are being computed, painted with PIL over a finished image: each fills from its middle as its images come."""
+"""Cells that are being computed, painted with PIL over a finished image: each fills from its middle as its
+images come.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -22,7 +22,9 @@ def categories(family: str, use: str) -> dict[str, list[str]]:
         ValueError: one sentence, for a family without prompts.
     """
     if family not in SETS:
-        raise ValueError(f"There are no built-in prompts for the family {family!r}; known are {', '.join(SETS)}.")
+        raise ValueError(
+            f"There are no built-in prompts for the family {family!r}; known are {', '.join(SETS)}."
+        )
     found: dict[str, list[str]] = {}
     for line in read_text(FOLDER / f"{SETS[family]}-{use}.txt").splitlines():
         if line.startswith("## "):
@@ -48,7 +50,8 @@ def categorised(prompts: Sequence[str], family: str, use: str) -> dict[str, list
 def choose_prompts(choice: str | int | None, family: str, use: str) -> list[str]:
     """What `--prompts` means: a file's path, None (all built-in prompts), or a number N.
 
-    N takes the first prompt of every category, then the second ones, and so on, so that a few cover all categories.
+    N takes the first prompt of every category, then the second ones, and so on, so that a few cover all
+    categories.
 
     Raises:
         ValueError: one sentence, if there are no such prompts.
@@ -60,5 +63,7 @@ def choose_prompts(choice: str | int | None, family: str, use: str) -> list[str]
     rounds = zip_longest(*categories(family, use).values())
     prompts = [prompt for prompt in chain.from_iterable(rounds) if prompt is not None]
     if not 1 <= int(choice) <= len(prompts):
-        raise ValueError(f"There are 1 to {len(prompts)} built-in {use} prompts to choose from, not {int(choice)}.")
+        raise ValueError(
+            f"There are 1 to {len(prompts)} built-in {use} prompts to choose from, not {int(choice)}."
+        )
     return prompts[: int(choice)]

@@ -2,9 +2,9 @@
 
 - Text (any other name): one prompt per line.
 - Tables (.csv, .tsv) and JSON lines (.jsonl): the column named like one of COLUMNS, in upper or lower case.
-- YAML and JSON (.yaml, .yml, .json): a list of texts; names with a text each, as in sDCI.yaml (summarised Densely
-  Captioned Images, the SVDQuant data set); lists under a heading; or entries that keep a text in one of FIELDS, as DCI's
-  own records, MJHQ-30K's meta_data.json and COCO's captions do.
+- YAML and JSON (.yaml, .yml, .json): a list of texts; names with a text each, as in sDCI.yaml (summarised
+  Densely Captioned Images, the SVDQuant data set); lists under a heading; or entries that keep a text in one
+  of FIELDS, as DCI's own records, MJHQ-30K's meta_data.json and COCO's captions do.
 """
 
 import csv
@@ -23,12 +23,23 @@ LONGEST_TEXT, LONGEST_DATA = 1_000_000, 16_000_000
 DEEPEST = 6
 MOST_NODES = 1_000_000
 """Values that are looked at in one file: aliases can make a short file stand for far more."""
-FIELDS = ("prompt", "prompts", "summary", "summaries", "caption", "captions", "short_caption", "base", "annotations")
-"""Where entries keep their text; the first that is there counts. `base` is DCI's summary of the image, beside those of
-its parts; `annotations` is COCO's list of entries."""
+FIELDS = (
+    "prompt",
+    "prompts",
+    "summary",
+    "summaries",
+    "caption",
+    "captions",
+    "short_caption",
+    "base",
+    "annotations",
+)
+"""Where entries keep their text; the first that is there counts. `base` is DCI's summary of the image, beside
+those of its parts; `annotations` is COCO's list of entries."""
 COLUMNS = ("prompt", "text", "caption", "description")
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".yaml", ".yml", ".json")
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same rules, ten times faster, where libyaml is built in
+# the same rules, ten times faster, where libyaml is built in
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def read_prompts(path: str | Path) -> list[str]:
@@ -76,7 +87,8 @@ def read_text(path: str | Path, longest: int = LONGEST_TEXT) -> str:
 
 
 def texts(data: Any) -> Iterator[str]:
-    """The prompts in plain data, in order: a text is one, lists and names are followed, an entry's field alone counts.
+    """The prompts in plain data, in order: a text is one, lists and names are followed, an entry's field
+    alone counts.
 
     Raises:
         ValueError: one clause: what stands where a prompt should, or that it is nested too deep or too large.
@@ -109,7 +121,9 @@ def _fields(entry: dict, in_list: bool) -> list:
     if found := [names[field] for field in known if field in names][:1]:
         return found
     if in_list:  # "- a sign: red" is such an entry, and its writer meant all of it
-        raise ValueError(f"the entry {_brief(entry)} has no prompt or caption (a prompt with a colon needs quotes)")
+        raise ValueError(
+            f"the entry {_brief(entry)} has no prompt or caption (a prompt with a colon needs quotes)"
+        )
     return list(entry)
 
 
@@ -148,7 +162,9 @@ def _from_yaml(text: str) -> Any:
         return yaml.load(text, Loader=LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        raise ValueError("it is not one plain YAML document" + (f" (line {mark.line + 1})" if mark else "")) from None
+        raise ValueError(
+            "it is not one plain YAML document" + (f" (line {mark.line + 1})" if mark else "")
+        ) from None
     except Exception:  # tags that contradict their text make PyYAML raise KeyError, IndexError and more
         raise ValueError("it is not one plain YAML document") from None
 

@@ -3,8 +3,8 @@
     from qsched.quantization import quantize
     report = quantize(module, "w4a8", group_size=64)  # in place; Linear and Conv2d
 
-convert.py quantizes a model and counts its bytes, layers.py has the layers, packing.py turns numbers into bytes,
-batch_invariance.py keeps results independent of the batch, settings.py is what a caller may choose.
+convert.py quantizes a model and counts its bytes, layers.py has the layers, packing.py turns numbers into
+bytes, batch_invariance.py keeps results independent of the batch, settings.py is what a caller may choose.
 """
 
 from .batch_invariance import make_batch_invariant

@@ -1,9 +1,9 @@
 """Make a quantized denoiser's images independent of the batch they are computed in, on the CPU.
 
-Integer products are exact, and the layers in between treat every image alike. What differs is the kept float layers: a
-matrix product of one or of a few rows adds up in another order than one of many, and a convolution of one image in
-another than one of several. A last bit is enough to flip a rounding in the next layer, and flips multiply: whole grey levels
-in the end. So these layers never see such sizes.
+Integer products are exact, and the layers in between treat every image alike. What differs is the kept float
+layers: a matrix product of one or of a few rows adds up in another order than one of many, and a convolution
+of one image in another than one of several. A last bit is enough to flip a rounding in the next layer, and
+flips multiply: whole grey levels in the end. So these layers never see such sizes.
 """
 
 import torch.nn.functional as F
@@ -38,7 +38,9 @@ class SteadyConv2d(nn.Conv2d):
 
 
 def make_batch_invariant(module: nn.Module) -> None:
-    """Change the float Linear and Conv2d layers inside a module in place; weights and state_dict stay as they are."""
+    """Change the float Linear and Conv2d layers inside a module in place; weights and state_dict stay as they
+    are.
+    """
     for layer in module.modules():
         if type(layer) is nn.Linear:
             layer.__class__ = SteadyLinear

@@ -1,4 +1,6 @@
-"""The packed layers that stand in a model after quantize(), and how they choose to run. convert.py says why."""
+"""The packed layers that stand in a model after quantize(), and how they choose to run.
+convert.py says why.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,27 @@ ACTIVATION_CODES = {"token": 0, "tensor": 1}
 
 
 class PackedLayer(nn.Module):
-    """What both layers share: packed weights (taps, out, in), their scales, and the optional unpacked copy."""
+    """What both layers share: packed weights (taps, out, in), their scales, and the optional
+    unpacked copy.
+    """
 
     kind = ""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, bits: BitWidth, group_size: int | None,
                  activation_scale: str, execution: str, cache: bool) -> None:  # fmt: skip
         super().__init__()
-        self.bits, self.activation_scale, self.execution, self.cache = bits, activation_scale, execution, cache
+        self.bits, self.activation_scale, self.execution, self.cache = (
+            bits,
+            activation_scale,
+            execution,
+            cache,
+        )
         self.weight_shape = (taps, out, channels) = tuple(weight.shape)
         self.group_size = group_size if group_size and channels % group_size == 0 else None
         self.dtype = weight.dtype
         limit = 2 ** (bits.weight - 1)
-        with torch.inference_mode(False), torch.no_grad():  # buffers made in inference mode could not be loaded into
+        # buffers made in inference mode could not be loaded into
+        with torch.inference_mode(False), torch.no_grad():
             values = weight.float().reshape(taps, out, -1, self.group_size or channels)
             absmax = values.abs().amax(3 if self.group_size else (0, 2, 3), keepdim=True)
             scale = (absmax * (NUDGE / (limit - 0.5))).clamp_(min=1e-30).to(torch.bfloat16)
@@ -49,7 +59,9 @@ class PackedLayer(nn.Module):
         return unpack(self.packed, self.bits.weight, self.weight_shape)
 
     def dequantize(self) -> Tensor:
-        """The float32 weights that the packed ones stand for, shaped like those of the layer that was quantized."""
+        """The float32 weights that the packed ones stand for, shaped like those of the layer that was
+        quantized.
+        """
         taps, out, channels = self.weight_shape
         values = self.integers().view(taps, out, -1, self.group_size or channels)
         return self._to_float_layout((values * self.scale.float()).view(self.weight_shape))
@@ -67,7 +79,9 @@ class PackedLayer(nn.Module):
         return automatic_execution(device) if self.execution == "auto" else self.execution
 
     def cache_need(self, mode: str, dtype: torch.dtype) -> int:
-        """Bytes of unpacked weights this layer will hold once it has run in this mode on inputs of this dtype."""
+        """Bytes of unpacked weights this layer will hold once it has run in this mode on inputs of this
+        dtype.
+        """
         each = dtype.itemsize if mode == "fake" else int(self.bits.weight < 8)
         return prod(self.weight_shape) * each if self.cache else 0
 
@@ -91,7 +105,8 @@ class PackedLayer(nn.Module):
             return make()
         held = self._unpacked
         if held is None or held[0] != key:
-            if torch.compiler.is_compiling():  # what a traced graph keeps would make the next call trace again
+            # what a traced graph keeps would make the next call trace again
+            if torch.compiler.is_compiling():
                 return make()
             self._unpacked = held = (key, make())
         return held[1]
@@ -129,29 +144,36 @@ class PackedLayer(nn.Module):
             weight, activation, code = layout.tolist()
             scale = next((name for name, number in ACTIVATION_CODES.items() if number == code), code)
             errors.append(
-                f"{prefix.rstrip('.')} holds weights for W{weight}A{activation} with one activation scale per {scale}, and "
+                f"{prefix.rstrip('.')} holds weights for W{weight}A{activation} with one "
+                f"activation scale per {scale}, and "
                 f"the module was quantized to {self.bits} with one per {self.activation_scale}"
             )
             return
         known = len(missing)
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
-        missing[known:] = [name for name in missing[known:] if name != f"{prefix}layout"]  # saved before it was noted
+        # saved before it was noted
+        missing[known:] = [name for name in missing[known:] if name != f"{prefix}layout"]
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_unpacked": None}
 
     def extra_repr(self) -> str:
         grouping = f"group_size={self.group_size}" if self.group_size else "per output channel"
-        return f"{self.bits}, {grouping}, activation_scale={self.activation_scale}, execution={self.execution}"
+        return (
+            f"{self.bits}, {grouping}, activation_scale={self.activation_scale}, execution={self.execution}"
+        )
 
 
 class QuantLinear(PackedLayer):
-    """nn.Linear with packed weights; x (..., in_features) -> (..., out_features) in the dtype of x, inference only."""
+    """nn.Linear with packed weights; x (..., in_features) -> (..., out_features) in the dtype of x, inference
+    only.
+    """
 
     kind = "linear"
 
     def __init__(self, linear: nn.Linear, bits: BitWidth, group_size: int | None = None,
-                 activation_scale: str = "token", execution: str = "auto", cache: bool = False) -> None:  # fmt: skip
+                 activation_scale: str = "token", execution: str = "auto",
+                 cache: bool = False) -> None:  # fmt: skip
         weight = linear.weight.detach()[None]
         super().__init__(weight, linear.bias, bits, group_size, activation_scale, execution, cache)
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -177,7 +199,8 @@ class QuantConv2d(PackedLayer):
     kind = "conv2d"
 
     def __init__(self, conv: nn.Conv2d, bits: BitWidth, group_size: int | None = None,
-                 activation_scale: str = "token", execution: str = "auto", cache: bool = False) -> None:  # fmt: skip
+                 activation_scale: str = "token", execution: str = "auto",
+                 cache: bool = False) -> None:  # fmt: skip
         weight = conv.weight.detach().permute(2, 3, 0, 1).flatten(0, 1)
         super().__init__(weight, conv.bias, bits, group_size, activation_scale, execution, cache)
         self.in_channels, self.out_channels, self.groups = conv.in_channels, conv.out_channels, conv.groups
@@ -197,8 +220,13 @@ class QuantConv2d(PackedLayer):
         left, right, top, bottom = self.padding
         x, padding = self._fake_activation(x, dims), (top, left)
         if self.padding_mode != "zeros" or left != right or top != bottom:
-            x, padding = F.pad(x, self.padding, "constant" if self.padding_mode == "zeros" else self.padding_mode), 0
-        return F.conv2d(x, self._float_weight(x.dtype), self.bias, self.stride, padding, self.dilation, self.groups)
+            x, padding = (
+                F.pad(x, self.padding, "constant" if self.padding_mode == "zeros" else self.padding_mode),
+                0,
+            )
+        return F.conv2d(
+            x, self._float_weight(x.dtype), self.bias, self.stride, padding, self.dilation, self.groups
+        )
 
     def _int8(self, x: Tensor, dims: tuple[int, ...]) -> Tensor:
         q, scale = quantize_activation(x, self.bits.activation, dims)
@@ -211,7 +239,10 @@ class QuantConv2d(PackedLayer):
         total = None
         for tap, weight in enumerate(self._int_weight().unbind()):
             top, left = tap // kw * dh, tap % kw * dw
-            rows, columns = slice(top, top + sh * (height - 1) + 1, sh), slice(left, left + sw * (width - 1) + 1, sw)
+            rows, columns = (
+                slice(top, top + sh * (height - 1) + 1, sh),
+                slice(left, left + sw * (width - 1) + 1, sw),
+            )
             y = int_mm(q[:, rows, columns].reshape(-1, self.in_channels), weight)
             y = y.reshape(-1, height, width, self.out_channels)
             y = y * scale[:, rows, columns] if per_pixel else y
@@ -229,10 +260,10 @@ class QuantConv2d(PackedLayer):
 def automatic_execution(device: torch.device) -> str:
     """What "auto" means on a device: "int8" on a CPU whose integer products are exact, else "fake".
 
-    A rule and not a measurement, so that the same study gives the same numbers on a busy machine and after every
-    interruption. Measured once on two cores with AVX-512 VNNI, 12 M-parameter U-Net, W4A8: int8 takes 73 to 82 % of the
-    time of "fake". On CUDA nothing was measured here; eager int8 products are published as far slower than bf16.
-    For torch.compile the answer is a constant, found before the layer is traced.
+    A rule and not a measurement, so that the same study gives the same numbers on a busy machine and after
+    every interruption. Measured once on two cores with AVX-512 VNNI, 12 M-parameter U-Net, W4A8: int8 takes
+    73 to 82 % of the time of "fake". On CUDA nothing was measured here; eager int8 products are published as
+    far slower than bf16. For torch.compile the answer is a constant, found before the layer is traced.
     """
     return "int8" if device.type == "cpu" and _int_mm_is_exact() else "fake"
 

@@ -1,4 +1,5 @@
-"""Integers of 2, 3, 4 or 8 bits: how they are rounded, how they lie in bytes, and how two int8 matrices are multiplied.
+"""Integers of 2, 3, 4 or 8 bits: how they are rounded, how they lie in bytes, and how two int8 matrices are
+multiplied.
 
 The arithmetic under convert.py, kept apart because it can be read, tested and used without any layer.
 """
@@ -16,16 +17,21 @@ from torch import Tensor
 WEIGHT_BITS = (2, 3, 4, 8)
 ACTIVATION_BITS = (4, 8, 16)
 NUDGE = 1 - 1e-4
-"""Shrinks every scale a little, so that the maximum of a group is no rounding tie whose fate depends on the device."""
+"""Shrinks every scale a little, so that the maximum of a group is no rounding tie whose fate depends on the
+device.
+"""
 _ALLOWED = (
-    f"write wNaM with N (weight bits) one of {', '.join(map(str, WEIGHT_BITS))} and M (activation bits) one of "
+    f"write wNaM with N (weight bits) one of {', '.join(map(str, WEIGHT_BITS))} and M (activation "
+    f"bits) one of "
     f"{', '.join(map(str, ACTIVATION_BITS))}, for example w4a8"
 )
 
 
 @dataclass(frozen=True)
 class BitWidth:
-    """Bits per weight and per activation; activation 16 leaves activations untouched. str(BitWidth(4, 8)) == "w4a8"."""
+    """Bits per weight and per activation; activation 16 leaves activations untouched. str(BitWidth(4, 8)) ==
+    "w4a8".
+    """
 
     weight: int
     activation: int
@@ -49,10 +55,12 @@ class BitWidth:
 
 
 def pack(values: Tensor, bits: int) -> Tensor:
-    """Store signed integers of `bits` bits (2, 3, 4 or 8) in bytes, with nothing wasted but the last bytes' padding.
+    """Store signed integers of `bits` bits (2, 3, 4 or 8) in bytes, with nothing wasted but the last bytes'
+    padding.
 
-    Values are offset to be unsigned and written planar: byte j holds values j, j + n, j + 2n ..., which unpacks in long
-    contiguous runs. 3 bits are a plane of the low two bits followed by a plane of the high bit.
+    Values are offset to be unsigned and written planar: byte j holds values j, j + n, j + 2n ..., which
+    unpacks in long contiguous runs. 3 bits are a plane of the low two bits followed by a plane of the high
+    bit.
 
     Args:
         values: int8, any shape, each in [-2^(bits-1), 2^(bits-1) - 1].
@@ -68,7 +76,9 @@ def pack(values: Tensor, bits: int) -> Tensor:
 
 
 LAYOUT_BYTES = 3
-"""What every packed layer stores besides: the bits of weights and activations, and what shares an activation scale."""
+"""What every packed layer stores besides: the bits of weights and activations, and what shares an activation
+scale.
+"""
 
 
 def packed_bytes(numel: int, bits: int) -> int:
@@ -108,7 +118,8 @@ def _unpack_plane(packed: Tensor, bits: int, numel: int) -> Tensor:
 
 
 def quantize_activation(x: Tensor, bits: int, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Dynamic symmetric quantization in float32 (a float16 floor would underflow and turn all-zero tokens into NaN).
+    """Dynamic symmetric quantization in float32 (a float16 floor would underflow and turn all-zero tokens
+    into NaN).
 
     Args:
         x: activations of any shape and floating dtype.

@@ -9,7 +9,9 @@ from .convert import SizeReport
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a denoiser is quantized: bit-widths, granularity, what stays in high precision, and by which method of qsched.quantizers."""
+    """How a denoiser is quantized: bit-widths, granularity, what stays in high precision, and by which method
+    of qsched.quantizers.
+    """
 
     bits: str = "w4a8"
     group_size: int | None = None

@@ -6,13 +6,15 @@ Costs = Mapping[str, Mapping[int, float]]
 """By layer name and bits per weight."""
 
 
-def allocate(errors: Costs, sizes: Mapping[str, Mapping[int, int]], budget: int, uniform: int) -> dict[str, int]:
+def allocate(
+    errors: Costs, sizes: Mapping[str, Mapping[int, int]], budget: int, uniform: int
+) -> dict[str, int]:
     """Bits per layer that keep the sum of the errors small within a budget of bytes.
 
-    All layers start at the fewest bits; the upgrade that takes away most error per byte and still fits is made, again
-    and again, two bits to eight in one go included. The errors of different layers are taken to add up (arXiv
-    2405.17873 does too and hands the same problem to an integer program). Every layer at `uniform` bits is the answer
-    if that is better than what was found.
+    All layers start at the fewest bits; the upgrade that takes away most error per byte and still fits is
+    made, again and again, two bits to eight in one go included. The errors of different layers are taken to
+    add up (arXiv 2405.17873 does too and hands the same problem to an integer program). Every layer at
+    `uniform` bits is the answer if that is better than what was found.
 
     Args:
         errors: squared relative error of the model's output when this layer alone has this many bits.
@@ -33,7 +35,11 @@ def allocate(errors: Costs, sizes: Mapping[str, Mapping[int, int]], budget: int,
     total = lambda chosen: sum(errors[name][b] for name, b in chosen.items())
     plain = dict.fromkeys(bits, uniform)
     fits = all(uniform in choices for choices in errors.values())
-    return plain if fits and sum(sizes[n][uniform] for n in plain) <= budget and total(plain) <= total(bits) else bits
+    return (
+        plain
+        if fits and sum(sizes[n][uniform] for n in plain) <= budget and total(plain) <= total(bits)
+        else bits
+    )
 
 
 def _best_upgrade(errors: Costs, sizes: Mapping[str, Mapping[int, int]], bits: Mapping[str, int],

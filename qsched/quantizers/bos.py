@@ -10,12 +10,13 @@ from qsched.quantization import PackedLayer
 
 
 class BosLinear(nn.Module):
-    """A packed Linear on tokens whose first one is always the same: (batch, tokens, in) -> (batch, tokens, out).
+    """A packed Linear on tokens whose first one is always the same: (batch, tokens, in) -> (batch, tokens,
+    out).
 
-    CLIP's text towers are causal, so that the state of the beginning-of-sequence token does not depend on the prompt,
-    and it is some eighty times larger than the others. One activation scale over all tokens is then spent on a row that
-    carries no information. Its output is a constant: it is computed once in full precision and put in front of what the
-    packed layer makes of the other tokens.
+    CLIP's text towers are causal, so that the state of the beginning-of-sequence token does not depend on the
+    prompt, and it is some eighty times larger than the others. One activation scale over all tokens is then
+    spent on a row that carries no information. Its output is a constant: it is computed once in full
+    precision and put in front of what the packed layer makes of the other tokens.
 
     Args:
         packed: the layer for the other tokens.
@@ -38,5 +39,7 @@ class BosLinear(nn.Module):
 def constant_output(linear: nn.Linear, token: Tensor) -> Tensor:
     """The full-precision output (out,) of a Linear for one token (in,), in the layer's dtype."""
     weight, bias = linear.weight.detach(), linear.bias
-    row = F.linear(token.to(weight.device, torch.float32), weight.float(), None if bias is None else bias.float())
+    row = F.linear(
+        token.to(weight.device, torch.float32), weight.float(), None if bias is None else bias.float()
+    )
     return row.to(weight.dtype)

@@ -1,8 +1,10 @@
-"""What the other methods need to see of a model at work: its own full-precision trajectory on its own example prompts.
+"""What the other methods need to see of a model at work: its own full-precision trajectory on its own example
+prompts.
 
-Nothing here knows a family: every call goes through the backbone, which brings its modules to the device and makes room
-for them, and hooks record what each layer was fed. The prompts are the backbone's examples, the noise is drawn on the CPU
-from seed 0 and the scheduler is the stock one at the default step count, so one machine always sees the same thing.
+Nothing here knows a family: every call goes through the backbone, which brings its modules to the device and
+makes room for them, and hooks record what each layer was fed. The prompts are the backbone's examples, the
+noise is drawn on the CPU from seed 0 and the scheduler is the stock one at the default step count, so one
+machine always sees the same thing.
 """
 
 from collections.abc import Iterable
@@ -26,8 +28,8 @@ CONSTANT = 1e-3
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the full-precision denoiser: latents as it saw them and its prediction, both (batch, C, H, W), the
-    timestep, shape (), and the texts."""
+    """One call of the full-precision denoiser: latents as it saw them and its prediction, both (batch, C, H,
+    W), the timestep, shape (), and the texts."""
 
     latents: Tensor
     timestep: Tensor
@@ -39,7 +41,9 @@ class Call:
         return Call(self.latents[:1], self.timestep, self.condition.select([0]), self.prediction[:1])
 
     def error(self, backbone: "Backbone", denoiser: nn.Module | None = None) -> float:
-        """||E_Q - E||^2 / ||E||^2 when `denoiser` (None = full precision) gets the same; infinite if its answer is not finite."""
+        """||E_Q - E||^2 / ||E||^2 when `denoiser` (None = full precision) gets the same; infinite if its
+        answer is not finite.
+        """
         prediction = self.prediction.float()
         found = uncounted(backbone, self.latents, self.timestep, self.condition, denoiser)
         return float(relative_errors(found - prediction, prediction).sum())
@@ -57,7 +61,9 @@ class LayerInputs:
     first: Tensor | None
 
     def add(self, x: Tensor, conv: bool) -> None:
-        """Take in one more input, (..., channels) of a Linear or (batch, channels, height, width) of a Conv2d."""
+        """Take in one more input, (..., channels) of a Linear or (batch, channels, height, width) of a
+        Conv2d.
+        """
         self.largest = torch.maximum(self.largest, _largest(x, conv))
         row = _first_row(x)
         same = row is not None and self.first is not None and _same(torch.stack([row, self.first]))
@@ -66,7 +72,9 @@ class LayerInputs:
 
 @dataclass
 class Observation:
-    """A full-precision trajectory: every call of the denoiser, and by name what the watched layers were fed."""
+    """A full-precision trajectory: every call of the denoiser, and by name what the watched
+    layers were fed.
+    """
 
     calls: list[Call] = field(default_factory=list)
     inputs: dict[str, LayerInputs] = field(default_factory=dict)
@@ -104,7 +112,10 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
         parts = [range(begin, min(begin + size, len(texts))) for begin in range(0, len(texts), size)]
         for timestep in scheduler.timesteps:
             x = scaled(scheduler, latents, timestep)
-            found = [backbone.predict(x[part[0] : part[-1] + 1], timestep, condition.select(part)) for part in parts]
+            found = [
+                backbone.predict(x[part[0] : part[-1] + 1], timestep, condition.select(part))
+                for part in parts
+            ]
             prediction = torch.cat(found)
             seen.calls.append(Call(x, timestep, condition, prediction))
             options = {"generator": generators, "return_dict": False, **backbone.spec.step_options}
@@ -117,7 +128,11 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
 
 
 def uncounted(
-    backbone: "Backbone", latents: Tensor, timestep: Tensor, condition: "Condition", denoiser: nn.Module | None = None
+    backbone: "Backbone",
+    latents: Tensor,
+    timestep: Tensor,
+    condition: "Condition",
+    denoiser: nn.Module | None = None,
 ) -> Tensor:
     """Backbone.predict as float32, with backbone.calls left as it was."""
     calls = backbone.calls
@@ -127,7 +142,9 @@ def uncounted(
 
 
 def relative_errors(change: Tensor, prediction: Tensor) -> Tensor:
-    """||change||^2 / ||prediction||^2 over all images, added up per image: shape (batch,); infinite for what is not finite."""
+    """||change||^2 / ||prediction||^2 over all images, added up per image: shape (batch,); infinite for what
+    is not finite.
+    """
     error = change.square().flatten(1).sum(1) / prediction.square().sum().clamp(min=1e-30)
     return error.nan_to_num(float("inf"), float("inf"))
 

@@ -2,9 +2,9 @@
 
     W diag(s) = L1 L2 + R,   y = L1 L2 (x / s) + Q(R) Q(x / s)
 
-with L1 L2 the best approximation of rank r. What is rounded, weights and activations alike, is multiplied by the smaller
-residual R. A convolution is the matrix (out, in * k * k): L2 is a convolution of the same kernel into r channels, L1 a
-1x1 convolution.
+with L1 L2 the best approximation of rank r. What is rounded, weights and activations alike, is multiplied by
+the smaller residual R. A convolution is the matrix (out, in * k * k): L2 is a convolution of the same kernel
+into r channels, L1 a 1x1 convolution.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ OVERSAMPLING, ITERATIONS = 16, 6
 
 
 class LowRankLayer(nn.Module):
-    """residual(x * smooth) + up(down(x)): a Linear or Conv2d split into a packed residual and a branch of rank r.
+    """residual(x * smooth) + up(down(x)): a Linear or Conv2d split into a packed residual and a branch of
+    rank r.
 
     Args:
         layer: nn.Linear, or nn.Conv2d with groups = 1.
         rank: r, below the smaller side of the weight matrix.
-        divisors: s, what the residual's input channels are divided by, shape (in channels,); None is 1 for all.
+        divisors: s, what the residual's input channels are divided by, shape (in channels,); None is 1 for
+            all.
         pack: makes the packed layer from a float one of the same kind.
     """
 
@@ -49,7 +51,8 @@ class LowRankLayer(nn.Module):
             self.down = nn.Linear(shape[1], rank, bias=False, device="meta")
             self.up = nn.Linear(rank, shape[0], bias=False, device="meta")
         else:
-            self.down = nn.Conv2d(shape[1], rank, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
+            self.down = nn.Conv2d(shape[1], rank, layer.kernel_size, layer.stride, layer.padding,
+                layer.dilation,
                                   bias=False, padding_mode=layer.padding_mode, device="meta")  # fmt: skip
             self.up = nn.Conv2d(rank, shape[0], 1, bias=False, device="meta")
         self.down.weight = nn.Parameter(down, requires_grad=False)
@@ -65,13 +68,16 @@ class LowRankLayer(nn.Module):
 
 
 def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """up (rows, rank) and down (rank, columns), whose product is the best approximation of this rank to a float32 matrix.
+    """up (rows, rank) and down (rank, columns), whose product is the best approximation of this rank to a
+    float32 matrix.
 
-    Subspace iteration (Halko et al. 2011, algorithm 4.4) from a fixed start: a full decomposition of the widest layers of
-    SDXL takes minutes on a CPU, this takes a second and is as good to some per mille.
+    Subspace iteration (Halko et al. 2011, algorithm 4.4) from a fixed start: a full decomposition of the
+    widest layers of SDXL takes minutes on a CPU, this takes a second and is as good to some per mille.
     """
     columns = min(rank + OVERSAMPLING, *matrix.shape)
-    start = torch.randn(matrix.shape[1], columns, generator=torch.Generator().manual_seed(0)).to(matrix.device)
+    start = torch.randn(matrix.shape[1], columns, generator=torch.Generator().manual_seed(0)).to(
+        matrix.device
+    )
     basis = torch.linalg.qr(matrix @ start).Q
     for _ in range(ITERATIONS):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q

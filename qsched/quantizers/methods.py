@@ -1,9 +1,10 @@
-"""Other ways of quantizing the same denoiser, so that Q-Sched can be judged against them and applied on top of them.
+"""Other ways of quantizing the same denoiser, so that Q-Sched can be judged against them and applied on top
+of them.
 
     backbone.quantized(Quantization("w4a4", method="svdquant"))
 
-Every method gives a module and a SizeReport with bytes of real tensors; sampling, search, presets and the page do not
-know which one made it.
+Every method gives a module and a SizeReport with bytes of real tensors; sampling, search, presets and the
+page do not know which one made it.
 """
 
 from typing import TYPE_CHECKING
@@ -25,7 +26,9 @@ __all__ = ["METHODS", "Method", "torchao_available"]
 def _mixdq(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Module, SizeReport]:
     options, measured = options_of(quantization), mixdq.measure(backbone, **_measured(quantization))
     module = sharing_copy(backbone.denoiser)
-    return module, mixdq.mixdq(module, quantization.bits, mixdq.plan(measured, module, quantization.bits), **options)
+    return module, mixdq.mixdq(
+        module, quantization.bits, mixdq.plan(measured, module, quantization.bits), **options
+    )
 
 
 def _measure(backbone: "Backbone", quantization: "Quantization") -> tuple[int, int] | None:

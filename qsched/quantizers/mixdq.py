@@ -1,14 +1,17 @@
-"""MixDQ's idea (arXiv 2405.17873) on this package's packed layers: a constant first token apart, bits where they matter.
+"""MixDQ's idea (arXiv 2405.17873) on this package's packed layers: a constant first token apart, bits where
+they matter.
 
-BOS-aware: cross-attention's to_k and to_v read the text, whose first token is the same for every prompt and, in CLIP, an
-outlier. Its outputs are computed once in full precision (bos.py), and the activation quantizer sees the other tokens.
+BOS-aware: cross-attention's to_k and to_v read the text, whose first token is the same for every prompt and,
+in CLIP, an outlier. Its outputs are computed once in full precision (bos.py), and the activation quantizer
+sees the other tokens.
 
-Mixed precision: every layer's weights alone are rounded to 2, 4 and 8 bits and the calibration calls repeated; the squared
-relative error of the prediction is the layer's sensitivity (sensitivity.py). Then bits are given out (allocation.py) so
-that the packed weights take no more bytes than plain N-bit ones, N from "wNaM". Activations have M bits everywhere.
+Mixed precision: every layer's weights alone are rounded to 2, 4 and 8 bits and the calibration calls
+repeated; the squared relative error of the prediction is the layer's sensitivity (sensitivity.py). Then bits
+are given out (allocation.py) so that the packed weights take no more bytes than plain N-bit ones, N from
+"wNaM". Activations have M bits everywhere.
 
-What differs from the paper: one measure of sensitivity instead of two (content and quality), greedy upgrades instead of
-an integer program, no mixed activation bits, dynamic activation scales.
+What differs from the paper: one measure of sensitivity instead of two (content and quality), greedy upgrades
+instead of an integer program, no mixed activation bits, dynamic activation scales.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ READS_TEXT = ("to_k", "to_v")
 class Plan:
     """What calibration decided; with it, mixdq() needs no backbone.
 
-    weight_bits: by layer name. tokens: the constant first input row (in,) of layers that have one, on the CPU.
+    weight_bits: by layer name. tokens: the constant first input row (in,) of layers that have one, on the
+        CPU.
     """
 
     weight_bits: dict[str, int] = field(default_factory=dict)
@@ -57,7 +61,8 @@ _MEASURED: weakref.WeakKeyDictionary[nn.Module, dict[tuple, tuple[Sensitivity, L
 
 
 def mixdq(module: nn.Module, bits: str | BitWidth, plan: Plan, **options: Any) -> SizeReport:
-    """quantize() as a plan says, in place. To load a saved state_dict, use the same plan on the same architecture.
+    """quantize() as a plan says, in place. To load a saved state_dict, use the same plan on the same
+    architecture.
 
     Args:
         bits: of the activations, and of the weights of layers that the plan does not name.
@@ -75,12 +80,18 @@ def mixdq(module: nn.Module, bits: str | BitWidth, plan: Plan, **options: Any) -
     report = quantize(module, bits, make=make, **options)
     spread = ", ".join(f"{count} layers {name}" for name, count in report.layer_bits.items())
     report.notes.append(
-        f"MixDQ: weight bits by measured sensitivity within the bytes of plain {bits}: {spread or f'all {bits}'}"
+        f"MixDQ: weight bits by measured sensitivity within the bytes of plain {bits}: {spread or f'all {bits}'}"  # noqa: E501
     )
     aware = len(plan.tokens)
     report.notes.append(
-        f"the text's first token is kept out of the activation quantizer in {aware} layers, its outputs computed in full precision"
-        if aware else "no cross-attention layer reads a constant first token, so none is kept out of the activation quantizer"
+        (
+                f"the text's first token is kept out of the activation quantizer in {aware} layers, its "
+                f"outputs computed in full precision"
+                )
+        if aware else (
+                "no cross-attention layer reads a constant first token, so none is kept out of the "
+                "activation quantizer"
+                )
     )  # fmt: skip
     return report
 
@@ -108,9 +119,10 @@ def measure(backbone: Backbone, **options: Any) -> Sensitivity:
 def calibrate(backbone: Backbone, **options: Any) -> tuple[int, int] | None:
     """Go on finding the sensitivity of every layer that quantize() would pack: one batch of trials a call.
 
-    Four trials per layer, of one image each: two bit-widths at the first and at the last step, which order the layers as
-    all steps and more prompts do (correlation 0.99 on the embedded model). Only weights are rounded, so that all bit-widths
-    share one measurement. What is found is remembered as long as the denoiser is, and whoever asks goes on with it.
+    Four trials per layer, of one image each: two bit-widths at the first and at the last step, which order
+    the layers as all steps and more prompts do (correlation 0.99 on the embedded model). Only weights are
+    rounded, so that all bit-widths share one measurement. What is found is remembered as long as the denoiser
+    is, and whoever asks goes on with it.
 
     Args:
         options: group_size, scope and keep of qsched.quantization.convert.quantize.

@@ -1,10 +1,12 @@
-"""How much the prediction suffers when the weights of one layer alone are rounded, for every layer, many in one batch.
+"""How much the prediction suffers when the weights of one layer alone are rounded, for every layer, many in
+one batch.
 
-Every image of a batch is a trial: one layer with so many bits, in one of the calibration calls. A layer computes the batch
-with its own weights and, once more, the few images that try it with rounded ones; all else in the model is computed for
-the whole batch at once. Trials go in the order in which the layers run, and the blocks that end before the first layer of
-a batch return what they returned without any rounding. So a denoiser of N layers costs N / 4 calls of 16 images, on
-average of half its depth, instead of 4 N calls of one; the numbers are the same up to float rounding.
+Every image of a batch is a trial: one layer with so many bits, in one of the calibration calls. A layer
+computes the batch with its own weights and, once more, the few images that try it with rounded ones; all else
+in the model is computed for the whole batch at once. Trials go in the order in which the layers run, and the
+blocks that end before the first layer of a batch return what they returned without any rounding. So a
+denoiser of N layers costs N / 4 calls of 16 images, on average of half its depth, instead of 4 N calls of
+one; the numbers are the same up to float rounding.
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ if TYPE_CHECKING:
 CHOICES = (2, 4, 8)
 """Bits per weight that a layer can be given."""
 TRIED = (2, 4)
-"""Those that are tried; at 8 bits the error is that at 4 bits times the ratio of the weights' own rounding errors, since what
-is left drowns in the carrier's rounding."""
+"""Those that are tried; at 8 bits the error is that at 4 bits times the ratio of the weights' own rounding
+errors, since what is left drowns in the carrier's rounding."""
 AT_ONCE = 16
 """Trials in one call: enough to keep a device busy, few enough that whoever waits for it waits a moment."""
 HOST = torch.device("cpu")
@@ -46,8 +48,8 @@ class Trial:
 
 @dataclass
 class Unrounded:
-    """The calls without any rounding. order: the layers as they first run. blocks: what blocks returned, in main memory,
-    per call, and how many of the layers had begun to run when the block ended."""
+    """The calls without any rounding. order: the layers as they first run. blocks: what blocks returned, in
+    main memory, per call, and how many of the layers had begun to run when the block ended."""
 
     predictions: list[Tensor] = field(default_factory=list)
     order: dict[str, int] = field(default_factory=dict)
@@ -55,7 +57,8 @@ class Unrounded:
 
 
 class LayerErrors:
-    """Mean error of the calls with one layer's weights rounded to 2, 4 and 8 bits, for every layer, found a batch at a time.
+    """Mean error of the calls with one layer's weights rounded to 2, 4 and 8 bits, for every layer, found a
+    batch at a time.
 
     Between two batches the denoiser is as it was, and others may use it; no part of it is held here.
 
@@ -71,7 +74,9 @@ class LayerErrors:
     ) -> None:
         self._calls, self._group_size = calls, group_size
         self._seen = _without_rounding(backbone, names, calls)
-        self._trials = [Trial(name, bits, i) for name in self._seen.order for bits in TRIED for i in range(len(calls))]
+        self._trials = [
+            Trial(name, bits, i) for name in self._seen.order for bits in TRIED for i in range(len(calls))
+        ]
         self._rounding: dict[str, dict[int, float]] = {}
         self.found = {name: dict.fromkeys(CHOICES, 0.0) for name in names}  # of a layer that never runs, too
         self.done, self.total = 0, len(self._trials)
@@ -98,7 +103,9 @@ def _without_rounding(backbone: Backbone, names: Sequence[str], calls: Sequence[
 
     def ending(name: str) -> Any:
         def ends(block: nn.Module, args: tuple, output: Any) -> None:
-            kept = tree_map(lambda value: value.to(HOST, copy=True) if isinstance(value, Tensor) else value, output)
+            kept = tree_map(
+                lambda value: value.to(HOST, copy=True) if isinstance(value, Tensor) else value, output
+            )
             ended.setdefault(name, []).append((len(seen.order), kept))
 
         return ends
@@ -128,7 +135,9 @@ def _errors(backbone: Backbone, batch: list[Trial], calls: Sequence[Call], seen:
                 block = backbone.denoiser.get_submodule(name)
                 stack.enter_context(_returning(block, [outputs[i] for i in known], backbone.device))
         for name in {trial.layer for trial in batch}:
-            rows = {bits: [i for i, t in enumerate(batch) if (t.layer, t.bits) == (name, bits)] for bits in TRIED}
+            rows = {
+                bits: [i for i, t in enumerate(batch) if (t.layer, t.bits) == (name, bits)] for bits in TRIED
+            }
             layer = backbone.denoiser.get_submodule(name)
             stack.callback(layer.register_forward_hook(_tried(name, rows, rounding, group_size)).remove)
         found = uncounted(backbone, latents, timesteps, calls[0].condition.select([0] * len(batch)))
@@ -136,7 +145,9 @@ def _errors(backbone: Backbone, batch: list[Trial], calls: Sequence[Call], seen:
     return [float(relative_errors(one[None] - e, e)) for one, e in zip(found, wanted, strict=True)]
 
 
-def _tried(name: str, rows: dict[int, list[int]], rounding: dict[str, dict[int, float]], group_size: int | None) -> Any:
+def _tried(
+    name: str, rows: dict[int, list[int]], rounding: dict[str, dict[int, float]], group_size: int | None
+) -> Any:
     """A hook that gives some images what the layer gives with rounded weights."""
 
     def again(layer: nn.Module, args: tuple, output: Tensor) -> Tensor:
@@ -158,7 +169,9 @@ def _tried(name: str, rows: dict[int, list[int]], rounding: dict[str, dict[int, 
 
 
 def _blocks(denoiser: nn.Module, layers: set[nn.Module]) -> list[str]:
-    """Names of list elements anywhere in a denoiser (blocks, and the blocks in them) that hold several of the layers."""
+    """Names of list elements anywhere in a denoiser (blocks, and the blocks in them) that hold several of the
+    layers.
+    """
     lists = [(name, found) for name, found in denoiser.named_modules() if isinstance(found, nn.ModuleList)]
     elements = {part: f"{name}.{index}" for name, found in lists for index, part in enumerate(found)}
     return [name for part, name in elements.items() if sum(inner in layers for inner in part.modules()) > 1]

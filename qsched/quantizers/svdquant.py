@@ -1,12 +1,13 @@
-"""SVDQuant's idea (arXiv 2411.05007) on this package's packed layers: a low-rank branch takes what 4 bits cannot.
+"""SVDQuant's idea (arXiv 2411.05007) on this package's packed layers: a low-rank branch takes what 4 bits
+cannot.
 
-Per layer: outliers move from the activations into the weights (smoothing), the weights' largest r = 32 directions go
-into a branch in the carrier's precision, and the residual is packed and multiplied with rounded activations like any
-other layer (low_rank.py). Linear and Conv2d, any family, any bit-width.
+Per layer: outliers move from the activations into the weights (smoothing), the weights' largest r = 32
+directions go into a branch in the carrier's precision, and the residual is packed and multiplied with rounded
+activations like any other layer (low_rank.py). Linear and Conv2d, any family, any bit-width.
 
-What differs from the paper: scales as asked for (per output channel and token, unless group_size says otherwise), no
-GPTQ on the residual, one smoothing strength for all layers instead of a search per layer, and no fused kernels, so that
-the branch costs time here instead of saving it.
+What differs from the paper: scales as asked for (per output channel and token, unless group_size says
+otherwise), no GPTQ on the residual, one smoothing strength for all layers instead of a search per layer, and
+no fused kernels, so that the branch costs time here instead of saving it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
 
 RANK = 32
 STRENGTH = 0.25
-"""Share of an activation outlier that smoothing moves into the weights, alpha of arXiv 2211.10438. Of 0, 0.25, 0.5, 0.75
-it left the smallest error in the embedded model's calibration calls."""
+"""Share of an activation outlier that smoothing moves into the weights, alpha of arXiv 2211.10438. Of 0,
+0.25, 0.5, 0.75 it left the smallest error in the embedded model's calibration calls."""
 LIMIT = 64.0
 """Divisors lie between 1 / LIMIT and LIMIT, so that float16 holds what they divide and multiply."""
 _SEEN: weakref.WeakKeyDictionary[nn.Module, dict[tuple, dict[str, Tensor]]] = weakref.WeakKeyDictionary()
@@ -41,9 +42,10 @@ def svdquant(module: nn.Module, bits: str | BitWidth, *, rank: int = RANK,
 
     Args:
         bits: of the residual.
-        rank: of the branch; layers whose smaller side is not above 2 * rank get less, those whose branch would take more
-            bytes than packing saves get none.
-        largest: largest input magnitude per channel, by layer name, for smoothing; a layer without is not smoothed.
+        rank: of the branch; layers whose smaller side is not above 2 * rank get less, those whose branch
+            would take more bytes than packing saves get none.
+        largest: largest input magnitude per channel, by layer name, for smoothing; a layer without is not
+            smoothed.
         options: of qsched.quantization.convert.quantize.
     Raises:
         ValueError: as quantize().
@@ -68,28 +70,34 @@ def svdquant(module: nn.Module, bits: str | BitWidth, *, rank: int = RANK,
     report = quantize(module, bits, make=make, **options)
     beside = sum(report.quantized.values()) - len(without)
     report.notes.append(
-        f"SVDQuant: a branch of rank {rank} or less in 16 bits beside {beside} of {sum(report.quantized.values())} layers, {size(branch_bytes)} of the stored size; "
+        f"SVDQuant: a branch of rank {rank} or less in 16 bits beside {beside} of "
+        f"{sum(report.quantized.values())} layers, {size(branch_bytes)} of the stored size; "
         f"inputs smoothed in {smoothed} of them; no GPTQ, no fused kernels"
     )
     if without:
         report.notes.append(
-            f"no branch beside {len(without)} of them: it would take more bytes than their packing saves, or they are grouped convolutions"
+            f"no branch beside {len(without)} of them: it would take more bytes than their packing "
+            f"saves, or they are grouped convolutions"
         )
     return report
 
 
 def smoothing_inputs(backbone: Backbone, scope: str, keep: tuple[str, ...]) -> dict[str, Tensor]:
-    """Largest input magnitude per channel of every layer that quantize() would pack, over the calibration calls; remembered
-    as long as the denoiser."""
+    """Largest input magnitude per channel of every layer that quantize() would pack, over the calibration
+    calls; remembered as long as the denoiser."""
     known = _SEEN.setdefault(backbone.denoiser, {})
     if (scope, keep) not in known:
         names = [group[0] for group in layers_to_pack(backbone.denoiser, scope, keep)[0]]
-        known[scope, keep] = {name: inputs.largest for name, inputs in observe(backbone, names).inputs.items()}
+        known[scope, keep] = {
+            name: inputs.largest for name, inputs in observe(backbone, names).inputs.items()
+        }
     return known[scope, keep]
 
 
 def rank_for(layer: nn.Module, bits: BitWidth, rank: int = RANK) -> int:
-    """The rank of a layer's branch: below half of the smaller side of its weight matrix, 0 where it does not pay."""
+    """The rank of a layer's branch: below half of the smaller side of its weight matrix, 0 where it does not
+    pay.
+    """
     weight = layer.weight
     rows, columns = weight.shape[0], weight[0].numel()
     rank = min(rank, (min(rows, columns) - 1) // 2)
@@ -99,7 +107,8 @@ def rank_for(layer: nn.Module, bits: BitWidth, rank: int = RANK) -> int:
 
 
 def smoothing(largest: Tensor, weight: Tensor, strength: float = STRENGTH) -> Tensor:
-    """s_j = max|x_j|^strength / max|W_j|^(1 - strength) per input channel, scaled to a geometric mean of 1 (float32).
+    """s_j = max|x_j|^strength / max|W_j|^(1 - strength) per input channel, scaled to a geometric mean of 1
+    (float32).
 
     Args:
         largest: max|x_j|, shape (in channels,). weight: (out, in, ...).

@@ -1,7 +1,8 @@
-"""torchao's W8A8 and W4A8, as the paper's own experiments quantize: Linear layers only, convolutions untouched.
+"""torchao's W8A8 and W4A8, as the paper's own experiments quantize: Linear layers only, convolutions
+untouched.
 
-A cross-check with somebody else's arithmetic, and honest about two things: torchao keeps one 4-bit weight per byte, so
-that W4A8 is stored no smaller than W8A8, and its modules can be copied but not pickled.
+A cross-check with somebody else's arithmetic, and honest about two things: torchao keeps one 4-bit weight per
+byte, so that W4A8 is stored no smaller than W8A8, and its modules can be copied but not pickled.
 """
 
 from __future__ import annotations
@@ -13,10 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qsched.quantization import DEFAULT_KEEP, BitWidth, SizeReport, check_options, layers_to_pack, stored_bytes
+from qsched.quantization import (
+    DEFAULT_KEEP,
+    BitWidth,
+    SizeReport,
+    check_options,
+    layers_to_pack,
+    stored_bytes,
+)
 
 GROUP = 32
-"""Input channels per weight scale at 4 bits, torchao's own choice; layers that it does not divide keep their precision."""
+"""Input channels per weight scale at 4 bits, torchao's own choice; layers that it does not divide keep their
+precision.
+"""
 WIDTHS = ("w8a8", "w4a8")
 
 
@@ -27,16 +37,18 @@ def torchao_available() -> str | None:
     try:
         _torchao()
     except Exception as error:  # built for another torch, or a version with other names
-        return f"torchao cannot be used here: {str(error).splitlines()[0] if str(error) else type(error).__name__}."
+        return f"torchao cannot be used here: {str(error).splitlines()[0] if str(error) else type(error).__name__}."  # noqa: E501
     return None
 
 
 def torchao_quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int | None = None,
-                     activation_scale: str = "token", keep: Iterable[str] = DEFAULT_KEEP) -> SizeReport:  # fmt: skip
+                     activation_scale: str = "token",
+                     keep: Iterable[str] = DEFAULT_KEEP) -> SizeReport:  # fmt: skip
     """Replace the weights of Linear layers by torchao's quantized tensors, in place.
 
     Args:
-        bits: "w8a8" (one scale per output channel, int8 products) or "w4a8" (groups, products in floating point).
+        bits: "w8a8" (one scale per output channel, int8 products) or "w4a8" (groups, products in floating
+            point).
         group_size: at w4a8, input channels per weight scale; None is GROUP.
         activation_scale: "token"; torchao has no other here.
         keep: as qsched.quantization.convert.quantize.
@@ -61,10 +73,14 @@ def torchao_quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int
         config = ao.Int8DynamicActivationInt8WeightConfig()
     else:
         granularity = ao.PerGroup(size)
-        config = ao.Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int4, weight_granularity=granularity)
+        config = ao.Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=torch.int4, weight_granularity=granularity
+        )
         layers = [layer for layer in layers if layer.in_features % size == 0]
     if not layers:
-        raise ValueError(f"nothing to quantize: no group of {size} divides the input channels of a Linear in scope")
+        raise ValueError(
+            f"nothing to quantize: no group of {size} divides the input channels of a Linear in scope"
+        )
     chosen = set(map(id, layers))
     ao.quantize_(module, config, filter_fn=lambda layer, name: id(layer) in chosen)
     report.quantized = {"linear": len(layers)}
@@ -83,7 +99,7 @@ def torchao_quantize(module: nn.Module, bits: str | BitWidth, *, group_size: int
 def _torchao() -> Any:
     from torchao import quantization
 
-    names = "quantize_ PerGroup Int8DynamicActivationInt8WeightConfig Int8DynamicActivationIntxWeightConfig".split()
+    names = "quantize_ PerGroup Int8DynamicActivationInt8WeightConfig Int8DynamicActivationIntxWeightConfig".split()  # noqa: E501
     if missing := [name for name in names if not hasattr(quantization, name)]:
         raise ImportError(f"this version has no {', '.join(missing)}")
     return quantization

@@ -1,7 +1,7 @@
 """The coefficients c_x and c_eps as one immutable value, in the shapes that Q-Sched uses (arXiv 2509.01624).
 
-A coefficient is a number (the same at every step), two numbers (a straight line from the first step to the last) or one
-number per step. How numbers become steps is defined once, in `qsched.schedulers.expand`.
+A coefficient is a number (the same at every step), two numbers (a straight line from the first step to the
+last) or one number per step. How numbers become steps is defined once, in `qsched.schedulers.expand`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,9 @@ class Coefficients:
 
     @property
     def shape(self) -> str:
-        """What both fit into: "constant", "ramp" (two numbers, the last is 1), "ends" (two numbers) or "per-step"."""
+        """What both fit into: "constant", "ramp" (two numbers, the last is 1), "ends" (two numbers) or
+        "per-step".
+        """
         shapes = {_shape(self.c_x), _shape(self.c_eps)}
         if shapes == {"constant", "ramp"} and not {self.c_x, self.c_eps} & {1.0}:
             return "ends"  # a constant other than 1 does not end at 1
@@ -78,7 +80,9 @@ class Coefficients:
     @property
     def is_identity(self) -> bool:
         """Whether this is the plain scheduler at every step, in whatever shape it is written."""
-        return all(set(value if isinstance(value, tuple) else (value,)) == {1.0} for value in (self.c_x, self.c_eps))
+        return all(
+            set(value if isinstance(value, tuple) else (value,)) == {1.0} for value in (self.c_x, self.c_eps)
+        )
 
     def expand(self, steps: int) -> tuple[Tensor, Tensor]:
         """c_x and c_eps for each step, two float32 tensors of shape (steps,) on the CPU.
@@ -89,7 +93,9 @@ class Coefficients:
         return expand(self.c_x, steps, "c_x"), expand(self.c_eps, steps, "c_eps")
 
     def to_dict(self) -> dict[str, float | list[float]]:
-        """{"c_x": ..., "c_eps": ...} with floats or lists, for JSON and for a scheduler's keyword arguments."""
+        """{"c_x": ..., "c_eps": ...} with floats or lists, for JSON and for a scheduler's keyword
+        arguments.
+        """
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in (("c_x", self.c_x), ("c_eps", self.c_eps))
@@ -138,7 +144,9 @@ def _several(value: Sequence[float] | Tensor, name: str) -> tuple[float, ...]:
         raise ValueError(f"{name} must be a list of numbers here, not the single number {value:g}.")
     if isinstance(value, Tensor):
         if value.ndim != 1:
-            raise ValueError(f"{name} must be one row of numbers; stack() puts several candidates side by side.")
+            raise ValueError(
+                f"{name} must be one row of numbers; stack() puts several candidates side by side."
+            )
         value = value.tolist()
     return tuple(value)
 

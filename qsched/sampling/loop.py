@@ -1,8 +1,10 @@
-"""The few-step loop: encode once, denoise with a diffusers scheduler, decode; arranged so that work can be shared.
+"""The few-step loop: encode once, denoise with a diffusers scheduler, decode; arranged so that work can be
+shared.
 
-The coefficients act after a prediction (x_{i+1} = Phi_i(c_x x_i, c_eps E_Q(x_i, t_i)), arXiv 2509.01624), so the first prediction of a trajectory does not
-depend on them: it is computed once and handed to every candidate as `first`. Start noise and step noise are drawn on the CPU with one generator per image,
-so that an image depends neither on the device nor on the batch it was computed in.
+The coefficients act after a prediction (x_{i+1} = Phi_i(c_x x_i, c_eps E_Q(x_i, t_i)), arXiv 2509.01624), so
+the first prediction of a trajectory does not depend on them: it is computed once and handed to every
+candidate as `first`. Start noise and step noise are drawn on the CPU with one generator per image, so that an
+image depends neither on the device nor on the batch it was computed in.
 """
 
 import copy
@@ -25,7 +27,9 @@ def images_per_batch(device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class Noise:
-    """All randomness of a batch of trajectories: start (batch, C, H, W) and, per image, the state of the generator that draws the step noise."""
+    """All randomness of a batch of trajectories: start (batch, C, H, W) and, per image, the state of the
+    generator that draws the step noise.
+    """
 
     start: Tensor
     states: tuple[Tensor, ...]
@@ -41,7 +45,8 @@ class Noise:
     def join(cls, noises: Sequence["Noise"]) -> "Noise":
         """Several batches as one."""
         return cls(
-            torch.cat([noise.start for noise in noises]), tuple(state for noise in noises for state in noise.states)
+            torch.cat([noise.start for noise in noises]),
+            tuple(state for noise in noises for state in noise.states),
         )
 
     def generators(self) -> list[torch.Generator]:
@@ -55,7 +60,9 @@ class Noise:
 
 
 def draw_noise(shape: tuple[int, int, int], seed: int, prompt_indices: Sequence[int]) -> Noise:
-    """Start noise for each prompt index, seeded from (seed, index): index 0 uses the seed itself, so one prompt equals diffusers' `manual_seed(seed)`."""
+    """Start noise for each prompt index, seeded from (seed, index): index 0 uses the seed itself, so one
+    prompt equals diffusers' `manual_seed(seed)`.
+    """
     starts, states = [], []
     for index in prompt_indices:
         generator = torch.Generator("cpu").manual_seed((seed + index * 1_000_003) % 2**63)
@@ -67,11 +74,15 @@ def draw_noise(shape: tuple[int, int, int], seed: int, prompt_indices: Sequence[
 def prepare_scheduler(
     backbone: Backbone, steps: int, coefficients: Coefficients | Sequence[Coefficients] | None
 ) -> SchedulerMixin:
-    """A fresh scheduler with its timesteps set; a sequence gives one set of coefficients per image of the batch."""
+    """A fresh scheduler with its timesteps set; a sequence gives one set of coefficients per image of the
+    batch.
+    """
     scheduler = copy.deepcopy(backbone.scheduler)
     if coefficients is not None:
         single = isinstance(coefficients, Coefficients)
-        scheduler = with_coefficients(scheduler, *((coefficients.c_x, coefficients.c_eps) if single else (1.0, 1.0)))
+        scheduler = with_coefficients(
+            scheduler, *((coefficients.c_x, coefficients.c_eps) if single else (1.0, 1.0))
+        )
         if not single:
             scheduler.set_coefficients(*stack(list(coefficients), steps))
     backbone.set_timesteps(scheduler, steps)
@@ -97,12 +108,18 @@ def check_decoder(backbone: Backbone, tiny: bool) -> None:
         ValueError: one sentence.
     """
     if tiny and not backbone.has_tiny_decoder:
-        wanting = f"run `python -m qsched pull {backbone.spec.id}`" if backbone.spec.tiny_vae else "use the full one"
+        wanting = (
+            f"run `python -m qsched pull {backbone.spec.id}`"
+            if backbone.spec.tiny_vae
+            else "use the full one"
+        )
         raise ValueError(f"{backbone.spec.title} has no tiny decoder here: {wanting}.")
 
 
 def decode(backbone: Backbone, latents: Tensor, tiny: bool = False) -> Tensor:
-    """Latents (batch, C, H, W) to images (batch, 3, height, width) in [0, 1], by the full or the tiny decoder."""
+    """Latents (batch, C, H, W) to images (batch, 3, height, width) in [0, 1], by the full or the tiny
+    decoder.
+    """
     return backbone.decode(latents, tiny=True) if tiny else backbone.decode(latents)
 
 
@@ -138,7 +155,13 @@ def sample(
     """
     scheduler = prepare_scheduler(backbone, steps, coefficients)
     return denoise(
-        backbone, condition, scheduler, start_latents(backbone, scheduler, noise), noise.generators(), denoiser, first
+        backbone,
+        condition,
+        scheduler,
+        start_latents(backbone, scheduler, noise),
+        noise.generators(),
+        denoiser,
+        first,
     )
 
 
@@ -154,7 +177,8 @@ def denoise(
     begin: int = 0,
     end: int | None = None,
 ) -> Tensor:
-    """The steps begin to end (None = the last one) of a prepared scheduler: x_begin to x_end, both (batch, C, H, W).
+    """The steps begin to end (None = the last one) of a prepared scheduler: x_begin to x_end, both (batch, C,
+    H, W).
 
     prediction: E(x_begin, t_begin), if it is known; saves one call.
     """
@@ -165,7 +189,12 @@ def denoise(
         if prediction is None:
             prediction = backbone.predict(seen, timestep, condition, denoiser)
         latents = scheduler.step(
-            prediction, timestep, latents, generator=generators, return_dict=False, **backbone.spec.step_options
+            prediction,
+            timestep,
+            latents,
+            generator=generators,
+            return_dict=False,
+            **backbone.spec.step_options,
         )[0]
         prediction = None
     return latents

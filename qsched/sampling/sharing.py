@@ -1,7 +1,8 @@
 """Many candidates on the same images: whatever they agree on is computed once.
 
-Coefficients act after a prediction (arXiv 2509.01624), so candidates that agree on their first i coefficients share x_i and E(x_i, t_i). Any two agree on
-none of them at least: they share the first prediction. Candidates that differ in their last step alone need no denoiser call at all.
+Coefficients act after a prediction (arXiv 2509.01624), so candidates that agree on their first i coefficients
+share x_i and E(x_i, t_i). Any two agree on none of them at least: they share the first prediction. Candidates
+that differ in their last step alone need no denoiser call at all.
 """
 
 from collections import OrderedDict
@@ -23,7 +24,9 @@ CACHED_PREFIXES = 16
 
 @dataclass(frozen=True)
 class Prefix:
-    """All images at one step: latents x_i and prediction E(x_i, t_i), (images, C, H, W) both, and what noise comes next."""
+    """All images at one step: latents x_i and prediction E(x_i, t_i), (images, C, H, W) both, and what noise
+    comes next.
+    """
 
     latents: Tensor
     prediction: Tensor
@@ -61,12 +64,13 @@ class SharedSampler:
     def images(
         self, candidates: Sequence[Coefficients], batch_size: int, deepest: int | None = None
     ) -> Iterator[tuple[list[int], list[int], Tensor]]:
-        """Every candidate on every image, in batches; yields (candidate index per image, image index per image,
-        images (batch, 3, H, W)), all three empty for a batch that makes no images yet.
+        """Every candidate on every image, in batches; yields (candidate index per image, image index per
+        image, images (batch, 3, H, W)), all three empty for a batch that makes no images yet.
 
         Args:
-            deepest: share no more than so many steps. None shares all that these candidates agree on, which is worth it if
-                later candidates will agree on it too; without, each batch goes from there to its images.
+            deepest: share no more than so many steps. None shares all that these candidates agree on, which
+                is worth it if later candidates will agree on it too; without, each batch goes from there to
+                its images.
         """
         if not candidates:
             return
@@ -89,7 +93,9 @@ class SharedSampler:
             yield which, images, decode(self.backbone, latents, self.tiny)
 
     def _prefix(self, rows: Rows, batch_size: int) -> Generator[tuple[list, list, Tensor], None, Prefix]:
-        """Where the trajectories stand after these steps; an empty batch after every one that is computed for it."""
+        """Where the trajectories stand after these steps; an empty batch after every one that is computed for
+        it.
+        """
         if rows not in self._prefixes:
             before = (yield from self._prefix(rows[:-1], batch_size)) if rows else None
             parts = []
@@ -104,8 +110,12 @@ class SharedSampler:
         return self._prefixes[rows]
 
     @torch.inference_mode()
-    def _advance(self, before: Prefix | None, rows: Rows, images: Sequence[int]) -> tuple[Tensor, Tensor, Noise]:
-        """One step from `before` (None: from the start noise) with the last of these rows, then the prediction there."""
+    def _advance(
+        self, before: Prefix | None, rows: Rows, images: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Noise]:
+        """One step from `before` (None: from the start noise) with the last of these rows, then the
+        prediction there.
+        """
         condition, step = self.condition.select(images), len(rows)
         if before is None:
             scheduler, noise = prepare_scheduler(self.backbone, self.steps, None), self.noise.select(images)
@@ -125,7 +135,9 @@ class SharedSampler:
             )  # fmt: skip
             noise = Noise(noise.start, tuple(generator.get_state() for generator in generators))
         timestep = scheduler.timesteps[step]
-        prediction = self.backbone.predict(scaled(scheduler, latents, timestep), timestep, condition, self.denoiser)
+        prediction = self.backbone.predict(
+            scaled(scheduler, latents, timestep), timestep, condition, self.denoiser
+        )
         return latents, prediction, noise
 
 

@@ -1,7 +1,9 @@
-"""Scores of generated images: JAQ (what the search maximises), similarity to full precision, failure signatures.
+"""Scores of generated images: JAQ (what the search maximises), similarity to full precision, failure
+signatures.
 
-JAQ joins alignment and quality (arXiv 2509.01624): `log(CLIPScore) + k * CLIP-IQA`, maximised. The scales of both terms
-depend on the scorer, so a JAQ means nothing without `JAQ_DEFINITION` and the scorer's `name` beside it.
+JAQ joins alignment and quality (arXiv 2509.01624): `log(CLIPScore) + k * CLIP-IQA`, maximised. The scales of
+both terms depend on the scorer, so a JAQ means nothing without `JAQ_DEFINITION` and the scorer's `name`
+beside it.
 """
 
 import importlib
@@ -55,8 +57,8 @@ class ImageScores:
 class Scorer(Protocol):
     """What the search and the page need of a scorer. Images are (batch, 3, height, width) in [0, 1].
 
-    Two more are optional: `quality_name`, where the quality is no CLIP-IQA, and `lpips(images, reference)`, the LPIPS
-    distances or None.
+    Two more are optional: `quality_name`, where the quality is no CLIP-IQA, and `lpips(images, reference)`,
+    the LPIPS distances or None.
     """
 
     name: str
@@ -90,7 +92,10 @@ def quality_name(scorer: Any) -> str:
 
 
 def jaq_definition(scorer: Any) -> str:
-    """The formula of JAQ in a scorer's own terms, to stand beside its numbers; CLIP-IQA's without a scorer."""
+    """The formula of JAQ in a scorer's own terms, to stand beside its numbers;
+
+    CLIP-IQA's without a scorer.
+    """
     return JAQ_DEFINITION.replace(QUALITY, quality_name(scorer))
 
 
@@ -108,11 +113,15 @@ def jaq_values(alignment, quality, k: float = K_DEFAULT) -> np.ndarray:
     """
     alignment, quality = _array(alignment), _array(quality)
     if alignment.shape != quality.shape or alignment.ndim == 0 or alignment.shape[-1] == 0:
-        raise ValueError(f"alignment {alignment.shape} and quality {quality.shape} need one number per image each")
+        raise ValueError(
+            f"alignment {alignment.shape} and quality {quality.shape} need one number per image each"
+        )
     aligned, good = alignment.mean(axis=-1), quality.mean(axis=-1)
     finite = np.isfinite(aligned) & np.isfinite(good)
     # np.where instead of arithmetic on NaN and infinity keeps numpy silent and makes +inf a failure as well
-    value = np.log(np.maximum(np.where(finite, aligned, 1.0), ALIGNMENT_FLOOR)) + k * np.where(finite, good, 0.0)
+    value = np.log(np.maximum(np.where(finite, aligned, 1.0), ALIGNMENT_FLOOR)) + k * np.where(
+        finite, good, 0.0
+    )
     return np.where(finite, value, np.nan)
 
 

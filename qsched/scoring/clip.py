@@ -15,12 +15,16 @@ PRECISION = {torch.float32: "fp32", torch.float16: "fp16"}
 
 
 def image_size(model: torch.nn.Module) -> tuple[int, int]:
-    """Height and width that an open_clip model's image tower takes: its residual networks keep one number for both."""
+    """Height and width that an open_clip model's image tower takes: its residual networks keep one number for
+    both.
+    """
     return tuple(to_2tuple(model.visual.image_size))
 
 
 def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images (batch, 3, H, W) in [0, 1] at another size (bicubic, antialiased), or as they are if they have it."""
+    """Images (batch, 3, H, W) in [0, 1] at another size (bicubic, antialiased), or as they are if they have
+    it.
+    """
     if tuple(images.shape[-2:]) == size:
         return images
     return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(0, 1)
@@ -29,8 +33,9 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 class ClipModel:
     """An open_clip model with its tokenizer and its own image preprocessing.
 
-    Images are resized (bicubic, antialiased) and normalised in fp32 and the features come back as fp32 whatever the
-    weights' dtype is. A prompt that is longer than the model reads loses its end, as in every CLIPScore.
+    Images are resized (bicubic, antialiased) and normalised in fp32 and the features come back as fp32
+    whatever the weights' dtype is. A prompt that is longer than the model reads loses its end, as in every
+    CLIPScore.
 
     Args:
         model: from `open_clip.create_model`.
@@ -39,7 +44,11 @@ class ClipModel:
     """
 
     def __init__(
-        self, model: torch.nn.Module, tokenizer, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        model: torch.nn.Module,
+        tokenizer,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
         self.device, self.dtype = torch.device(device), dtype
@@ -52,10 +61,16 @@ class ClipModel:
         self._known: dict[str, Tensor] = {}
 
     @classmethod
-    def from_folder(cls, folder: Path, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "ClipModel":
-        """From a folder in open_clip's layout: open_clip_config.json, weights, a tokenizer unless it is OpenAI's own."""
+    def from_folder(
+        cls, folder: Path, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> "ClipModel":
+        """From a folder in open_clip's layout: open_clip_config.json, weights, a tokenizer unless it is
+        OpenAI's own.
+        """
         name = f"local-dir:{folder}"
-        model = open_clip.create_model(name, precision=PRECISION[dtype], device=device, require_pretrained=True)
+        model = open_clip.create_model(
+            name, precision=PRECISION[dtype], device=device, require_pretrained=True
+        )
         return cls(model, open_clip.get_tokenizer(name), device, dtype)
 
     @classmethod
@@ -69,7 +84,9 @@ class ClipModel:
     @torch.inference_mode()
     def images(self, images: Tensor) -> Tensor:
         """Features of unit length, float32 (batch, width), of images (batch, 3, H, W) in [0, 1]."""
-        features = [self.model.encode_image(self._prepared(part).to(self.dtype)) for part in images.split(BATCH)]
+        features = [
+            self.model.encode_image(self._prepared(part).to(self.dtype)) for part in images.split(BATCH)
+        ]
         return F.normalize(torch.cat(features).float(), dim=-1)
 
     @torch.inference_mode()
@@ -94,13 +111,17 @@ class ClipModel:
         return (self.images(images) * self.prompts(prompts)).sum(-1).clamp(min=0)
 
     def _prepared(self, images: Tensor) -> Tensor:
-        """Images as the model wants them: the shorter side at its size and the middle cut out, or squashed to it."""
+        """Images as the model wants them: the shorter side at its size and the middle cut out, or squashed to
+        it.
+        """
         images = finite(images.to(self.device))
         if tuple(images.shape[-2:]) != self.size:
             height, width = self.size
             tall, wide = images.shape[-2:]
             scale = max(height / tall, width / wide)
-            size = self.size if self.squash else (max(height, int(tall * scale)), max(width, int(wide * scale)))
+            size = (
+                self.size if self.squash else (max(height, int(tall * scale)), max(width, int(wide * scale)))
+            )
             images = resized(images, size)
             top, left = round((size[0] - height) / 2), round((size[1] - width) / 2)
             images = images[..., top : top + height, left : left + width]

@@ -1,10 +1,12 @@
-"""CLIP-IQA as pyiqa computes it (metric "clipiqa"; Wang et al. 2023): RN50, five antonym pairs, images at their own size.
+"""CLIP-IQA as pyiqa computes it (metric "clipiqa"; Wang et al. 2023): RN50, five antonym pairs, images at
+their own size.
 
-pyiqa's own `create_metric("clipiqa")` is not called: it downloads RN50.pt at construction from OpenAI's server into
-torch's cache without a timeout, needs the `clip` package, whose pkg_resources recent setuptools no longer have, and
-encodes its ten prompts again for every batch. Its network, its prompts and its formula are used instead, over the same
-weights from the Hub (`timm/resnet50_clip.openai`) or a local folder; a test compares the two.
-Importing the network costs 0.03 to 0.2 s once torch is there, so it is imported only when a scorer is made.
+pyiqa's own `create_metric("clipiqa")` is not called: it downloads RN50.pt at construction from OpenAI's
+server into torch's cache without a timeout, needs the `clip` package, whose pkg_resources recent setuptools
+no longer have, and encodes its ten prompts again for every batch. Its network, its prompts and its formula
+are used instead, over the same weights from the Hub (`timm/resnet50_clip.openai`) or a local folder; a test
+compares the two. Importing the network costs 0.03 to 0.2 s once torch is there, so it is imported only when a
+scorer is made.
 """
 
 from pathlib import Path
@@ -31,7 +33,8 @@ SMALLEST = 32  # pixels on a side: the network halves them five times
 class ClipIqa:
     """CLIP-IQA: the probability of the good prompt against the bad one, averaged over five pairs.
 
-    The network has no positional embedding here (as in the paper), so images of any size are judged as they are.
+    The network has no positional embedding here (as in the paper), so images of any size are judged as they
+    are.
 
     Args:
         state: OpenAI's RN50, named as open_clip and OpenAI name its tensors.
@@ -46,14 +49,18 @@ class ClipIqa:
         self.device, self.dtype = torch.device(device), dtype
         model = build_model(dict(state)).requires_grad_(False).float()
         with torch.inference_mode():
-            tokens = open_clip.SimpleTokenizer(context_length=model.context_length)([t for pair in PAIRS for t in pair])
+            tokens = open_clip.SimpleTokenizer(context_length=model.context_length)(
+                [t for pair in PAIRS for t in pair]
+            )
             texts = model.encode_text(tokens)
         model.transformer = model.token_embedding = None  # 64 M of the 102 M parameters are not needed again
         self.model, self._texts = model.to(self.device, dtype), texts.to(self.device, dtype)
         self._mean, self._std = (torch.tensor(x, device=self.device)[:, None, None] for x in (MEAN, STD))
 
     @classmethod
-    def from_folder(cls, folder: Path, device: torch.device | str, dtype: torch.dtype = torch.float32) -> "ClipIqa":
+    def from_folder(
+        cls, folder: Path, device: torch.device | str, dtype: torch.dtype = torch.float32
+    ) -> "ClipIqa":
         """From a folder that holds open_clip_model.safetensors of RN50."""
         return cls(load_file(folder / "open_clip_model.safetensors"), device, dtype)
 
@@ -66,7 +73,9 @@ class ClipIqa:
         """
         height, width = images.shape[-2:]
         if min(height, width) < SMALLEST:
-            raise ValueError(f"CLIP-IQA needs images of at least {SMALLEST} pixels a side, not {height} x {width}.")
+            raise ValueError(
+                f"CLIP-IQA needs images of at least {SMALLEST} pixels a side, not {height} x {width}."
+            )
         return torch.cat([self._batch(part) for part in images.split(max(1, PIXELS // (height * width)))])
 
     def _batch(self, images: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The judge that comes closest to the paper's second JAQ, for SDXL-Turbo and FLUX: CLIPScore and HPSv2.
 
-There the paper takes AQ-Map + 2 * HPSv2 (arXiv 2509.01624). AQ-Map is not available, so CLIPScore stands in its place:
-log(CLIPScore) + k * HPSv2 is an approximation, and its definition says so wherever the number is shown.
+There the paper takes AQ-Map + 2 * HPSv2 (arXiv 2509.01624). AQ-Map is not available, so CLIPScore stands in
+its place: log(CLIPScore) + k * HPSv2 is an approximation, and its definition says so wherever the number is
+shown.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from qsched.scoring.photo import Perceptual
 
 
 class HpsScorer:
-    """CLIPScore = 100 * max(cos, 0) and, as quality, HPSv2 = max(cos, 0) of its own ViT-H-14 (Wu et al. 2023).
+    """CLIPScore = 100 * max(cos, 0) and, as quality, HPSv2 = max(cos, 0) of its own ViT-H-14 (Wu et al.
+    2023).
 
     HPSv2 is a preference for an image given its prompt, so `quality` needs the prompts, unlike CLIP-IQA's.
 
@@ -26,12 +28,16 @@ class HpsScorer:
 
     quality_name = "HPSv2.1"
 
-    def __init__(self, clip: ClipModel, hps: ClipModel, name: str, definition: str, lpips: Perceptual | None = None):
+    def __init__(
+        self, clip: ClipModel, hps: ClipModel, name: str, definition: str, lpips: Perceptual | None = None
+    ):
         self.clip, self.hps, self.name, self.definition = clip, hps, name, definition
         self.lpips = lpips or Perceptual()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
-        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H, W) in [0, 1]."""
+        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H,
+        W) in [0, 1].
+        """
         return ImageScores(self.alignment(images, prompts), self.quality(images, prompts))
 
     def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

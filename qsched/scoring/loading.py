@@ -18,13 +18,16 @@ from qsched.scoring.weights import ScorerError, Weights, fetch, fingerprint
 
 OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
 CLIP_B32 = Weights(
-    "CLIP ViT-B-32 of the scores", Source("timm/vit_base_patch32_clip_224.openai", OPEN_CLIP, bytes=605_000_000)
+    "CLIP ViT-B-32 of the scores",
+    Source("timm/vit_base_patch32_clip_224.openai", OPEN_CLIP, bytes=605_000_000),
 )
 CLIP_L14 = Weights(
-    "CLIP ViT-L-14 of the scores", Source("timm/vit_large_patch14_clip_224.openai", OPEN_CLIP, bytes=1_710_000_000)
+    "CLIP ViT-L-14 of the scores",
+    Source("timm/vit_large_patch14_clip_224.openai", OPEN_CLIP, bytes=1_710_000_000),
 )
 CLIP_RN50 = Weights(
-    "CLIP RN50 of CLIP-IQA", Source("timm/resnet50_clip.openai", ("open_clip_model.safetensors",), bytes=408_000_000)
+    "CLIP RN50 of CLIP-IQA",
+    Source("timm/resnet50_clip.openai", ("open_clip_model.safetensors",), bytes=408_000_000),
 )
 HPS = Weights("HPSv2.1", Source("xswu/HPSv2", ("HPS_v2.1_compressed.pt",), bytes=1_972_000_000))
 HPS_ARCHITECTURE = "ViT-H-14"
@@ -32,7 +35,10 @@ HPS_ARCHITECTURE = "ViT-H-14"
 
 @dataclass(frozen=True)
 class ScorerSpec:
-    """What a scorer is, without loading it. weights: all that it needs (LPIPS is optional and comes besides)."""
+    """What a scorer is, without loading it.
+
+    weights: all that it needs (LPIPS is optional and comes besides).
+    """
 
     title: str
     weights: tuple[Weights, Weights]
@@ -49,7 +55,8 @@ _loaded: WeakValueDictionary[tuple, Scorer] = WeakValueDictionary()
 
 
 def scorer_weights(name: str) -> list[Weights]:
-    """Everything to fetch from the Hub for a scorer, LPIPS's weightings last; AlexNet for LPIPS comes from elsewhere.
+    """Everything to fetch from the Hub for a scorer, LPIPS's weightings last; AlexNet for LPIPS comes from
+    elsewhere.
 
     Raises:
         ValueError: unknown name; the known ones are listed.
@@ -69,8 +76,8 @@ def load_scorer(
 
     Args:
         name: one of SCORERS. device: where it computes.
-        folder: a folder with local copies, one folder per repository, named like it (vit_base_patch32_clip_224.openai,
-            resnet50_clip.openai, ...); None is the Hub and its cache.
+        folder: a folder with local copies, one folder per repository, named like it
+            (vit_base_patch32_clip_224.openai, resnet50_clip.openai, ...); None is the Hub and its cache.
         offline: never ask the Hub; None asks it unless HF_HUB_OFFLINE is set.
         dtype: float32, or float16 on CUDA.
     Raises:
@@ -103,30 +110,41 @@ def _load(
     dtype: torch.dtype,
 ) -> Scorer:
     places = [fetch(weights, folder, offline) for weights in spec.weights]
-    lpips = Perceptual(lambda: load_lpips(device, folder=folder, offline=offline), lambda: lpips_is_here(folder))
+    lpips = Perceptual(
+        lambda: load_lpips(device, folder=folder, offline=offline), lambda: lpips_is_here(folder)
+    )
     try:
         clip = ClipModel.from_folder(places[0], device, dtype)
         if name == "hps":
             hps = ClipModel.from_checkpoint(HPS_ARCHITECTURE, places[1] / HPS.source.files[0], device, dtype)
             return HpsScorer(clip, hps, name, _definition(spec, places, folder), lpips)
         return PhotoScorer(
-            clip, ClipIqa.from_folder(places[1], device, dtype), name, _definition(spec, places, folder), lpips
+            clip,
+            ClipIqa.from_folder(places[1], device, dtype),
+            name,
+            _definition(spec, places, folder),
+            lpips,
         )
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ScorerError(f"There is no memory left on {device} for the scorer {name}.") from error
     except Exception as error:  # damaged files make the loaders of three libraries raise anything
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ScorerError(f"The scorer {name} cannot be loaded from {places[0]} and {places[1]}: {reason}") from error
+        raise ScorerError(
+            f"The scorer {name} cannot be loaded from {places[0]} and {places[1]}: {reason}"
+        ) from error
 
 
 def _definition(spec: ScorerSpec, places: list[Path], folder: str | Path | None) -> str:
     """What is computed, by which weights, with which prompts, in one line."""
-    clip, second = (_origin(weights, place, folder) for weights, place in zip(spec.weights, places, strict=True))
+    clip, second = (
+        _origin(weights, place, folder) for weights, place in zip(spec.weights, places, strict=True)
+    )
     architecture = spec.weights[0].title.split()[1]
     score = f"CLIPScore = 100·max(cos, 0) of picture and bare prompt by CLIP {architecture} ({clip})"
     if spec.quality != "CLIP-IQA":
         return (
-            f"{score}, and in the place of CLIP-IQA HPSv2.1 = max(cos, 0) by {HPS_ARCHITECTURE} ({second}): an approximation of the "
+            f"{score}, and in the place of CLIP-IQA HPSv2.1 = max(cos, 0) by {HPS_ARCHITECTURE} "
+            f"({second}): an approximation of the "
             "paper's second JAQ, AQ-Map + 2·HPSv2, with log(CLIPScore) for AQ-Map"
         )
     pairs = ", ".join(f"“{good}” against “{bad}”" for good, bad in PAIRS)

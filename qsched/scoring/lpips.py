@@ -1,8 +1,8 @@
 """LPIPS (Zhang et al. 2018) as pyiqa computes it (metric "lpips": AlexNet, version 0.1).
 
-pyiqa's constructor always downloads AlexNet through torchvision, without a timeout and whatever it is told, and prints
-on stdout what it loads. So its network is assembled here from weights that are already on this machine, and its own
-forward pass is used; a test compares the two.
+pyiqa's constructor always downloads AlexNet through torchvision, without a timeout and whatever it is told,
+and prints on stdout what it loads. So its network is assembled here from weights that are already on this
+machine, and its own forward pass is used; a test compares the two.
 """
 
 from collections import OrderedDict
@@ -17,7 +17,8 @@ from qsched.scoring.clip import finite
 from qsched.scoring.weights import Progress, ScorerError, Weights, fetch, fetch_url
 
 LINEAR = Weights(
-    "The LPIPS weights", Source("chaofengc/IQA-PyTorch-Weights", ("LPIPS_v0.1_alex-df73285e.pth",), bytes=6_000)
+    "The LPIPS weights",
+    Source("chaofengc/IQA-PyTorch-Weights", ("LPIPS_v0.1_alex-df73285e.pth",), bytes=6_000),
 )
 ALEXNET = torchvision.models.AlexNet_Weights.IMAGENET1K_V1.url
 ALEXNET_FILE = ALEXNET.rsplit("/", 1)[-1]
@@ -30,12 +31,15 @@ class Lpips:
     """LPIPS distance: 0 for equal images, about 0.1 for a close copy, up to about 1.
 
     Args:
-        trunk: AlexNet's weights as torchvision names them ("features.0.weight", ...); its classifier is not needed.
+        trunk: AlexNet's weights as torchvision names them ("features.0.weight", ...); its classifier is not
+            needed.
         linear: the five learned weightings ("lin0.model.1.weight", ...).
         device: where to compute, always in fp32.
     """
 
-    def __init__(self, trunk: dict[str, Tensor], linear: dict[str, Tensor], device: torch.device | str = "cpu"):
+    def __init__(
+        self, trunk: dict[str, Tensor], linear: dict[str, Tensor], device: torch.device | str = "cpu"
+    ):
         self.device = torch.device(device)
         self.network = _network(trunk, linear).to(self.device).eval().requires_grad_(False)
 
@@ -52,7 +56,8 @@ class Lpips:
 def load_lpips(
     device: torch.device | str = "cpu", *, folder: str | Path | None = None, offline: bool | None = None
 ) -> Lpips:
-    """LPIPS with its published weights: 6 kB from the Hub and AlexNet from torchvision's server (244 MB, kept in torch's cache).
+    """LPIPS with its published weights: 6 kB from the Hub and AlexNet from torchvision's server (244 MB, kept
+    in torch's cache).
 
     Args:
         folder: a folder with local copies: IQA-PyTorch-Weights/ with both files in it.
@@ -91,7 +96,8 @@ def alexnet_place() -> Path:
 
 
 def fetch_alexnet(offline: bool | None = None, on_progress: Progress | None = None) -> Path:
-    """AlexNet's weights from torchvision's server, kept in torch's cache; its name ends in how its SHA-256 begins.
+    """AlexNet's weights from torchvision's server, kept in torch's cache; its name ends in how its SHA-256
+    begins.
 
     Raises:
         ScorerError: they cannot be had; one sentence.
@@ -118,17 +124,27 @@ def _network(trunk: dict[str, Tensor], linear: dict[str, Tensor]) -> nn.Module:
             nn.Module.__init__(self)
             self.version, self.lpips, self.spatial, self.semantic_weight_layer = "0.1", True, False, -1
             self.L, self.scaling_layer, self.net = len(CHANNELS), lpips_arch.ScalingLayer(), Trunk()
-            self.lins = nn.ModuleList(lpips_arch.NetLinLayer(channels, use_dropout=True) for channels in CHANNELS)
+            self.lins = nn.ModuleList(
+                lpips_arch.NetLinLayer(channels, use_dropout=True) for channels in CHANNELS
+            )
 
     network = Network()
-    numbered = {str(layer): f"slice{n}.{layer}" for n, span in enumerate(SLICES, start=1) for layer in range(*span)}
-    features = {name.split(".", 1)[1]: tensor for name, tensor in trunk.items() if name.startswith("features.")}
+    numbered = {
+        str(layer): f"slice{n}.{layer}" for n, span in enumerate(SLICES, start=1) for layer in range(*span)
+    }
+    features = {
+        name.split(".", 1)[1]: tensor for name, tensor in trunk.items() if name.startswith("features.")
+    }
     state = {
         f"{numbered[layer]}.{kind}": tensor.float()
         for layer, kind, tensor in ((*name.split("."), tensor) for name, tensor in features.items())
     }
     network.net.load_state_dict(state, assign=True)
     network.lins.load_state_dict(
-        {name.removeprefix("lin"): tensor.float() for name, tensor in linear.items() if not name.startswith("lins.")}
+        {
+            name.removeprefix("lin"): tensor.float()
+            for name, tensor in linear.items()
+            if not name.startswith("lins.")
+        }
     )
     return network

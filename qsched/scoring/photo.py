@@ -42,7 +42,8 @@ class Perceptual:
 
 
 class PhotoScorer:
-    """CLIPScore = 100 * max(cos, 0) (Hessel et al. 2021, without its 2.5 and its prefix) and CLIP-IQA (Wang et al. 2023).
+    """CLIPScore = 100 * max(cos, 0) (Hessel et al. 2021, without its 2.5 and its prefix) and CLIP-IQA (Wang
+    et al. 2023).
 
     Scores do not depend on the batch; images that are not finite score as black ones do.
 
@@ -54,12 +55,16 @@ class PhotoScorer:
 
     quality_name = "CLIP-IQA"
 
-    def __init__(self, clip: ClipModel, iqa: ClipIqa, name: str, definition: str, lpips: Perceptual | None = None):
+    def __init__(
+        self, clip: ClipModel, iqa: ClipIqa, name: str, definition: str, lpips: Perceptual | None = None
+    ):
         self.clip, self.iqa, self.name, self.definition = clip, iqa, name, definition
         self.lpips = lpips or Perceptual()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
-        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H, W) in [0, 1]."""
+        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H,
+        W) in [0, 1].
+        """
         return ImageScores(self.alignment(images, prompts), self.quality(images))
 
     def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

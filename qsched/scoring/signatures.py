@@ -1,9 +1,10 @@
-"""Failure signatures: three ways in which a quantized, rescaled trajectory goes wrong, each a number with a limit.
+"""Failure signatures: three ways in which a quantized, rescaled trajectory goes wrong, each a number with a
+limit.
 
-The paper (arXiv 2509.01624) names them: colour distortion and hallucination when c_eps is too high, blur and lost
-detail when c_x is too high, mode collapse at extreme values. Colour and detail are measured against the full-precision
-image of the same prompt and noise; collapse is seen in the image alone. A collapse of many prompts onto one image
-cannot be seen in one image and is not claimed here.
+The paper (arXiv 2509.01624) names them: colour distortion and hallucination when c_eps is too high, blur and
+lost detail when c_x is too high, mode collapse at extreme values. Colour and detail are measured against the
+full-precision image of the same prompt and noise; collapse is seen in the image alone. A collapse of many
+prompts onto one image cannot be seen in one image and is not claimed here.
 
 Images are brought to at most 256 pixels first, so that one limit serves a 64-pixel and a 1024-pixel model.
 """
@@ -70,7 +71,8 @@ _RGB_TO_XYZ = _RGB_TO_XYZ / _RGB_TO_XYZ.sum(dim=1, keepdim=True)  # the white po
 
 
 def to_lab(image: Tensor) -> Tensor:
-    """CIELAB under D65 (CIE 15) of an sRGB image, on the CPU, brought to at most 256 pixels on the longer side.
+    """CIELAB under D65 (CIE 15) of an sRGB image, on the CPU, brought to at most 256 pixels on the longer
+    side.
 
     Args:
         image: shape (3, height, width) in [0, 1].
@@ -89,10 +91,11 @@ def to_lab(image: Tensor) -> Tensor:
 
 
 def colour_shift(lab: Tensor, reference: Tensor) -> float:
-    """How far the colours moved, in CIELAB units (about 2 is just visible): the 1-Wasserstein distance between the two
-    images' a* values, joined with that of their b* values.
+    """How far the colours moved, in CIELAB units (about 2 is just visible): the 1-Wasserstein distance
+    between the two images' a* values, joined with that of their b* values.
 
-    A tint, a changed hue and a gained or lost saturation all raise it; moving the same colours about does not.
+    A tint, a changed hue and a gained or lost saturation all raise it; moving the same colours about does
+    not.
 
     Args:
         lab, reference: CIELAB images of one shape (3, height, width), from `to_lab`.
@@ -102,13 +105,15 @@ def colour_shift(lab: Tensor, reference: Tensor) -> float:
 
 
 def detail_ratio(lab: Tensor, reference: Tensor) -> float:
-    """Energy of the Laplacian of lightness relative to the reference: 1 is equal detail, towards 0 blur, above 1 noise.
+    """Energy of the Laplacian of lightness relative to the reference: 1 is equal detail, towards 0 blur,
+    above 1 noise.
 
     Args:
         lab, reference: CIELAB images of one shape (3, height, width), from `to_lab`.
     """
     energy, expected = (_laplacian(x[0]).square().mean() for x in (lab, reference))
-    return float((energy + 1e-3) / (expected + 1e-3))  # L* is 0 to 100: the offset only matters for constant images
+    # L* is 0 to 100: the offset only matters for constant images
+    return float((energy + 1e-3) / (expected + 1e-3))
 
 
 def contrast(lab: Tensor) -> float:
@@ -121,7 +126,8 @@ def contrast(lab: Tensor) -> float:
 
 
 def noise_likeness(lab: Tensor) -> float:
-    """1 minus the correlation of neighbouring pixels' lightness: near 0 for shapes, 1 for noise, 0 for a constant.
+    """1 minus the correlation of neighbouring pixels' lightness: near 0 for shapes, 1 for noise, 0 for a
+    constant.
 
     Args:
         lab: CIELAB image of shape (3, height, width), from `to_lab`.
@@ -136,12 +142,15 @@ def noise_likeness(lab: Tensor) -> float:
 
 
 _IMAGES = (
-    "429 images of the embedded model (158 prompts at full precision and at w8a8, w4a8, w3a8, w4a4 and w2a8, 4 steps) in "
-    "which the tiny CLIP still ranks the asked concept first among all names and gives a CLIP-IQA above one half"
+    "429 images of the embedded model (158 prompts at full precision and at w8a8, w4a8, w3a8, w4a4 "
+    "and w2a8, 4 steps) in "
+    "which the tiny CLIP still ranks the asked concept first among all names and gives a CLIP-IQA "
+    "above one half"
 )
 _QUANTILE = f"99 % of {_IMAGES} measure at most this"
 _MARGIN = (
-    "set well below what any of them shows, since quantization of this model brings noise and colour, rarely blur or "
+    "set well below what any of them shows, since quantization of this model brings noise and "
+    "colour, rarely blur or "
     "blankness; all of 60 drawn emoji break it when blurred by 1 pixel or faded to 4 % of their contrast"
 )
 
@@ -173,7 +182,9 @@ SIGNATURES: tuple[Signature, ...] = (
         needs_reference=True,
         worse="above",
         threshold=13.8,
-        explanation="Colours left full precision: colour distortion or hallucination, usual when c_eps is too high.",
+        explanation=(
+            "Colours left full precision: colour distortion or hallucination, usual when c_eps is too high."
+        ),
         calibration=_QUANTILE,
     ),
     Signature(
@@ -197,20 +208,29 @@ def failure_badges(image: Tensor, reference: Tensor | None = None) -> list[Badge
 
     Args:
         image: shape (3, height, width) or (1, 3, height, width) in [0, 1].
-        reference: the full-precision image of the same prompt and noise, the same shape; None checks for collapse only.
+        reference: the full-precision image of the same prompt and noise, the same shape; None checks for
+            collapse only.
     Raises:
         ValueError: wrong shape or range.
     """
     image = _single(image)
     reference = None if reference is None else _single(reference)
     if reference is not None and reference.shape != image.shape:
-        raise ValueError(f"the image {tuple(image.shape)} and its reference {tuple(reference.shape)} differ in shape")
+        raise ValueError(
+            f"the image {tuple(image.shape)} and its reference {tuple(reference.shape)} differ in shape"
+        )
     if not bool(torch.isfinite(image).all()):
-        return [Badge("collapse", float("nan"), 0.0, "The image holds numbers that are not finite: it overflowed.")]
+        return [
+            Badge(
+                "collapse", float("nan"), 0.0, "The image holds numbers that are not finite: it overflowed."
+            )
+        ]
     lab, reference_lab = to_lab(image), None if reference is None else to_lab(reference)
     found: list[Badge] = []
     for signature in sorted(SIGNATURES, key=lambda s: s.needs_reference):
-        if signature.needs_reference and (reference is None or any(badge.name == "collapse" for badge in found)):
+        if signature.needs_reference and (
+            reference is None or any(badge.name == "collapse" for badge in found)
+        ):
             continue
         value = signature.value(lab, reference_lab)
         if signature.fails(value):

@@ -1,7 +1,8 @@
 """Where the scorers' weights come from, and the one sentence when they cannot be had.
 
-`fetch` is the only place that asks the Hub, and `fetch_url` the only one that asks another server, so nothing that a
-scoring library would download by itself at construction (without a timeout, into a cache of its own) is ever reached.
+`fetch` is the only place that asks the Hub, and `fetch_url` the only one that asks another server, so nothing
+that a scoring library would download by itself at construction (without a timeout, into a cache of its own)
+is ever reached.
 """
 
 import hashlib
@@ -25,7 +26,10 @@ class ScorerError(BackboneError):
 
 @dataclass(frozen=True)
 class Weights:
-    """One repository's files. title: what a sentence calls them; source: its `files` are names, not patterns."""
+    """One repository's files.
+
+    title: what a sentence calls them; source: its `files` are names, not patterns.
+    """
 
     title: str
     source: Source
@@ -50,7 +54,8 @@ def fetch(
     """The folder that holds these files: a local copy, else the Hub's cache, else a download.
 
     Args:
-        folder: a folder with local copies, one folder per repository, named like it; nothing else is looked at then.
+        folder: a folder with local copies, one folder per repository, named like it; nothing else is looked
+            at then.
         offline: True: never ask the Hub; None: as HF_HUB_OFFLINE says.
         on_progress: called with (bytes here, bytes in all) while they are fetched.
     Raises:
@@ -67,7 +72,8 @@ def fetch(
     command = f"hf download {source.repo} {' '.join(source.files)}"
     if is_offline(offline):
         raise ScorerError(
-            f"{weights.title} is not on this machine and the program is offline: run `{command}` while there is a network."
+            f"{weights.title} is not on this machine and the program is offline: run `{command}` "
+            f"while there is a network."
         )
     try:
         place = _download(source, on_progress)
@@ -106,7 +112,9 @@ def fetch_url(
     if place.is_file():
         return place
     if is_offline(offline):
-        raise ScorerError(f"{title} is not on this machine and the program is offline: put {url} into {place.parent}.")
+        raise ScorerError(
+            f"{title} is not on this machine and the program is offline: put {url} into {place.parent}."
+        )
     watch, begun, lock = (
         TransferState(),
         place.with_name(f".{place.name}.incomplete"),
@@ -177,7 +185,10 @@ def _cached(source: Source) -> Path | None:
 
 
 def _receive(url: str, file: Path, watch) -> str:
-    """Download to `file`, after what it has already; the SHA-256 of all. Ends early when the watch is stopped."""
+    """Download to `file`, after what it has already; the SHA-256 of all.
+
+    Ends early when the watch is stopped.
+    """
     digest = hashlib.sha256()
     with file.open("a+b") as out:
         out.seek(0)
@@ -186,7 +197,9 @@ def _receive(url: str, file: Path, watch) -> str:
             watch.beat()
         have = out.tell()
         try:
-            answer = urlopen(Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT)
+            answer = urlopen(
+                Request(url, headers={"Range": f"bytes={have}-"} if have else {}), timeout=TIMEOUT
+            )
         except HTTPError as error:
             if have and error.code == 416:  # nothing is left to fetch, or what is here is too long
                 return digest.hexdigest()

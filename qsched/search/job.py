@@ -30,7 +30,8 @@ class Job:
     """Computes candidates for checked options: together and sharing what they can, or each from scratch.
 
     Args:
-        batch_size: images per batch, halved for as long as the device runs out of memory; None is the strategy's own.
+        batch_size: images per batch, halved for as long as the device runs out of memory; None is the
+            strategy's own.
         device: runs every batch; a queue here lets other work in between.
     """
 
@@ -38,8 +39,12 @@ class Job:
                  device: Device | None = None):  # fmt: skip
         self.backbone, self.options = backbone, options
         self.from_scratch = options.strategy == "exhaustive"
-        self.batch_size = batch_size or (BATCH_FROM_SCRATCH if self.from_scratch else images_per_batch(backbone.device))
-        self._claimed = IMAGES_PER_CLAIM if options.strategy == "shared" and batch_size is None else self.batch_size
+        self.batch_size = batch_size or (
+            BATCH_FROM_SCRATCH if self.from_scratch else images_per_batch(backbone.device)
+        )
+        self._claimed = (
+            IMAGES_PER_CLAIM if options.strategy == "shared" and batch_size is None else self.batch_size
+        )
         self.texts = list(options.prompts) * options.seeds
         self.seeds = list(range(options.seed, options.seed + options.seeds))
         self.images: dict[Candidate, Tensor] = {}
@@ -52,11 +57,12 @@ class Job:
         return 1 if self.from_scratch else max(1, self._claimed // self.options.images)
 
     def compute(self, candidates: Sequence[Candidate], on_images: OnImages | None = None) -> list[Scores]:
-        """Scores of every candidate; NaN for an image that is not finite. The first image of each is kept in `images`.
+        """Scores of every candidate; NaN for an image that is not finite. The first image of each is kept in
+        `images`.
 
         Args:
-            on_images: called after every batch with the number of its images, and with alignment and quality of all
-                candidates so far, (candidates, images), NaN where an image is not done.
+            on_images: called after every batch with the number of its images, and with alignment and quality
+                of all candidates so far, (candidates, images), NaN where an image is not done.
         Raises:
             SearchError: one image alone does not fit the memory.
         """
@@ -74,7 +80,9 @@ class Job:
         alignment = torch.full((len(candidates), len(self.texts)), torch.nan)
         quality = alignment.clone()
         batches = self._from_scratch(candidates) if self.from_scratch else self._shared(candidates)
-        while (count := self._device(partial(self._batch, batches, candidates, alignment, quality))) is not None:
+        while (
+            count := self._device(partial(self._batch, batches, candidates, alignment, quality))
+        ) is not None:
             if count:
                 on_images(count, alignment.numpy(), quality.numpy())
         return [Scores(*rows) for rows in zip(_rounded(alignment), _rounded(quality), strict=True)]
@@ -108,7 +116,8 @@ class Job:
                 self.options.tiny_decoder,
             )  # fmt: skip
         coefficients = [candidate.coefficients(self.options.shape) for candidate in candidates]
-        deepest = 0 if all(candidate.is_pair for candidate in candidates) else None  # no two pairs share a first step
+        # no two pairs share a first step
+        deepest = 0 if all(candidate.is_pair for candidate in candidates) else None
         yield from self._sampler.images(coefficients, self.batch_size, deepest)
 
     def _from_scratch(self, candidates: Sequence[Candidate]):
@@ -126,7 +135,11 @@ class Job:
                         self._denoiser(),
                     )
                     images = [seed_index * len(prompts) + p for p in chunk]
-                    yield [which] * len(chunk), images, decode(self.backbone, latents, self.options.tiny_decoder)
+                    yield (
+                        [which] * len(chunk),
+                        images,
+                        decode(self.backbone, latents, self.options.tiny_decoder),
+                    )
 
     def _denoiser(self) -> torch.nn.Module:
         self.backbone.use(self.options.steps)

@@ -17,7 +17,10 @@ STRATEGIES = {
     "exhaustive": "every point of the grid from scratch, as the paper's code does it",
     "shared": "the same grid, with the first prediction and the text shared and many points in one batch",
     "adaptive": "a model of the surface chooses which few points of the grid to compute",
-    "ends": "the first and the last step's c_x and c_eps, straight between, from the adaptive search's best pair on",
+    "ends": (
+        "the first and the last step's c_x and c_eps, straight between, from the adaptive search's "
+        "best pair on"
+    ),
     "per-step": "one c_x and c_eps per step, from the adaptive search's best pair on",
 }
 """Name -> what it does, in one line."""
@@ -31,11 +34,13 @@ DESCENTS = ("ends", "per-step")
 class SearchOptions:
     """What to search.
 
-    bits: "w4a8", or a Quantization with all options. prompts: for calibration; image p of seed s uses the noise of
-    (seed + s, p). steps: None is the backbone's default. seeds: noise draws per prompt. c_range, resolution: the grid,
-    the same for both coefficients. shape: how a pair becomes coefficients, "ramp" (to 1 at the last step, the paper's)
-    or "constant". k: weight of the quality in JAQ. strategy: one of STRATEGIES. tiny_decoder: score the images of the
-    small, fast decoder. whole_grid: DESCENTS start from the best of all points of the grid.
+    bits: "w4a8", or a Quantization with all options. prompts: for calibration; image p of seed s uses the
+        noise of
+    (seed + s, p). steps: None is the backbone's default. seeds: noise draws per prompt. c_range, resolution:
+    the grid, the same for both coefficients. shape: how a pair becomes coefficients, "ramp" (to 1 at the last
+    step, the paper's) or "constant". k: weight of the quality in JAQ. strategy: one of STRATEGIES.
+    tiny_decoder: score the images of the small, fast decoder. whole_grid: DESCENTS start from the best of all
+    points of the grid.
     """
 
     bits: str | Quantization
@@ -88,22 +93,31 @@ class SearchOptions:
         if steps not in spec.steps:
             raise ValueError(f"{spec.title} runs in {', '.join(map(str, spec.steps))} steps, not {steps}.")
         if self.shape not in SHAPES:
-            raise ValueError(f"The shape of the coefficients must be {' or '.join(SHAPES)}, not {self.shape!r}.")
+            raise ValueError(
+                f"The shape of the coefficients must be {' or '.join(SHAPES)}, not {self.shape!r}."
+            )
         if self.strategy not in STRATEGIES:
             raise ValueError(f"The strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}.")
         if self.strategy in DESCENTS and steps < 2:
-            raise ValueError("With a single step, one number per step is what the other strategies search already.")
+            raise ValueError(
+                "With a single step, one number per step is what the other strategies search already."
+            )
         if self.whole_grid and self.strategy not in DESCENTS:
-            raise ValueError(f"The whole grid first is a choice of the strategies {' and '.join(DESCENTS)} alone.")
+            raise ValueError(
+                f"The whole grid first is a choice of the strategies {' and '.join(DESCENTS)} alone."
+            )
         check_decoder(backbone, self.tiny_decoder)
         if self.seeds < 1 or self.seed < 0 or self.seed + self.seeds > 2**31:
             raise ValueError(f"The seeds must lie in 0 to {2**31 - 1} and there must be at least one.")
         if not (np.isfinite(self.k) and self.k >= 0):
             raise ValueError(f"k must be a finite number of at least 0, not {self.k}.")
-        return replace(self, bits=quantization, prompts=prompts, steps=steps, c_range=(self.axis[0], self.axis[-1]))
+        return replace(
+            self, bits=quantization, prompts=prompts, steps=steps, c_range=(self.axis[0], self.axis[-1])
+        )
 
     def identity(self, backbone: Backbone) -> dict:
-        """Everything that the stored scores, and for a guided strategy the choice of points, depend on; JSON friendly.
+        """Everything that the stored scores, and for a guided strategy the choice of points, depend on; JSON
+        friendly.
 
         A grid leaves out its range and k: a finer grid or another k takes over the points that are there.
         """
@@ -119,7 +133,8 @@ class SearchOptions:
             "prompts": list(self.prompts),
             "scorer": backbone.scorer().definition,
         }
-        if self.tiny_decoder:  # left out where it is not used, so that searches begun before it was an option go on
+        # left out where it is not used, so that searches begun before it was an option go on
+        if self.tiny_decoder:
             facts["decoder"] = "tiny"
         if self.whole_grid:
             facts["whole_grid"] = True
@@ -174,7 +189,9 @@ def grid(low: float, high: float, n: int) -> tuple[float, ...]:
         ValueError: unless 0 < low < high, both finite, and n >= 2.
     """
     if not (np.isfinite([low, high]).all() and 0 < low < high):
-        raise ValueError(f"The range of the coefficients must satisfy 0 < low < high, not {low:g} to {high:g}.")
+        raise ValueError(
+            f"The range of the coefficients must satisfy 0 < low < high, not {low:g} to {high:g}."
+        )
     if isinstance(n, bool) or not isinstance(n, int) or not 2 <= n <= 1001:
         raise ValueError(f"A grid needs 2 to 1001 values per coefficient, not {n}.")
     axis = tuple(round(float(value), 6) for value in np.linspace(low, high, n))

@@ -33,7 +33,8 @@ class SavedSearch:
     """A search in a storage.
 
     name: of its study. source: what the backbone was loaded from, None for its own source. done, total:
-    candidates. best: the candidate it would recommend now and its JAQ, None before any is finite. begun: date and time as ISO text.
+    candidates. best: the candidate it would recommend now and its JAQ, None before any is finite. begun: date
+    and time as ISO text.
     """
 
     name: str
@@ -47,7 +48,11 @@ class SavedSearch:
 
 
 def open_study(
-    backbone: Backbone, options: SearchOptions, storage: str | None, study_name: str | None = None, resume: bool = True
+    backbone: Backbone,
+    options: SearchOptions,
+    storage: str | None,
+    study_name: str | None = None,
+    resume: bool = True,
 ) -> Study:
     """The study of a search with checked options: the one that is there, or a new one."""
     name = study_name or name_of(backbone, options)
@@ -61,7 +66,9 @@ def open_study(
 def name_of(backbone: Backbone, options: SearchOptions) -> str:
     """The name of a study with checked options: readable, and the same for the same search alone."""
     digest = hashlib.sha256(json.dumps(options.identity(backbone), sort_keys=True).encode()).hexdigest()[:12]
-    return "-".join([backbone.spec.id, options.quantization.bits, f"{options.steps}steps", options.strategy, digest])
+    return "-".join(
+        [backbone.spec.id, options.quantization.bits, f"{options.steps}steps", options.strategy, digest]
+    )
 
 
 def stored_scores(storage: str, name: str) -> dict[Candidate, Scores]:
@@ -209,13 +216,18 @@ _presets: Remembered[Preset] = Remembered(50)
 def _opened(storage: str) -> optuna.storages.RDBStorage:
     """A storage to read from, kept open for as long as its file is the same."""
     url = sqlalchemy.make_url(storage)
-    file = os.stat(url.database) if url.get_backend_name() == "sqlite" and os.path.exists(url.database or "") else None
+    file = (
+        os.stat(url.database)
+        if url.get_backend_name() == "sqlite" and os.path.exists(url.database or "")
+        else None
+    )
     return _storages.get((storage, file and (file.st_dev, file.st_ino)), lambda: open_storage(storage))
 
 
 def _state(storage: str, study: optuna.Study, about: Mapping[str, Any]) -> tuple:
-    """Changes whenever something that was read from a study may have: a finished trial never changes. The trials are
-    counted where they are stored, since reading those of one study takes a hundred times longer."""
+    """Changes whenever something that was read from a study may have: a finished trial never changes. The
+    trials are counted where they are stored, since reading those of one study takes a hundred times longer.
+    """
     trials = sqlalchemy.table("trials", *map(sqlalchemy.column, ("study_id", "state", "trial_id")))
     query = (
         sqlalchemy.select(trials.c.state, sqlalchemy.func.count(), sqlalchemy.func.max(trials.c.trial_id))

@@ -1,13 +1,15 @@
-"""Search points in an Optuna study: one trial per candidate, in memory, in SQLite, or in a database that machines share.
+"""Search points in an Optuna study: one trial per candidate, in memory, in SQLite, or in a database that
+machines share.
 
-A trial has the coefficients as parameters (c_x and c_eps, or one per step: c_x_0, c_x_1, ...), JAQ as its value, and the
-scores of every image as user attributes, so any Optuna tool can read a search, and another k re-ranks it without an
-image.
+A trial has the coefficients as parameters (c_x and c_eps, or one per step: c_x_0, c_x_1, ...), JAQ as its
+value, and the scores of every image as user attributes, so any Optuna tool can read a search, and another k
+re-ranks it without an image.
 
-No point is computed twice: a process claims a candidate by storing a running trial for it. Optuna numbers trials in the
-order they are stored, so of two processes that claim the same candidate both see the lower number, which wins. A process
-records a heartbeat for each of its claims (Optuna's own, `RDBStorage.record_heartbeat`); a claim without one for GRACE
-seconds belongs to a process that died, and is given up.
+No point is computed twice: a process claims a candidate by storing a running trial for it. Optuna numbers
+trials in the order they are stored, so of two processes that claim the same candidate both see the lower
+number, which wins. A process records a heartbeat for each of its claims (Optuna's own,
+`RDBStorage.record_heartbeat`); a claim without one for GRACE seconds belongs to a process that died, and is
+given up.
 """
 
 import math
@@ -28,11 +30,13 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from qsched.search.options import Candidate
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings("ignore", ".*(heartbeat_interval|fail_stale_trials)", optuna.exceptions.ExperimentalWarning)
+warnings.filterwarnings(
+    "ignore", ".*(heartbeat_interval|fail_stale_trials)", optuna.exceptions.ExperimentalWarning
+)
 NOT_FINITE = "an image was not finite"
 INTERVAL, GRACE = 2, 10
-"""Seconds between two heartbeats of a claim, and without one until others give it up; twice as long where the process died
-before the first."""
+"""Seconds between two heartbeats of a claim, and without one until others give it up; twice as long where the
+process died before the first."""
 SQLITE_WAIT = 60
 """Seconds that a process waits for another one's write."""
 
@@ -56,14 +60,19 @@ class Claim(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """What a study holds. done: scores by candidate, failed ones included; busy: what other living processes compute."""
+    """What a study holds. done: scores by candidate, failed ones included;
+
+    busy: what other living processes compute.
+    """
 
     done: dict[Candidate, Scores]
     busy: set[Candidate]
 
 
 def _differences(stored: dict[str, Any] | None, identity: dict[str, Any]) -> list[str]:
-    """In what a stored search is another one; searches that began before the execution was noted have it of any."""
+    """In what a stored search is another one; searches that began before the execution was noted have it of
+    any.
+    """
     if stored is None:
         return []
     keys = [key for key in (*identity, *(stored.keys() - identity)) if key != "execution" or key in stored]
@@ -76,9 +85,11 @@ class Study:
     Args:
         storage: an Optuna storage URL such as "sqlite:///search.sqlite3", or None for memory.
         name: tells searches in one storage apart; whoever uses the same name continues the same search.
-        identity: everything that the scores depend on (JSON friendly); stored with the study and compared on resuming.
+        identity: everything that the scores depend on (JSON friendly); stored with the study and compared on
+            resuming.
         c_range: of all coefficients.
-        about: more to keep with it: what a preset needs to know besides the scores. The latest process's stays.
+        about: more to keep with it: what a preset needs to know besides the scores. The latest process's
+            stays.
     Raises:
         StorageError: if the storage cannot be opened. Later calls raise it too when the storage fails.
     """
@@ -118,17 +129,21 @@ class Study:
         if differs == ["execution"]:
             here, there = (" and ".join(each["execution"]) for each in (identity, stored))
             raise StorageError(
-                f"This search was computed by {there} products, and this machine computes by {here}: their scores do not mix. "
+                f"This search was computed by {there} products, and this machine computes by "
+                f"{here}: their scores do not mix. "
                 "Go on where it was begun, or start another search."
             )
         if differs:
             raise StorageError(
-                f"The study {name!r} belongs to another search (it differs in {', '.join(differs)}); choose another name."
+                f"The study {name!r} belongs to another search (it differs in {', '.join(differs)}); "
+                f"choose another name."
             )
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        """A block in which claims stay alive, however long a point takes: a thread records their heartbeats."""
+        """A block in which claims stay alive, however long a point takes: a thread records their
+        heartbeats.
+        """
         stop = threading.Event()
 
         def beat() -> None:
@@ -156,7 +171,8 @@ class Study:
             others = [trial for trial in running if trial._trial_id not in self._claims]
             for (
                 trial
-            ) in others:  # whoever died before a first heartbeat, which comes after INTERVAL, would never be stale
+                # whoever died before a first heartbeat, which comes after INTERVAL, would never be stale
+            ) in others:
                 if now - self._seen.setdefault(trial._trial_id, now) > GRACE:
                     self._beat(trial._trial_id)
                     self._seen[trial._trial_id] = math.inf
@@ -182,7 +198,9 @@ class Study:
                 first.setdefault(_candidate(trial), trial)
         mine = [trial for trial in trials if trial._trial_id in claimed]
         won = [Claim(_candidate(trial), trial) for trial in mine if first[_candidate(trial)] is trial]
-        self.release([Claim(_candidate(trial), trial) for trial in mine if first[_candidate(trial)] is not trial])
+        self.release(
+            [Claim(_candidate(trial), trial) for trial in mine if first[_candidate(trial)] is not trial]
+        )
         return won
 
     def store(self, claim: Claim, scores: Scores, value: float | None) -> None:
@@ -233,11 +251,15 @@ def open_storage(storage: str | None) -> optuna.storages.BaseStorage:
     kwargs: dict[str, Any] = {"pool_pre_ping": True}
     if make_url(storage).get_backend_name() == "sqlite":
         kwargs = {"connect_args": {"timeout": SQLITE_WAIT, "factory": _Connection}}
-    return optuna.storages.RDBStorage(storage, heartbeat_interval=INTERVAL, grace_period=GRACE, engine_kwargs=kwargs)
+    return optuna.storages.RDBStorage(
+        storage, heartbeat_interval=INTERVAL, grace_period=GRACE, engine_kwargs=kwargs
+    )
 
 
 class _Connection(sqlite3.Connection):
-    """Readers and a writer at once, and no wait for the disk at every commit: a killed process loses nothing that way."""
+    """Readers and a writer at once, and no wait for the disk at every commit: a killed process loses nothing
+    that way.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -255,7 +277,9 @@ def storage_errors(shown: str) -> Iterator[None]:
     except KeyError:
         raise StorageError(f"The storage {shown} holds no such search.") from None
     except ArgumentError:
-        raise StorageError(f"{shown} is no storage URL; write for example sqlite:///search.sqlite3.") from None
+        raise StorageError(
+            f"{shown} is no storage URL; write for example sqlite:///search.sqlite3."
+        ) from None
     except ImportError as error:
         raise StorageError(f"The storage {shown} needs a database driver: {first_line(error)}.") from None
     except (SQLAlchemyError, optuna.exceptions.OptunaError, OSError, RuntimeError) as error:

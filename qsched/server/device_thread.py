@@ -1,8 +1,8 @@
 """One thread for all computing, in the order of asking.
 
-OpenMP keeps a team of workers for every thread that computes. With more than one team on a processor they stop waiting
-actively for each other, and networks of many small operations, such as a few-step denoiser, run at half their speed. So
-the threads of the web server hand their work to this one.
+OpenMP keeps a team of workers for every thread that computes. With more than one team on a processor they
+stop waiting actively for each other, and networks of many small operations, such as a few-step denoiser, run
+at half their speed. So the threads of the web server hand their work to this one.
 """
 
 import contextvars
@@ -17,7 +17,10 @@ T = TypeVar("T")
 
 
 class DeviceThread:
-    """Runs functions one at a time, first come, first served; what it runs may run more. Starts with the first one."""
+    """Runs functions one at a time, first come, first served; what it runs may run more.
+
+    Starts with the first one.
+    """
 
     def __init__(self) -> None:
         self._jobs: SimpleQueue[tuple[Callable, Future]] = SimpleQueue()
@@ -26,8 +29,8 @@ class DeviceThread:
         self._process = os.getpid()
 
     def run(self, function: Callable[[], T]) -> T:
-        """What the function returns or raises; it sees the caller's context variables. A forked process has no such
-        thread and runs it itself."""
+        """What the function returns or raises; it sees the caller's context variables. A forked process has
+        no such thread and runs it itself."""
         if threading.current_thread() is self._thread or os.getpid() != self._process:
             return function()
         with self._guard:

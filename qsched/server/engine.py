@@ -1,4 +1,5 @@
-"""What stands behind the page: loaded backbones, one thread for the device, and what each browser session is looking at.
+"""What stands behind the page: loaded backbones, one thread for the device, and what each browser session is
+looking at.
 
 No gradio here. A session is known by its hash; it holds one Comparison, which is plain CPU data.
 """
@@ -41,9 +42,13 @@ SOURCE = "@"
 LOADED_BACKBONES = 2
 SESSIONS = 256
 SESSION_BYTES = 48 * 10**6
-"""What one session holds at most: its comparison (up to 32 MB, for images of 1024 pixels) and older Q-Sched images."""
+"""What one session holds at most: its comparison (up to 32 MB, for images of 1024 pixels) and older Q-Sched
+images.
+"""
 ALL_SESSIONS_BYTES = 3 * 10**9
-"""What all sessions hold at most; beyond it, as beyond SESSIONS, those that have rested longest are forgotten."""
+"""What all sessions hold at most; beyond it, as beyond SESSIONS, those that have rested longest are
+forgotten.
+"""
 
 
 def _on_device(method: Callable) -> Callable:
@@ -58,9 +63,11 @@ def _on_device(method: Callable) -> Callable:
 
 @dataclass(frozen=True)
 class Session:
-    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of `named`.
+    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of
+    `named`.
 
-    history: Q-Sched columns of this comparison at coefficients that it had before. version: grows with every change, so
+    history: Q-Sched columns of this comparison at coefficients that it had before. version: grows with every
+        change, so
     that the page knows the newest of several answers.
     """
 
@@ -85,9 +92,11 @@ class Engine:
     """Computes comparisons for many sessions on one device, one at a time.
 
     Args:
-        backbone: id that a first visitor sees. source: a folder or Hub id for that backbone. device: "auto" or a torch device.
+        backbone: id that a first visitor sees. source: a folder or Hub id for that backbone. device: "auto"
+            or a torch device.
         load: as load_backbone; None is that, for what is downloaded. presets: folder of the presets.
-        on_device: wraps the two functions that need the device, such as spaces.GPU, which runs them in another process: they take and return plain data.
+        on_device: wraps the two functions that need the device, such as spaces.GPU, which runs them in
+            another process: they take and return plain data.
     """
 
     def __init__(
@@ -107,7 +116,9 @@ class Engine:
         self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
         self._divides = self._compare == self._compare_here  # what another process prepares is lost with it
         self.device_thread = DeviceThread()
-        """Whatever computes runs here; a long job that hands it its batches one by one lets the others in between."""
+        """Whatever computes runs here; a long job that hands it its batches one by one lets the others in
+        between.
+        """
         self._sessions_lock = threading.Lock()
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
@@ -185,7 +196,9 @@ class Engine:
         return preset if preset and _fits(preset, quantization) else None
 
     def best_known(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients | None:
-        """The best coefficients of the shipped preset at this k (None: its own), None without a readable preset."""
+        """The best coefficients of the shipped preset at this k (None: its own), None without a readable
+        preset.
+        """
         try:
             preset = self.preset(backbone, settings.quantization, settings.steps)
         except PresetError:
@@ -200,12 +213,17 @@ class Engine:
         """What a first visitor of a backbone looks at: its first example with the best known coefficients."""
         spec = self.spec(backbone or self.default)
         settings = Settings(
-            spec.examples[0] if spec.examples else "a red apple", 0, spec.default_steps, Quantization(spec.default_bits)
+            spec.examples[0] if spec.examples else "a red apple",
+            0,
+            spec.default_steps,
+            Quantization(spec.default_bits),
         )
         return settings, self.start(backbone or self.default, settings, K_DEFAULT)
 
     def warm_up(self) -> None:
-        """Load the default backbone and make the first visitor's images, after a first run, so that all latencies are alike."""
+        """Load the default backbone and make the first visitor's images, after a first run, so that all
+        latencies are alike.
+        """
         settings, coefficients = self.opening()
         if self._divides:
             self.compare("", self.default, replace(settings, prompt="warm-up"), Coefficients.identity())
@@ -220,18 +238,20 @@ class Engine:
         coefficients: Coefficients,
         on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Comparison:
-        """All three columns for a session, reusing what it already has; the opening images are made once for everyone.
+        """All three columns for a session, reusing what it already has; the opening images are made once for
+        everyone.
 
-        on_progress: called with (done, all) while a method of quantizing sees the model at work; between two calls other
-            sessions have the device.
+        on_progress: called with (done, all) while a method of quantizing sees the model at work; between two
+            calls other sessions have the device.
         """
         for piece in self.calibrating(backbone, settings):
             on_progress(*piece)
         return self._compare_all(session, backbone, settings, coefficients)
 
     def calibrating(self, backbone: str, settings: Settings) -> Iterator[tuple[int, int]]:
-        """Let a method see the model at work, a piece at a time, with (done, all) after each; in between others have the
-        device. Needed by nobody, since quantizing does what is left; ends early where others change the model meanwhile."""
+        """Let a method see the model at work, a piece at a time, with (done, all) after each; in between
+        others have the device. Needed by nobody, since quantizing does what is left; ends early where others
+        change the model meanwhile."""
         method, before = METHODS.get(settings.quantization.method), -1
         if not self._divides or method is None or method.calibrate is None:
             return
@@ -248,7 +268,9 @@ class Engine:
             return calibrate(loaded, settings.quantization)
 
     @_on_device
-    def _compare_all(self, session: str, backbone: str, settings: Settings, coefficients: Coefficients) -> Comparison:
+    def _compare_all(
+        self, session: str, backbone: str, settings: Settings, coefficients: Coefficients
+    ) -> Comparison:
         key = (backbone, settings, coefficients)
         opening = self._opening.get(key)
         loaded = self._backbones.get(backbone)
@@ -265,7 +287,10 @@ class Engine:
 
     @_on_device
     def rescale(self, session: str, coefficients: Coefficients) -> Comparison | None:
-        """The session's comparison with other coefficients: steps - 1 denoiser calls, none if seen before; None if the session is unknown."""
+        """The session's comparison with other coefficients: steps - 1 denoiser calls, none if seen before;
+
+        None if the session is unknown.
+        """
         held = self._sessions.get(session)
         if held is None:
             return None
@@ -274,8 +299,8 @@ class Engine:
         return comparison
 
     def sketch(self, session: str, coefficients: Coefficients) -> Image | None:
-        """The session's Q-Sched image by the small decoder, see `qsched.comparison.comparison.sketch`; None too where the session is
-        unknown, or another process computes."""
+        """The session's Q-Sched image by the small decoder, see `qsched.comparison.comparison.sketch`; None
+        too where the session is unknown, or another process computes."""
         held = self._sessions.get(session)
         loaded = self._backbones.get(held.backbone) if held and self._divides else None
         if loaded is None or not loaded.has_tiny_decoder or held.at(coefficients):
@@ -288,8 +313,8 @@ class Engine:
             return sketch(self.backbone(held.backbone), held.comparison, coefficients)
 
     def weigh(self, session: str, k: float) -> Session | None:
-        """The session with another k: stored scores are weighed anew, nothing is computed on the device. None if the
-        session is unknown."""
+        """The session with another k: stored scores are weighed anew, nothing is computed on the device. None
+        if the session is unknown."""
         with self._sessions_lock:
             held = self._sessions.get(session)
             if held is not None:
@@ -318,7 +343,9 @@ class Engine:
 
     @contextmanager
     def _memory(self, backbone: str) -> Iterator[None]:
-        """Out of memory inside is one sentence with what would fit, and the device is free again afterwards."""
+        """Out of memory inside is one sentence with what would fit, and the device is free again
+        afterwards.
+        """
         try:
             yield
         except (torch.OutOfMemoryError, MemoryError) as error:

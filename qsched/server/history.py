@@ -1,4 +1,6 @@
-"""The Q-Sched images that a session has seen, so that going back to one costs nothing; the oldest give way."""
+"""The Q-Sched images that a session has seen, so that going back to one costs nothing; the oldest
+give way.
+"""
 
 from collections import OrderedDict
 

@@ -27,23 +27,32 @@ from qsched.surfaces.surface import Surface
 
 log = logging.getLogger("qsched.ui")
 FASTEST, SLOWEST = 0.2, 0.4
-"""Seconds between two looks at a search: not more often than a browser keeps up with, and often enough for its clock."""
+"""Seconds between two looks at a search: not more often than a browser keeps up with, and often enough for
+its clock.
+"""
 BATCH = {"cpu": 8}
 """Images per batch on a device: small enough that others wait little. Elsewhere the search's own."""
-BUSY = "A search is running already, {done} of {total} points are done: wait until it is finished, or stop it where it was started."
+BUSY = (
+    "A search is running already, {done} of {total} points are done: wait until it is finished, or "
+    "stop it where it was started."
+)
 
 
 class Stopped(BaseException):
-    """Ends a search between two batches of one candidate; not an Exception, so that nothing on the way catches it."""
+    """Ends a search between two batches of one candidate; not an Exception, so that nothing on the way
+    catches it.
+    """
 
 
 @dataclass(frozen=True)
 class Frame:
     """How a search stands at one moment; nobody changes it.
 
-    surface: None before the first point. fraction: of the work, in [0, 1]. seconds: since it began. rate: images per
-    second so far, None before the first. remaining: seconds, None as long as nobody knows. best: as in `Progress`, and
-    its image. points: changes with the surface. working: cells that are being computed. over: whether this is the end.
+    surface: None before the first point. fraction: of the work, in [0, 1]. seconds: since it began. rate:
+        images per
+    second so far, None before the first. remaining: seconds, None as long as nobody knows. best: as in
+    `Progress`, and its image. points: changes with the surface. working: cells that are being computed. over:
+    whether this is the end.
     """
 
     surface: Surface | None = None
@@ -66,9 +75,11 @@ class Run:
 
     Attributes:
         session: of the page that started it. backbone: id. options: as checked.
-        name: of its study, None until the model is loaded. is_new: whether nobody had begun that study before.
+        name: of its study, None until the model is loaded. is_new: whether nobody had begun that study
+            before.
         formula: of JAQ in its scorer's terms.
-        over: whether it has ended; then `preset` is what it recommends, or None, and `error` what went wrong, or None.
+        over: whether it has ended; then `preset` is what it recommends, or None, and `error` what went wrong,
+            or None.
     """
 
     def __init__(self, session: str, backbone: str, options: SearchOptions, total: int):
@@ -145,7 +156,9 @@ class Run:
             self._changed.notify_all()
 
     def may_go_on(self) -> None:
-        """Called before every batch; raises Stopped in the middle of a point that nobody waits for any more."""
+        """Called before every batch; raises Stopped in the middle of a point that nobody waits
+        for any more.
+        """
         if self.stopping and self._unfinished:
             raise Stopped
 
@@ -167,11 +180,17 @@ class Run:
             complete = not self.stopping or done >= frame.total
             total = done if complete else max(frame.total, done)
             frame = replace(
-                frame, surface=preset.surface, done=done, total=total, fraction=done / total, remaining=0.0 if complete else None,
+                frame, surface=preset.surface, done=done, total=total, fraction=done / total,
+                remaining=0.0 if complete else None,
                 points=frame.points + 1,
             )  # fmt: skip
         with self._changed:
-            self.preset, self.error, self._frame, self.over = preset, error, replace(frame, working=(), over=True), True
+            self.preset, self.error, self._frame, self.over = (
+                preset,
+                error,
+                replace(frame, working=(), over=True),
+                True,
+            )
             self._changed.notify_all()
 
 
@@ -203,7 +222,9 @@ class Runner:
         return run if run and not run.over else None
 
     def running_for(self, session: str | None) -> Run | None:
-        """The search that is under way, if this page started it; a request without a session has started none."""
+        """The search that is under way, if this page started it; a request without a session has started
+        none.
+        """
         run = self.running()
         return run if run and session and run.session == session else None
 
@@ -245,10 +266,14 @@ class Runner:
         strategy = strategy_of(options)
         images = strategy.total * options.images
         rate = self._rates.get(self._rated(backbone, options), 0.0)
-        return Plan(strategy.total, 0, images, strategy.calls(strategy.total), images / rate if rate else 0.0, rate)
+        return Plan(
+            strategy.total, 0, images, strategy.calls(strategy.total), images / rate if rate else 0.0, rate
+        )
 
     def measured(self, backbone: str, options: SearchOptions) -> Plan:
-        """What is left of a search and how long it takes, measured with a few images while others take turns."""
+        """What is left of a search and how long it takes, measured with a few images while others
+        take turns.
+        """
         options = self.checked(backbone, options)
         loaded = self._ready(backbone, options)
         plan = estimate(
@@ -270,7 +295,8 @@ class Runner:
             try:
                 preset = search(
                     backbone, run.options, storage=url, batch_size=batch,
-                    device=_Device(run, self.engine.device_thread), on_progress=run.report, stop=lambda: run.stopping,
+                    device=_Device(run, self.engine.device_thread), on_progress=run.report,
+                    stop=lambda: run.stopping,
                 )  # fmt: skip
             except Stopped:
                 preset = self.searches.load(run.name)
@@ -285,7 +311,9 @@ class Runner:
             run.end(preset, error)
 
     def _ready(self, backbone: str, options: SearchOptions):
-        """The loaded model with this quantization and its scorer, so that nobody makes them without a turn."""
+        """The loaded model with this quantization and its scorer, so that nobody makes them
+        without a turn.
+        """
         loaded = self.engine.backbone(backbone)
         for _ in self.engine.calibrating(backbone, Settings("-", 0, options.steps, options.quantization)):
             pass
@@ -299,7 +327,13 @@ class Runner:
         return loaded
 
     def _rated(self, backbone: str, options: SearchOptions) -> tuple:
-        return backbone, options.quantization, options.steps, options.strategy == "exhaustive", options.tiny_decoder
+        return (
+            backbone,
+            options.quantization,
+            options.steps,
+            options.strategy == "exhaustive",
+            options.tiny_decoder,
+        )
 
 
 def _copy(surface: Surface, prompts: int) -> Surface:

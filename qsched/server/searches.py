@@ -18,13 +18,16 @@ class Searches:
     """The searches in a storage.
 
     Args:
-        where: an Optuna storage URL, a file, or None for the user's own file. A file's folder is made when it is needed.
+        where: an Optuna storage URL, a file, or None for the user's own file. A file's folder is made when it
+            is needed.
     """
 
     def __init__(self, where: str | os.PathLike | None = None):
         text = None if where is None else str(where)
         self._file = (
-            None if text is not None and "://" in text else Path(text or default_file()).expanduser().absolute()
+            None
+            if text is not None and "://" in text
+            else Path(text or default_file()).expanduser().absolute()
         )
         self._url = text if self._file is None else str(URL.create("sqlite", database=str(self._file)))
 
@@ -39,7 +42,9 @@ class Searches:
             try:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise StorageError(f"The searches cannot be kept in {self._file}: {error.strerror}.") from None
+                raise StorageError(
+                    f"The searches cannot be kept in {self._file}: {error.strerror}."
+                ) from None
         return self._url
 
     def list(self) -> list[SavedSearch]:

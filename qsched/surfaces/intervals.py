@@ -1,4 +1,6 @@
-"""95 % intervals of scores that were measured on several prompts with several seeds, as arrays (seeds, prompts)."""
+"""95 % intervals of scores that were measured on several prompts with several seeds, as arrays (seeds,
+prompts).
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -43,23 +45,28 @@ def student(freedom: int) -> float:
 
 
 def expanded_tail(count: int) -> float:
-    """What to cut from each end of the bootstrap distribution of a mean of `count` values for a 95 % interval.
+    """What to cut from each end of the bootstrap distribution of a mean of `count` values for a 95 %
+    interval.
 
-    The plain 2.5 % give intervals that are too narrow for few values: resamples vary by (count - 1) / count too little
-    and know nothing of Student's t. The "expanded percentile interval" (Hesterberg 2015, arXiv 1411.5279) cuts less.
+    The plain 2.5 % give intervals that are too narrow for few values: resamples vary by (count - 1) / count
+    too little and know nothing of Student's t. The "expanded percentile interval" (Hesterberg 2015, arXiv
+    1411.5279) cuts less.
     """
     return float(ndtr(-student(count - 1) * (count / (count - 1)) ** 0.5))
 
 
-def bootstrap(statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], seeds: int, prompts: int) -> Estimate:
-    """A statistic with its percentile interval over resampled prompts and seeds: what new prompts and noise would change.
+def bootstrap(
+    statistic: Callable[[np.ndarray, np.ndarray], np.ndarray], seeds: int, prompts: int
+) -> Estimate:
+    """A statistic with its percentile interval over resampled prompts and seeds: what new prompts and noise
+    would change.
 
-    Whatever the statistic reads is resampled together, so a difference of two columns is a paired difference. The
-    resamples are drawn from a fixed seed: the same scores give the same interval.
+    Whatever the statistic reads is resampled together, so a difference of two columns is a paired difference.
+    The resamples are drawn from a fixed seed: the same scores give the same interval.
 
     Args:
-        statistic: (seed weights (resamples, seeds), prompt weights (resamples, prompts)) -> (resamples,); each row of
-            the weights sums to 1.
+        statistic: (seed weights (resamples, seeds), prompt weights (resamples, prompts)) -> (resamples,);
+            each row of the weights sums to 1.
     """
     rng = np.random.default_rng(0)
     weights = lambda n: rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES) / n

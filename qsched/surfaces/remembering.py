@@ -9,7 +9,10 @@ T = TypeVar("T")
 
 
 class Remembered(Generic[T]):
-    """The latest `limit` results by key. Threads may share it; two that ask for the same new key both make it."""
+    """The latest `limit` results by key.
+
+    Threads may share it; two that ask for the same new key both make it.
+    """
 
     def __init__(self, limit: int):
         self._limit, self._lock, self._kept = limit, threading.Lock(), OrderedDict()

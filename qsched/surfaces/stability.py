@@ -1,8 +1,9 @@
 """How sure the optimum of a surface is: would other prompts have chosen the same cell, and is its gain real?
 
-The best of many noisy cells is partly luck. Prompts are resampled (see `qsched.surfaces.uncertainty`) and each resample chooses
-its own best cell; the share of resamples that agree, the smallest set of cells that holds 95 % of them, and the gain
-that such a choice has on the prompts it did not see ("out of bag", Efron & Tibshirani 1997) say how much.
+The best of many noisy cells is partly luck. Prompts are resampled (see `qsched.surfaces.uncertainty`) and
+each resample chooses its own best cell; the share of resamples that agree, the smallest set of cells that
+holds 95 % of them, and the gain that such a choice has on the prompts it did not see ("out of bag", Efron &
+Tibshirani 1997) say how much.
 """
 
 import copy
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 
 SHARE = 0.95
 FEWEST_CELLS, FEWEST_PROMPTS = 9, 3
-"""Scored cells (of a smaller grid: all) and prompts (of one prompt: seeds) that it takes: the first cell of a search wins
-every resample, and two prompts have only three different resamples."""
+"""Scored cells (of a smaller grid: all) and prompts (of one prompt: seeds) that it takes: the first cell of a
+search wins every resample, and two prompts have only three different resamples."""
 HIGHEST_K = 5.0
 KS = tuple(round(0.1 * step, 1) for step in range(round(10 * HIGHEST_K) + 1))
 """0, 0.1, ... 5."""
 METHOD = (
-    f"{RESAMPLES} bootstrap resamples of the prompts, each with its seeds; the region is the smallest set of cells that "
-    f"holds {SHARE:.0%} of the resamples' best cells; optimism is by how much the best cell beats the resamples' best "
+    f"{RESAMPLES} bootstrap resamples of the prompts, each with its seeds; the region is the "
+    f"smallest set of cells that "
+    f"holds {SHARE:.0%} of the resamples' best cells; optimism is by how much the best cell beats "
+    f"the resamples' best "
     "cells on the prompts that these did not draw"
 ).replace("%", " %")
 
@@ -38,18 +41,20 @@ _sweeps: Remembered["Sweep"] = Remembered(8)
 
 
 def stability(surface: "Surface", k: float) -> dict[str, Any]:
-    """The optimum's stability, JSON friendly. Numbers that do not exist (a single image, no plain cell) are None.
+    """The optimum's stability, JSON friendly. Numbers that do not exist (a single image, no plain cell) are
+    None.
 
     Returns:
         k, prompts, seeds, resamples, level, method;
         best: {c_x, c_eps, jaq};
         cells: how many have a score;
-        wins: share of the resamples whose best cell it is; None, as all that follows but the mean gain, where there are
-            fewer than FEWEST_CELLS cells or FEWEST_PROMPTS prompts;
-        region: {cells: [[c_x, c_eps, share], ...] the likeliest first, c_x: [lowest, highest], c_eps: likewise};
+        wins: share of the resamples whose best cell it is; None, as all that follows but the mean gain, where
+            there are fewer than FEWEST_CELLS cells or FEWEST_PROMPTS prompts;
+        region: {cells: [[c_x, c_eps, share], ...] the likeliest first, c_x: [lowest, highest], c_eps:
+            likewise};
         spread: {c_x: [2.5 %, 97.5 %], c_eps: likewise} of the resamples' best cells;
-        gain: {mean, low, high} of JAQ, best minus plain, with the interval of that cell (which forgets that it was
-            chosen), and different: whether it differs from plain;
+        gain: {mean, low, high} of JAQ, best minus plain, with the interval of that cell (which forgets that
+            it was chosen), and different: whether it differs from plain;
         optimism: how much of the gain is owed to choosing the best of many; gain_out_of_bag: what is left.
     Raises:
         ValueError: if no cell has a score.
@@ -88,7 +93,10 @@ def _stability(surface: "Surface", k: float) -> dict[str, Any]:
     answer["spread"] = {name: _middle(values) for name, values in zip(("c_x", "c_eps"), points, strict=True)}
     if gain is not None:
         noise = uncertainty(surface, k)
-        answer["gain"] |= {"low": float(noise.difference_low[best]), "high": float(noise.difference_high[best])}
+        answer["gain"] |= {
+            "low": float(noise.difference_low[best]),
+            "high": float(noise.difference_high[best]),
+        }
         answer["gain"]["different"] = bool(noise.different[best])
         extra = optimism(alignment, quality, rows, k)
         answer |= {"optimism": extra, "gain_out_of_bag": gain - extra}
@@ -134,9 +142,9 @@ def winners(alignment: np.ndarray, quality: np.ndarray, ks: Sequence[float]) -> 
 def optimism(alignment: np.ndarray, quality: np.ndarray, rows: np.ndarray, k: float) -> float:
     """How much of the best cell's JAQ is owed to choosing it on the prompts that judge it.
 
-    On the prompts that a resample left out, the best cell of all prompts (which these prompts helped to choose) is set
-    against the resample's own best cell (which they did not); the mean difference is the answer. Both are judged on the
-    same prompts, so the log of a mean over few of them biases neither.
+    On the prompts that a resample left out, the best cell of all prompts (which these prompts helped to
+    choose) is set against the resample's own best cell (which they did not); the mean difference is the
+    answer. Both are judged on the same prompts, so the log of a mean over few of them biases neither.
 
     Args:
         alignment, quality: shape (cells, prompts), all finite.
@@ -153,7 +161,8 @@ def optimism(alignment: np.ndarray, quality: np.ndarray, rows: np.ndarray, k: fl
 
 @dataclass(frozen=True)
 class Sweep:
-    """The optimum for every k: one entry per k in each tuple; None where there is no interval or no plain cell.
+    """The optimum for every k: one entry per k in each tuple; None where there is no interval or no plain
+    cell.
 
     Attributes:
         c_x, c_eps, jaq, gain: of the best cell; gain is JAQ minus that of the plain cell.

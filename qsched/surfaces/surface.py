@@ -1,7 +1,8 @@
 """The loss surface: scores of every image of a grid over c_x and c_eps.
 
-Alignment and quality are kept per image, so another k re-ranks all cells without generating an image. Numbers are
-rounded to 4 decimals as they come in: a surface in memory equals the one on disk, and both have the same best cell.
+Alignment and quality are kept per image, so another k re-ranks all cells without generating an image. Numbers
+are rounded to 4 decimals as they come in: a surface in memory equals the one on disk, and both have the same
+best cell.
 """
 
 import hashlib
@@ -25,11 +26,12 @@ class Surface:
     Attributes:
         c_x: the grid's columns j, strictly ascending (the value at the first step, for a ramp).
         c_eps: the grid's rows i, strictly ascending.
-        alignment: CLIPScore in [0, 100], array of shape (len(c_eps), len(c_x), images); nested lists are accepted. A
-            cell that failed or was not computed is NaN as a whole (None in lists): a mean over fewer images is no fair comparison.
+        alignment: CLIPScore in [0, 100], array of shape (len(c_eps), len(c_x), images); nested lists are
+            accepted. A cell that failed or was not computed is NaN as a whole (None in lists): a mean over
+            fewer images is no fair comparison.
         quality: CLIP-IQA in [0, 1], the same shape.
-        prompts: how many prompts the images of a cell belong to. Image s * prompts + p is prompt p with noise seed s.
-            None: one image per prompt.
+        prompts: how many prompts the images of a cell belong to. Image s * prompts + p is prompt p with noise
+            seed s. None: one image per prompt.
     Raises:
         ValueError: for axes or shapes that do not fit.
     """
@@ -51,7 +53,9 @@ class Surface:
         self.laid_out(self.prompts)
 
     @classmethod
-    def empty(cls, c_x: Sequence[float], c_eps: Sequence[float], images: int, prompts: int | None = None) -> "Surface":
+    def empty(
+        cls, c_x: Sequence[float], c_eps: Sequence[float], images: int, prompts: int | None = None
+    ) -> "Surface":
         """A surface with no cell computed yet, for a search to fill with `record`."""
         blank = np.full((len(c_eps), len(c_x), images), np.nan)
         return cls(tuple(c_x), tuple(c_eps), blank, blank.copy(), prompts)
@@ -64,7 +68,9 @@ class Surface:
         """
         if prompts is not None:
             if prompts < 1 or self.images % prompts:
-                raise ValueError(f"the surface has {self.images} images per cell, no multiple of the {prompts} prompts")
+                raise ValueError(
+                    f"the surface has {self.images} images per cell, no multiple of the {prompts} prompts"
+                )
             self.prompts = prompts
         return self
 
@@ -87,11 +93,17 @@ class Surface:
         return found.digest()
 
     def record(self, i: int, j: int, alignment: Any, quality: Any) -> None:
-        """Store the scores of cell (c_eps[i], c_x[j]), shape (images,) each; a non-finite score fails the cell."""
+        """Store the scores of cell (c_eps[i], c_x[j]), shape (images,) each; a non-finite score fails the
+        cell.
+        """
         scores = np.stack([_round(np.asarray(row, dtype=np.float64)) for row in (alignment, quality)])
         if scores.shape != (2, self.images):
-            raise ValueError(f"a cell of this surface takes {self.images} scores, not the shape {scores.shape[1:]}")
-        self.alignment[i, j], self.quality[i, j] = scores if np.isfinite(scores).all() else np.full_like(scores, np.nan)
+            raise ValueError(
+                f"a cell of this surface takes {self.images} scores, not the shape {scores.shape[1:]}"
+            )
+        self.alignment[i, j], self.quality[i, j] = (
+            scores if np.isfinite(scores).all() else np.full_like(scores, np.nan)
+        )
 
     def jaq(self, k: float = K_DEFAULT) -> np.ndarray:
         """JAQ of every cell, shape (len(c_eps), len(c_x)); NaN where the cell failed."""
@@ -110,7 +122,9 @@ class Surface:
         return self.c_x[j], self.c_eps[i], float(values[i, j])
 
     def nearest(self, c_x: float, c_eps: float) -> tuple[int, int]:
-        """(i, j) of the cell nearest to a point, i over c_eps and j over c_x; a point outside gets an edge cell."""
+        """(i, j) of the cell nearest to a point, i over c_eps and j over c_x; a point outside gets an edge
+        cell.
+        """
         return _closest(self.c_eps, c_eps), _closest(self.c_x, c_x)
 
     def covers(self, c_x: float, c_eps: float) -> bool:
@@ -118,18 +132,21 @@ class Surface:
         return self.c_x[0] <= c_x <= self.c_x[-1] and self.c_eps[0] <= c_eps <= self.c_eps[-1]
 
     def plain(self) -> tuple[int, int] | None:
-        """(i, j) of the plain scheduler's cell: the one nearest to (1, 1). None if the grid does not cover (1, 1) or
-        the cell has no score."""
+        """(i, j) of the plain scheduler's cell: the one nearest to (1, 1). None if the grid does not cover
+        (1, 1) or the cell has no score."""
         cell = self.nearest(1.0, 1.0)
         return cell if self.covers(1.0, 1.0) and np.isfinite(self.alignment[cell]).all() else None
 
     def uncertainty(self, k: float = K_DEFAULT) -> Uncertainty | None:
-        """95 % intervals of every cell, and which cells differ from the plain one; None from a single image."""
+        """95 % intervals of every cell, and which cells differ from the plain one;
+
+        None from a single image.
+        """
         return uncertainty(self, float(k))
 
     def stability(self, prompts: int | None = None, k: float = K_DEFAULT) -> dict[str, Any]:
-        """How often the best cell stays the best under other prompts, where else it lands, and how much of its gain is
-        luck; JSON friendly, see `qsched.surfaces.stability`.
+        """How often the best cell stays the best under other prompts, where else it lands, and how much of
+        its gain is luck; JSON friendly, see `qsched.surfaces.stability`.
 
         Args:
             prompts: how many prompts per seed; None is what the surface knows.
@@ -146,8 +163,8 @@ class Surface:
         Args:
             failed: how many cells were computed and failed; None: all that have no score.
         Returns:
-            k, best, plain (the cell nearest to (1, 1), if the grid covers it), gain (best minus plain), worst, median;
-            cells, scored, failed: how many; images: per cell.
+            k, best, plain (the cell nearest to (1, 1), if the grid covers it), gain (best minus plain),
+            worst, median; cells, scored, failed: how many; images: per cell.
         """
         values = self.jaq(k)
         finite = values[np.isfinite(values)]
@@ -168,7 +185,9 @@ class Surface:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON friendly; failed cells are None."""
-        cells = lambda array: [[cell.tolist() if np.isfinite(cell[0]) else None for cell in row] for row in array]
+        cells = lambda array: [
+            [cell.tolist() if np.isfinite(cell[0]) else None for cell in row] for row in array
+        ]
         return {
             "c_x": list(self.c_x),
             "c_eps": list(self.c_eps),
@@ -207,7 +226,9 @@ def _images(cells: Any) -> int:
     if isinstance(cells, np.ndarray):
         return cells.shape[-1] if cells.ndim == 3 else 0
     rows = cells if isinstance(cells, list | tuple) else ()
-    lengths = (len(c) for row in rows if isinstance(row, list | tuple) for c in row if isinstance(c, list | tuple))
+    lengths = (
+        len(c) for row in rows if isinstance(row, list | tuple) for c in row if isinstance(c, list | tuple)
+    )
     return next(lengths, 1)
 
 
@@ -222,7 +243,9 @@ def _cells(values: Any, shape: tuple[int, int, int], name: str) -> np.ndarray:
     try:
         array = np.array(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"the surface's {name} must hold a number per image, the same count in every cell") from None
+        raise ValueError(
+            f"the surface's {name} must hold a number per image, the same count in every cell"
+        ) from None
     if array.shape != shape or shape[-1] == 0:
         raise ValueError(f"the surface's {name} has the shape {array.shape}; its axes ask for {shape}")
     if np.isinf(array).any():

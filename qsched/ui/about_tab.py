@@ -13,10 +13,11 @@ TEXT = """
 
 Few-step diffusion models draw an image with one to eight calls of a denoiser. Quantizing that denoiser to a few bits makes it small, and bends the path
 from noise to image. Q-Sched leaves the quantized weights alone and bends the path back with two numbers per step:
-"""
+"""  # noqa: E501
 
 EQUATION = (
-    '<p class="equation"><i>x</i><sub>i+1</sub> = Φ<sub>i</sub>( <b class="mark">c<sub>x</sub></b>[i] · <i>x</i><sub>i</sub> , '
+    '<p class="equation"><i>x</i><sub>i+1</sub> = Φ<sub>i</sub>( <b '
+    'class="mark">c<sub>x</sub></b>[i] · <i>x</i><sub>i</sub> , '
     '<b class="mark">c<sub>ε</sub></b>[i] · <i>E</i><sub>Q</sub>(<i>x</i><sub>i</sub>, t<sub>i</sub>) )</p>'
 )
 
@@ -44,7 +45,7 @@ Paper: [Q-Sched: Pushing the Boundaries of Few-Step Diffusion Models with Quanti
 ## Use it in your own pipeline
 
 The scheduler is a drop-in for diffusers; these lines hold the coefficients that the Compare tab shows now.
-"""
+"""  # noqa: E501
 
 
 def build_about(engine: Engine, tab: gr.Tab) -> None:
@@ -60,7 +61,9 @@ def build_about(engine: Engine, tab: gr.Tab) -> None:
         """Five lines that put the current coefficients into a diffusers pipeline."""
         return f"<pre><code>{escape(snippet(engine, request.session_hash))}</code></pre>"
 
-    tab.select(reports_errors(show), None, code, api_name="snippet", api_visibility="private", show_progress="hidden")
+    tab.select(
+        reports_errors(show), None, code, api_name="snippet", api_visibility="private", show_progress="hidden"
+    )
     copy.click(None, None, None, js=links.COPY_SNIPPET, api_name="copy_snippet", api_visibility="private")
 
 

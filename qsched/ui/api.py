@@ -40,8 +40,8 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         keep: bool = True,
         request: gr.Request | None = None,
     ) -> dict[str, Any]:
-        """Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that reproduces
-        it, and with the images.
+        """Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that
+        reproduces it, and with the images.
 
         Args:
             prompt: what to draw.
@@ -53,8 +53,8 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
             backbone: id of the model.
             k: weight of CLIP-IQA in JAQ, 0 to 5.
             method: of quantizing: plain, mixdq, svdquant or torchao.
-            source: a folder of the server or a Hub id of the same family in place of the backbone's own, which only
-                somebody at the server may give; empty for its own.
+            source: a folder of the server or a Hub id of the same family in place of the backbone's own,
+                which only somebody at the server may give; empty for its own.
             decoder: full or tiny.
             group_size: weights per scale; 0 for one scale per output channel.
             activation_scale: token or tensor.

@@ -26,22 +26,35 @@ log = logging.getLogger("qsched.ui")
 _PATH = re.compile(
     r"""(?<![\w:/\\.~<-])(?:\w+:/{2,3})?(?:/|~/|[A-Za-z]:[\\/])(?:[^\s'",;:()/\\]+[/\\])*([^\s'",;:()/\\]+)"""
 )
-"""An absolute path, or the URL of a file in one; the group is its last name. Addresses of the web do not match."""
+"""An absolute path, or the URL of a file in one; the group is its last name.
+
+Addresses of the web do not match.
+"""
 
 
 def toast(sentence: str, page: bool = True) -> NoReturn:
-    """Stop this event with a sentence; nothing on the page changes. page: it is shown as HTML there, and not to a script."""
+    """Stop this event with a sentence; nothing on the page changes.
+
+    page: it is shown as HTML there, and not to a script.
+    """
     raise gr.Error(escape(sentence) if page else sentence, print_exception=False, duration=8)
 
 
 def sentence_for(error: BaseException) -> str:
     """One sentence for the person at the page, who learns nothing of where files lie on the server."""
     if isinstance(error, ValueError | TypeError | USER_ERRORS):
-        return without_paths(str(error).strip().splitlines()[0]) if str(error).strip() else "This input cannot be used."
+        return (
+            without_paths(str(error).strip().splitlines()[0])
+            if str(error).strip()
+            else "This input cannot be used."
+        )
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "The device ran out of memory: choose fewer steps or a smaller backbone, then try again."
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "The disk is full: nothing could be written, and the images on the page are still the last good ones."
+        return (
+            "The disk is full: nothing could be written, and the images on the page are still the last "
+            "good ones."
+        )
     return "Something went wrong on the server: the images on the page are still the last good ones."
 
 

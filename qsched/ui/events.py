@@ -5,11 +5,17 @@ import gradio as gr
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 QUIET = HIDDEN | {"trigger_mode": "always_last"}
 DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
-RECORD_LINK = "() => { document.querySelector('#{0}')?.querySelector('a,button')?.click() ?? document.querySelector('#{0}')?.click() }"
+RECORD_LINK = (
+    "() => { document.querySelector('#{0}')?.querySelector('a,button')?.click() ?? "
+    "document.querySelector('#{0}')?.click() }"
+)
 
 
 def settle(event: gr.events.Dependency, name: str) -> None:
-    """End the look of being busy; `then` runs no browser-only step after an error, so an error needs its own."""
+    """End the look of being busy;
+
+    `then` runs no browser-only step after an error, so an error needs its own.
+    """
     idle = {"fn": None, "inputs": None, "outputs": None, "js": IDLE, **HIDDEN}
     event.success(api_name=f"idle{name}", **idle)
     event.failure(api_name=f"idle{name}_error", **idle)
@@ -18,4 +24,4 @@ def settle(event: gr.events.Dependency, name: str) -> None:
 IDLE = """() => {
   document.body.classList.remove('busy');
   document.querySelectorAll('.toast-close.info').forEach((button) => button.click()); // the work it announced is done
-}"""
+}"""  # noqa: E501

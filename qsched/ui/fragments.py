@@ -35,12 +35,18 @@ PREFERENCE = "How well people would like the image for its prompt, 0 to 1; highe
 ABOUT_SCORES = "These judge one image. The surface below judges its preset's prompts together."
 
 
-LATENCY = "All steps and the decode, measured on this device. A first run also prepares kernels and memory; another prompt or seed is measured without."
+LATENCY = (
+    "All steps and the decode, measured on this device. A first run also prepares kernels and memory; "
+    "another prompt or seed is measured without."
+)
 
 
 def column_title(name: str) -> str:
     """The heading above an image."""
-    return f'<div class="column-title {KEYS[name]}"><i></i><b>{TITLES[name]}</b><span>{SUBTITLES[name]}</span></div>'
+    return (
+        f'<div class="column-title '
+        f'{KEYS[name]}"><i></i><b>{TITLES[name]}</b><span>{SUBTITLES[name]}</span></div>'
+    )
 
 
 def caption(column: Column) -> str:
@@ -49,11 +55,15 @@ def caption(column: Column) -> str:
     ratio = "fp16 size" if column.name == FULL_PRECISION else f"{column.ratio:.1f}× smaller"
     return (
         f'<div class="caption"><b title="The denoiser\'s weights as stored">{size(column.stored_bytes)}</b>'
-        f'<span>{ratio}</span><span class="latency" title="{LATENCY}">{latency(column.latency_s)}{first}</span></div>'
+        f'<span>{ratio}</span><span class="latency" '
+        f'title="{LATENCY}">{latency(column.latency_s)}{first}</span></div>'
     )
 
 
-DRAFT = '<div class="caption" data-draft><span>Draft by the tiny decoder: stop to see the image and its scores.</span></div>'
+DRAFT = (
+    '<div class="caption" data-draft><span>Draft by the tiny decoder: stop to see the image and its '
+    "scores.</span></div>"
+)
 
 
 def latency(seconds: float) -> str:
@@ -62,7 +72,10 @@ def latency(seconds: float) -> str:
 
 
 def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
-    """The score table: a row per image on a wide page, a column per image on a phone. LPIPS only where there is one."""
+    """The score table: a row per image on a wide page, a column per image on a phone.
+
+    LPIPS only where there is one.
+    """
     lpips = any(column.lpips is not None for column in comparison.columns)
     metrics = {name: why for name, why in METRICS if lpips or name != "LPIPS"}
     if comparison.quality_name != QUALITY:
@@ -74,7 +87,10 @@ def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
     )
     rows = "".join(_row(column, comparison.full_precision, k, lpips) for column in comparison.columns)
     style = "scores with-lpips" if lpips else "scores"
-    return f'<div class="{style}" role="table" aria-label="Scores"><div role="row" class="head"><span role="columnheader"></span>{head}</div>{rows}</div>'
+    return (
+        f'<div class="{style}" role="table" aria-label="Scores"><div role="row" class="head"><span '
+        f'role="columnheader"></span>{head}</div>{rows}</div>'
+    )
 
 
 def _row(column: Column, reference: Column, k: float, lpips: bool) -> str:
@@ -113,7 +129,7 @@ def _tone(difference: float) -> str:
 def badge(found: Badge) -> str:
     """A coloured chip; its explanation shows on hover and on keyboard focus."""
     why = f"{found.explanation} Measured {found.value:.3g}, limit {found.threshold:.3g}."
-    return f'<span class="chip" tabindex="0" data-why="{escape(why)}" aria-label="{escape(f"{found.name}: {why}")}">{escape(found.name)}</span>'
+    return f'<span class="chip" tabindex="0" data-why="{escape(why)}" aria-label="{escape(f"{found.name}: {why}")}">{escape(found.name)}</span>'  # noqa: E501
 
 
 def definition(scorer: Scorer | None, k: float = K_DEFAULT) -> str:
@@ -121,7 +137,10 @@ def definition(scorer: Scorer | None, k: float = K_DEFAULT) -> str:
     formula = escape(jaq_definition(scorer).replace(" * ", " · "))
     if scorer is None:
         return f'<p class="fine"><b>{formula}</b> with k = {k:g}; nobody has scored these images.</p>'
-    return f'<p class="fine"><b>{formula}</b> with k = {k:g}, scored by <b>{escape(scorer.name)}</b>: {escape(scorer.definition)}. {ABOUT_SCORES}</p>'
+    return (
+        f'<p class="fine"><b>{formula}</b> with k = {k:g}, scored by <b>{escape(scorer.name)}</b>: '
+        f"{escape(scorer.definition)}. {ABOUT_SCORES}</p>"
+    )
 
 
 def stability(found: dict[str, Any], different: str = "") -> str:
@@ -137,7 +156,8 @@ def stability(found: dict[str, Any], different: str = "") -> str:
     if gain is not None:
         verdict = "different from plain" if gain["different"] else "<b>not</b> different from plain"
         text += (
-            f" Its gain over plain is {signed(gain['mean'])} [{signed(gain['low'])}, {signed(gain['high'])}], {verdict}; "
+            f" Its gain over plain is {signed(gain['mean'])} [{signed(gain['low'])}, "
+            f"{signed(gain['high'])}], {verdict}; "
             f"{signed(found['gain_out_of_bag'])} is left on prompts that did not choose it."
         )
     why = f"{found['method']}. {different}".strip()
@@ -145,7 +165,10 @@ def stability(found: dict[str, Any], different: str = "") -> str:
 
 
 def beyond(preset: Preset, k: float) -> str:
-    """How the coefficients of a search beyond pairs compare with the surface that it started from; "" for other presets."""
+    """How the coefficients of a search beyond pairs compare with the surface that it started from;
+
+    "" for other presets.
+    """
     if preset.provenance.get("strategy") not in DESCENTS or preset.best(k).shape == preset.shape:
         return ""
     several = "two ends of a line" if preset.best(k).shape == "ends" else "one pair per step"
@@ -162,7 +185,7 @@ def _range(low: float, high: float) -> str:
 
 def device_note(device: str, arithmetic: str) -> str:
     """What the device is, and what is real or simulated on it."""
-    return f'<p class="fine device"><b>{escape(device)}</b><br>{escape(arithmetic[:1].upper() + arithmetic[1:])}.</p>'
+    return f'<p class="fine device"><b>{escape(device)}</b><br>{escape(arithmetic[:1].upper() + arithmetic[1:])}.</p>'  # noqa: E501
 
 
 def notes(lines: tuple[str, ...]) -> str:
@@ -172,11 +195,14 @@ def notes(lines: tuple[str, ...]) -> str:
 
 def no_surface(backbone: str, bits: str, steps: int, reason: str = "", method: str = "plain") -> str:
     """How to make the preset that is missing."""
-    why = (
-        reason
-        or f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} with these settings yet, so no surface and no best known coefficients."
+    why = reason or (
+        f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} "
+        f"with these settings yet, so no surface and no best known coefficients."
     )
-    return f'<div class="no-surface"><p>{escape(why)}</p><p>Make one with</p><code>{escape(search_command(backbone, bits, steps, method))}</code></div>'
+    return (
+        f'<div class="no-surface"><p>{escape(why)}</p><p>Make one '
+        f"with</p><code>{escape(search_command(backbone, bits, steps, method))}</code></div>"
+    )
 
 
 def published(preset: Preset) -> str:
@@ -187,8 +213,10 @@ def published(preset: Preset) -> str:
     )
     command = search_command(preset.backbone, preset.bits, preset.steps, preset.method)
     return (
-        f'<div class="no-surface published"><p>Best known for {preset.bits.upper()} at {preset.steps} steps: {escape(rows)}. '
-        f"<b>{escape(preset.mark or '')}</b></p><p>No surface: run a search.</p><code>{escape(command)}</code></div>"
+        f'<div class="no-surface published"><p>Best known for {preset.bits.upper()} at '
+        f"{preset.steps} steps: {escape(rows)}. "
+        f"<b>{escape(preset.mark or '')}</b></p><p>No surface: run a "
+        f"search.</p><code>{escape(command)}</code></div>"
     )
 
 

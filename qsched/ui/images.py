@@ -1,7 +1,8 @@
 """Images as files for the browser: enlarged by a whole factor, and written whole or not at all.
 
-gradio writes an image straight to a path named by its content. When two events show the same image, the second would empty the file that the first
-browser request is still reading; here it is written beside and renamed, once.
+gradio writes an image straight to a path named by its content. When two events show the same image, the
+second would empty the file that the first browser request is still reading; here it is written beside and
+renamed, once.
 """
 
 import io
@@ -21,9 +22,13 @@ SHOWN = 512  # pixels; small images are enlarged by a whole factor, so that ever
 def image_box(
     elem_id: str, label: str, look: str | None = None, visible: bool = True, buttons: Sequence[str] = ()
 ) -> gr.Image:
-    """The widget of an image that the page makes; `label` is read to who cannot see it, `look` is its style class."""
+    """The widget of an image that the page makes;
+
+    `label` is read to who cannot see it, `look` is its style class.
+    """
     return gr.Image(
-        format="png", type="filepath", interactive=False, show_label=False, container=False, buttons=list(buttons),
+        format="png", type="filepath", interactive=False, show_label=False, container=False,
+        buttons=list(buttons),
         elem_id=elem_id, label=label, alt_text=label, elem_classes=look, visible=visible,
     )  # fmt: skip
 
@@ -51,7 +56,9 @@ def enlarged(image: Image.Image) -> Image.Image:
 
 
 def stored(data: bytes, name: str) -> str:
-    """Path of a file with this content where gradio itself would put it, so that gradio serves it and cleans it away later."""
+    """Path of a file with this content where gradio itself would put it, so that gradio serves it and cleans
+    it away later.
+    """
     folder = Path(get_upload_folder()) / hash_bytes(data)
     path = folder / name
     if not path.exists():

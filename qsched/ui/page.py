@@ -45,7 +45,9 @@ class Page(gr.Blocks):
         ):  # gradio asks its own address whether it is up, which a proxy would not reach
             known = os.environ.get(name, "")
             os.environ[name] = (
-                ",".join(filter(None, [known, "127.0.0.1", "localhost"])) if "127.0.0.1" not in known else known
+                ",".join(filter(None, [known, "127.0.0.1", "localhost"]))
+                if "127.0.0.1" not in known
+                else known
             )
         defaults = dict(
             theme=theme.theme(),
@@ -60,12 +62,16 @@ class Page(gr.Blocks):
         return super().launch(**(defaults | options))
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
-        """As gradio's, but a number box that is empty or out of range gives one sentence; one that is still being typed is NaN."""
+        """As gradio's, but a number box that is empty or out of range gives one sentence; one that is still
+        being typed is NaN.
+        """
         strict = block_fn.api_name != "adjust"
         state = args[0] if args else kwargs.get("state")
         blocks = [state[block._id] if state and block._id in state else block for block in block_fn.inputs]
         checked = [_checked(block, value, strict) for block, value in zip(blocks, inputs, strict=False)]
-        return await super().preprocess_data(block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs)
+        return await super().preprocess_data(
+            block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs
+        )
 
 
 def build_app(
@@ -80,7 +86,8 @@ def build_app(
     """The app, ready for launch().
 
     Args:
-        backbone: id that a first visitor sees. source: a folder or Hub id in place of that backbone's own. device: "auto" or a torch device.
+        backbone: id that a first visitor sees. source: a folder or Hub id in place of that backbone's own.
+            device: "auto" or a torch device.
         talk: type for the last row of a lecture hall.
         engine: what computes; None makes one.
         searches: where searches are kept, a file or an Optuna storage URL; None is the user's own file.

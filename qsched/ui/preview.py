@@ -1,4 +1,6 @@
-"""What a link to the page shows elsewhere: title, sentence and image in its head, in place of those that gradio writes there."""
+"""What a link to the page shows elsewhere: title, sentence and image in its head, in place of those that
+gradio writes there.
+"""
 
 import re
 from html import escape
@@ -15,7 +17,8 @@ FAVICON, IMAGE = HERE / "favicon.png", HERE / "preview.jpg"
 ADDRESS = "/preview.jpg"
 TITLE = "Q-Sched"
 SENTENCE = (
-    "Quantized few-step diffusion, repaired by rescaling its sampling trajectory: drag two coefficients and watch."
+    "Quantized few-step diffusion, repaired by rescaling its sampling trajectory: drag two "
+    "coefficients and watch."
 )
 _THEIRS = re.compile(rb'\s*<meta\s+(?:property|name)="(?:og|twitter):[^>]*/>')
 
@@ -35,7 +38,9 @@ def _key(name: str) -> str:
 
 
 class LinkPreview:
-    """ASGI middleware that answers for the image and rewrites the head of the page itself; all else passes through."""
+    """ASGI middleware that answers for the image and rewrites the head of the page itself; all else passes
+    through.
+    """
 
     def __init__(self, app: ASGIApp):
         self.app = app

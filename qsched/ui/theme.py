@@ -6,7 +6,8 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 ACCENT = gr.themes.Color(
-    c50="#fff5f0", c100="#ffe7dc", c200="#ffcdb8", c300="#ffa988", c400="#ff7f52", c500="#f4622f", c600="#d9480f", c700="#b53a0a", c800="#8f310f", c900="#742c12", c950="#3f1305",
+    c50="#fff5f0", c100="#ffe7dc", c200="#ffcdb8", c300="#ffa988", c400="#ff7f52", c500="#f4622f",
+    c600="#d9480f", c700="#b53a0a", c800="#8f310f", c900="#742c12", c950="#3f1305",
 )  # fmt: skip
 FONT = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
@@ -15,7 +16,8 @@ MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 def theme() -> gr.themes.Base:
     """A calm theme: white cards on a warm page, hairlines instead of boxes, one accent colour."""
     return gr.themes.Base(
-        primary_hue=ACCENT, secondary_hue=ACCENT, neutral_hue=gr.themes.colors.slate, radius_size=gr.themes.sizes.radius_md, font=FONT, font_mono=MONO
+        primary_hue=ACCENT, secondary_hue=ACCENT, neutral_hue=gr.themes.colors.slate,
+        radius_size=gr.themes.sizes.radius_md, font=FONT, font_mono=MONO
     ).set(
         body_background_fill="#f6f6f3",
         body_background_fill_dark="#06080f",

@@ -23,7 +23,12 @@ MOST_STEPS = max(max(spec.steps) for spec in SPECS.values())
 SHAPES = {"constant": "Constant", "ramp": "Ramp to 1", "ends": "Two ends", "per-step": "Per step"}
 MAIN_BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 DECODERS = ("full", "tiny")
-GROUPS = [("one scale per output channel", 0), ("groups of 32", 32), ("groups of 64", 64), ("groups of 128", 128)]
+GROUPS = [
+    ("one scale per output channel", 0),
+    ("groups of 32", 32),
+    ("groups of 64", 64),
+    ("groups of 128", 128),
+]
 OTHER_BITS = tuple(f"w{w}a{a}" for w in (8, 4, 3, 2) for a in (16, 8, 4) if f"w{w}a{a}" not in MAIN_BITS)
 
 
@@ -33,7 +38,9 @@ def bits_choices() -> list[tuple[str, str]]:
 
 
 def method_choices() -> list[tuple[str, str]]:
-    """(label, value) of every method of quantizing; those that cannot run here say so, and style.css greys them out."""
+    """(label, value) of every method of quantizing; those that cannot run here say so, and style.css greys
+    them out.
+    """
     return [(m.title + (" (not here)" if m.unavailable() else ""), name) for name, m in METHODS.items()]
 
 
@@ -49,7 +56,8 @@ def steps_choices(spec: BackboneSpec) -> list[tuple[str, int]]:
 
 
 def coefficients_from(shape: str, c_x: Sequence[float], c_eps: Sequence[float], steps: int) -> Coefficients:
-    """Sliders to coefficients. c_x, c_eps: at least `steps` values each, of which the shape uses the first, two or all.
+    """Sliders to coefficients. c_x, c_eps: at least `steps` values each, of which the shape uses the first,
+    two or all.
 
     Raises:
         ValueError: unknown shape, or a value out of range.
@@ -87,7 +95,9 @@ def _check(name: str, value: object) -> None:
 
 
 def sliders_from(coefficients: Coefficients, steps: int, shape: str) -> tuple[list[float], list[float]]:
-    """Coefficients to the MOST_STEPS sliders of c_x and c_eps that stand for them in this shape (the nearest, if they do not fit it)."""
+    """Coefficients to the MOST_STEPS sliders of c_x and c_eps that stand for them in this shape (the nearest,
+    if they do not fit it).
+    """
     rows = []
     for name, row in zip(("c_x", "c_eps"), coefficients.expand(steps), strict=True):
         values, ends = [round(float(value), 4) for value in row], getattr(coefficients, name)
@@ -138,14 +148,16 @@ class Link:
         """How the link wants the denoiser quantized; `bits` where it does not say to how many."""
         keep = True if self.keep is None else self.keep
         return quantization_from(
-            self.bits or bits, self.group, self.scale or ACTIVATION_SCALES[0], self.scope or SCOPES[0], keep, self.method or "plain"
+            self.bits or bits, self.group, self.scale or ACTIVATION_SCALES[0], self.scope or SCOPES[0], keep,
+            self.method or "plain"
         )  # fmt: skip
 
 
 def read_link(query: Mapping[str, str], default: str = next(iter(SPECS)), *, sources: bool = True) -> Link:
     """Query parameters to a Link; whatever is not understood is left out and named in `notes`.
 
-    default: id of the backbone where the link names none. sources: whether it may say where the backbone comes from.
+    default: id of the backbone where the link names none. sources: whether it may say where the backbone
+        comes from.
     """
     found, notes = {}, []
     for name, read in _READERS.items():
@@ -153,7 +165,8 @@ def read_link(query: Mapping[str, str], default: str = next(iter(SPECS)), *, sou
             continue
         if name == "source" and not sources:
             notes.append(
-                "The link's source is ignored: only somebody at the machine that runs this page may choose one."
+                "The link's source is ignored: only somebody at the machine that runs this page "
+                "may choose one."
             )
             continue
         try:
@@ -162,7 +175,9 @@ def read_link(query: Mapping[str, str], default: str = next(iter(SPECS)), *, sou
             notes.append(f"The link's {name} was not understood and is ignored.")
     spec = SPECS[found.get("backbone", default)]
     if "steps" in found and found["steps"] not in spec.steps:
-        notes.append(f"{spec.title} does not run in {found.pop('steps')} steps: the link's step count is ignored.")
+        notes.append(
+            f"{spec.title} does not run in {found.pop('steps')} steps: the link's step count is ignored."
+        )
     return Link(**found, notes=tuple(notes))
 
 

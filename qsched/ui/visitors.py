@@ -1,8 +1,9 @@
-"""Who may do what: one rule for everything that writes on this machine, deletes, downloads, publishes or looks into folders.
+"""Who may do what: one rule for everything that writes on this machine, deletes, downloads, publishes or
+looks into folders.
 
-Whoever sits at the machine that serves the page may do all of it; everybody else may look, compare and search, and stop
-or delete the searches that they began themselves. Handlers ask `require_local`; widgets of the class "local-only" are not
-shown to anybody else.
+Whoever sits at the machine that serves the page may do all of it; everybody else may look, compare and
+search, and stop or delete the searches that they began themselves. Handlers ask `require_local`; widgets of
+the class "local-only" are not shown to anybody else.
 """
 
 import os
@@ -21,7 +22,8 @@ PUSH = "publish on the Hub"
 PROXY_HEADERS = {"forwarded", "via", "x-real-ip"}
 GUEST = (
     "<style>.local-only { display: none !important }</style>"
-    '<p class="fine">Downloads, sources, best known coefficients, publishing and other visitors\' searches are for somebody at '
+    '<p class="fine">Downloads, sources, best known coefficients, publishing and other visitors\' '
+    "searches are for somebody at "
     "the machine that runs this page, while it is not shared.</p>"
 )
 """What the page holds for everybody who is not known to be local."""
@@ -30,9 +32,10 @@ GUEST = (
 def is_local(request: gr.Request | None) -> bool:
     """Whether a visitor is known to sit at the machine that serves the page.
 
-    Nobody is on a Space, while the page is shared, or behind a proxy: its requests come from this machine, whoever sent
-    them. A page in the same browser that belongs to another site is not local either. A proxy that names itself in no
-    header cannot be recognized; behind one, set GRADIO_ROOT_PATH to the address at which visitors reach it.
+    Nobody is on a Space, while the page is shared, or behind a proxy: its requests come from this machine,
+    whoever sent them. A page in the same browser that belongs to another site is not local either. A proxy
+    that names itself in no header cannot be recognized; behind one, set GRADIO_ROOT_PATH to the address at
+    which visitors reach it.
     """
     page = request.app.get_blocks() if hasattr(request, "app") else None
     if page is None or page.share or page.root_path or os.environ.get("SPACE_ID") or request.client is None:
@@ -41,11 +44,16 @@ def is_local(request: gr.Request | None) -> bool:
     if any(name in PROXY_HEADERS or name.startswith("x-forwarded") for name in headers):
         return False
     places = [f"//{headers.get('host', '')}", headers.get("origin", "//localhost")]
-    return _loopback(request.client.host) and all(_loopback(urlsplit(place).hostname or "") for place in places)
+    return _loopback(request.client.host) and all(
+        _loopback(urlsplit(place).hostname or "") for place in places
+    )
 
 
 def require_local(request: gr.Request | None, what: str) -> None:
-    """Stop an event with a sentence unless the visitor is local; what: a verb and its object, such as DOWNLOAD."""
+    """Stop an event with a sentence unless the visitor is local;
+
+    what: a verb and its object, such as DOWNLOAD.
+    """
     if not is_local(request):
         toast(f"Only somebody at the machine that runs this page may {what}, and not while it is shared.")
 

@@ -1,6 +1,7 @@
 """The published architectures with random weights, as backbones of the app itself; for on_cuda.py.
 
-Speed and memory do not depend on the weights' values. The text encoders are left out: text is encoded once per prompt.
+Speed and memory do not depend on the weights' values. The text encoders are left out: text is encoded once
+per prompt.
 """
 
 import contextlib
@@ -26,7 +27,10 @@ BLOCKS = {"BasicTransformerBlock", "ResnetBlock2D", "FluxTransformerBlock", "Flu
 TINY_UNET = {"sample_size": 8, "cross_attention_dim": 32, "layers_per_block": 1}
 TINY_VAE = {"block_out_channels": (32, 32, 32, 32), "layers_per_block": 1}
 TINY: dict[str, dict[str, dict[str, Any]]] = {
-    "lcm": {"unet": TINY_UNET | {"block_out_channels": (32, 64, 64, 64), "attention_head_dim": 2}, "vae": TINY_VAE},
+    "lcm": {
+        "unet": TINY_UNET | {"block_out_channels": (32, 64, 64, 64), "attention_head_dim": 2},
+        "vae": TINY_VAE,
+    },
     "sdxl": {
         "unet": TINY_UNET
         | {
@@ -51,13 +55,14 @@ TINY: dict[str, dict[str, dict[str, Any]]] = {
         "vae": TINY_VAE,
     },
 }
-TINY_DECODER = {name: (8, 8, 8, 8) for name in ("encoder_block_out_channels", "decoder_block_out_channels")} | {
-    name: (1, 1, 1, 1) for name in ("num_encoder_blocks", "num_decoder_blocks")
-}
+TINY_DECODER = {
+    name: (8, 8, 8, 8) for name in ("encoder_block_out_channels", "decoder_block_out_channels")
+} | {name: (1, 1, 1, 1) for name in ("num_encoder_blocks", "num_decoder_blocks")}
 
 
 def random_backbone(spec: BackboneSpec, device: torch.device, tiny: bool) -> PipelineBackbone:
-    """A backbone with random weights in its family's half precision (float32 on the CPU), all of it on the device.
+    """A backbone with random weights in its family's half precision (float32 on the CPU), all of it on the
+    device.
 
     tiny: a small network of the same classes, for a dry run.
     """
@@ -66,7 +71,10 @@ def random_backbone(spec: BackboneSpec, device: torch.device, tiny: bool) -> Pip
     part = "transformer" if spec.family == "flux" else "unet"
     torch.manual_seed(0)
     with default_dtype(dtype):
-        made = {name: _ready(build(spec.architecture, name, device, **changes.get(name, {}))) for name in (part, "vae")}
+        made = {
+            name: _ready(build(spec.architecture, name, device, **changes.get(name, {})))
+            for name in (part, "vae")
+        }
         latents = made["vae"].config.latent_channels
         with torch.device(device):
             small = _ready(AutoencoderTiny(latent_channels=latents, **TINY_DECODER if tiny else {}))
@@ -97,11 +105,15 @@ def random_condition(backbone: PipelineBackbone, batch: int) -> Condition:
         tokens, width, pooled = 77, config.cross_attention_dim, 0
         if config.addition_embed_type == "text_time":
             pooled = config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim
-    return Condition(torch.randn(batch, tokens, width, **place), torch.randn(batch, pooled, **place), (False,) * batch)
+    return Condition(
+        torch.randn(batch, tokens, width, **place), torch.randn(batch, pooled, **place), (False,) * batch
+    )
 
 
 def variant(backbone: PipelineBackbone, bits: str | None) -> tuple[nn.Module, int, dict[str, int]]:
-    """(denoiser, bytes stored, how its layers run): full precision, or quantized beside it as the app does."""
+    """(denoiser, bytes stored, how its layers run): full precision, or quantized beside it as the
+    app does.
+    """
     if bits is None:
         return backbone.denoiser, stored_bytes(backbone.denoiser), {}
     module = sharing_copy(backbone.denoiser)
@@ -136,7 +148,9 @@ def _ready(module: nn.Module) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
-def _pipeline(spec: BackboneSpec, part: str, scheduler: Any, made: dict[str, nn.Module]) -> diffusers.DiffusionPipeline:
+def _pipeline(
+    spec: BackboneSpec, part: str, scheduler: Any, made: dict[str, nn.Module]
+) -> diffusers.DiffusionPipeline:
     """The stock pipeline around these parts, without text encoders."""
     absent = {"text_encoder": None, "tokenizer": None}
     if spec.family == "sd":
@@ -144,4 +158,6 @@ def _pipeline(spec: BackboneSpec, part: str, scheduler: Any, made: dict[str, nn.
     else:
         absent |= {"text_encoder_2": None, "tokenizer_2": None}
     with quiet_libraries():
-        return getattr(diffusers, spec.pipeline)(vae=made["vae"], scheduler=scheduler, **{part: made[part]}, **absent)
+        return getattr(diffusers, spec.pipeline)(
+            vae=made["vae"], scheduler=scheduler, **{part: made[part]}, **absent
+        )

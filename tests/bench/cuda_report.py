@@ -1,4 +1,6 @@
-"""What on_cuda.py found, as Markdown: a table of speed and memory, drags and candidates, checks and targets."""
+"""What on_cuda.py found, as Markdown: a table of speed and memory, drags and candidates, checks
+and targets.
+"""
 
 from typing import Any
 
@@ -17,7 +19,10 @@ Row = dict[str, Any]
 def markdown(data: dict[str, Any]) -> str:
     """The whole report; what has not been measured yet is not there."""
     checks = data["checks"]
-    held, worst = sum(c["ok"] for c in checks), max((c["relative_error"] / c["limit"] for c in checks), default=0)
+    held, worst = (
+        sum(c["ok"] for c in checks),
+        max((c["relative_error"] / c["limit"] for c in checks), default=0),
+    )
     parts = [
         f"{data['device']}, torch {data['versions']['torch']}, medians of {data['repeats']}"
         f"{', tiny networks' * data['tiny']}.",
@@ -43,10 +48,19 @@ def table(rows: list[Row]) -> str:
             continue
         base = reference(rows, row)
         share = lambda name, row=row, base=base: f"{row[name] / base[name]:.2f}x" if base else "–"
-        smaller = f", {base['stored_bytes'] / row['stored_bytes']:.2f}x smaller" if base and base is not row else ""
-        cells += [milliseconds(row["call_s"]), share("call_s"), milliseconds(row["image_s"]), share("image_s")]
+        smaller = (
+            f", {base['stored_bytes'] / row['stored_bytes']:.2f}x smaller" if base and base is not row else ""
+        )
+        cells += [
+            milliseconds(row["call_s"]),
+            share("call_s"),
+            milliseconds(row["image_s"]),
+            share("image_s"),
+        ]
         cells += [size(row["peak_bytes"] or 0), f"{size(row['stored_bytes'])}{smaller}"]
-        cells += [f"{row['compile_s']:.0f} s, {row['difference']:.1e} off" if row["mode"] == "compiled" else ""]
+        cells += [
+            f"{row['compile_s']:.0f} s, {row['difference']:.1e} off" if row["mode"] == "compiled" else ""
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -80,7 +94,9 @@ def milliseconds(seconds: float) -> str:
 def reference(rows: list[Row], row: Row) -> Row | None:
     """The row in half precision that a row is compared with, None if that has failed."""
     same = lambda other: all(other[name] == row[name] for name in ("backbone", "mode", "batch"))
-    return next((other for other in rows if same(other) and not other["error"] and other["bits"] not in BITS), None)
+    return next(
+        (other for other in rows if same(other) and not other["error"] and other["bits"] not in BITS), None
+    )
 
 
 def judged(data: dict[str, Any]) -> list[str]:
@@ -93,7 +109,8 @@ def judged(data: dict[str, Any]) -> list[str]:
         mine = [
             row
             for row in rows
-            if (row["backbone"], row["bits"], row["mode"]) == (backbone, bits, "compiled") and row["batch"] >= 4
+            if (row["backbone"], row["bits"], row["mode"]) == (backbone, bits, "compiled")
+            and row["batch"] >= 4
         ]
         row = max(mine, key=lambda r: r["batch"], default=None)
         base = row and reference(rows, row)

@@ -2,8 +2,9 @@
 
     python tests/bench/drag.py [--positions 60] [--bits w4a8] [--steps 4] [--json]
 
-Two gestures: single arrow keys, each waiting for its image (the latency that README states), and a continuous drag (images per second while moving, and how
-long after the last input its image stands). Times are taken in the browser: from the slider's input event to the frame after the new image has loaded.
+Two gestures: single arrow keys, each waiting for its image (the latency that README states), and a continuous
+drag (images per second while moving, and how long after the last input its image stands). Times are taken in
+the browser: from the slider's input event to the frame after the new image has loaded.
 """
 
 import argparse
@@ -25,7 +26,7 @@ WATCH = """() => {
   document.addEventListener("load", (e) => {
     if (e.target.closest?.("#image-qsched")) requestAnimationFrame(() => times.image.push(performance.now()));
   }, true);
-}"""
+}"""  # noqa: E501
 
 
 def main() -> None:
@@ -77,7 +78,9 @@ def main() -> None:
 
 
 def keys(page, engine, positions: int) -> tuple[list[float], list[float]]:
-    """Milliseconds from each arrow key's input to its image, and the sampling's share (all steps but the first, and the decode)."""
+    """Milliseconds from each arrow key's input to its image, and the sampling's share (all steps but the
+    first, and the decode).
+    """
     slider = page.locator("#c_x input[type=range]")
     slider.focus()
     latencies, server = [], []

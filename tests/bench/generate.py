@@ -33,5 +33,6 @@ def measure(runs: int) -> list[float]:
 if __name__ == "__main__":
     times = measure(max(2, int(sys.argv[1]) if len(sys.argv) > 1 else 4))
     print(
-        f"generate: first {times[0]:.1f} s, then median {statistics.median(times[1:]):.1f} s of {len(times) - 1} (limit 10 s)"
+        f"generate: first {times[0]:.1f} s, then median {statistics.median(times[1:]):.1f} s of "
+        f"{len(times) - 1} (limit 10 s)"
     )

@@ -1,18 +1,21 @@
 """What quantization costs and saves on a CUDA device, on random weights of the published architectures.
 
-    python tests/bench/on_cuda.py --out cuda.md [--backbones ID ...] [--bits w8a8 ...] [--batches 8 1] [--minutes 9]
-    python tests/bench/on_cuda.py --device cpu --tiny --out dry.md      a dry run of everything on tiny networks
+    python tests/bench/on_cuda.py --out cuda.md [--backbones ID ...] [--bits w8a8 ...] [--batches 8 1]
+    [--minutes 9] python tests/bench/on_cuda.py --device cpu --tiny --out dry.md      a dry run of everything
+    on tiny networks
 
-Nothing is downloaded, since speed and memory do not depend on the weights' values. Per variant: one denoiser call, one
-whole image (all steps, the scheduler and the decoder, text encoded before) and the peak of the device's memory, eager
-and compiled, all in the same run as half precision; then a drag and a batch of search candidates as the app computes
-them. First the quantized layers' CUDA paths are compared with the CPU's; 1 is returned if they disagree.
+Nothing is downloaded, since speed and memory do not depend on the weights' values. Per variant: one denoiser
+call, one whole image (all steps, the scheduler and the decoder, text encoded before) and the peak of the
+device's memory, eager and compiled, all in the same run as half precision; then a drag and a batch of search
+candidates as the app computes them. First the quantized layers' CUDA paths are compared with the CPU's; 1 is
+returned if they disagree.
 
-The most telling measurements come first, the report is written anew after each of them, and the run ends by itself
-after --minutes: what was left out is named. A single measurement is given up after --row-seconds.
+The most telling measurements come first, the report is written anew after each of them, and the run ends by
+itself after --minutes: what was left out is named. A single measurement is given up after --row-seconds.
 
-Beside torch this needs what requirements.txt lists up to safetensors; where only diffusers is missing and there is no
-network, its wheel is enough: pip install --no-deps --target site diffusers-*.whl, then PYTHONPATH=site.
+Beside torch this needs what requirements.txt lists up to safetensors; where only diffusers is missing and
+there is no network, its wheel is enough: pip install --no-deps --target site diffusers-*.whl, then
+PYTHONPATH=site.
 """
 
 import argparse
@@ -32,7 +35,10 @@ sys.path[0] = str(Path(__file__).resolve().parents[2])
 sys.path.append(str(Path(__file__).resolve().parent))
 for name in ("torch", "diffusers", "transformers"):
     if importlib.util.find_spec(name) is None:
-        print(f"on_cuda.py: the package {name} is missing: pip install {name}; offline, see --help.", file=sys.stderr)
+        print(
+            f"on_cuda.py: the package {name} is missing: pip install {name}; offline, see --help.",
+            file=sys.stderr,
+        )
         if "--help" not in sys.argv:
             sys.exit(2)
         print(__doc__)
@@ -57,7 +63,9 @@ from qsched.sampling.loop import Noise, draw_noise, first_prediction, sample
 REAL = ("sdxl-turbo", "lcm-dreamshaper-v7", "flux1-schnell")
 WIDTHS = ("w8a8", "w4a8", "w4a4")
 TOLERANCE = {torch.float32: 1e-2, torch.float16: 5e-2, torch.bfloat16: 1e-1}
-"""Relative differences to the CPU in the same dtype that rounding explains: a last bit moves an activation by a level."""
+"""Relative differences to the CPU in the same dtype that rounding explains: a last bit moves an activation by
+a level.
+"""
 
 
 class TimeIsUp(Exception):
@@ -103,9 +111,11 @@ class Inputs:
 
 @torch.inference_mode()
 def measured(inputs: Inputs, denoiser: nn.Module, plain: nn.Module, repeats: int) -> dict[str, Any]:
-    """Seconds of a call and of an image, peak bytes; with a compiled denoiser how long that took and how far it is off.
+    """Seconds of a call and of an image, peak bytes; with a compiled denoiser how long that took and how far
+    it is off.
 
-    plain: the same denoiser, not compiled. The peak counts the denoiser, the decoder and what they compute, as if nothing
+    plain: the same denoiser, not compiled. The peak counts the denoiser, the decoder and what they compute,
+        as if nothing
     else were on the device.
     """
     backbone, device = inputs.backbone, inputs.backbone.device
@@ -117,7 +127,11 @@ def measured(inputs: Inputs, denoiser: nn.Module, plain: nn.Module, repeats: int
     others = 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-        needed = {t.data_ptr(): t.nbytes for part in (denoiser, backbone.pipe.vae) for t in part.state_dict().values()}
+        needed = {
+            t.data_ptr(): t.nbytes
+            for part in (denoiser, backbone.pipe.vae)
+            for t in part.state_dict().values()
+        }
         others = torch.cuda.memory_allocated(device) - sum(needed.values())
     call = median_seconds(lambda: inputs.call(denoiser), device, repeats)
     image = median_seconds(lambda: inputs.image(denoiser), device, repeats)
@@ -126,7 +140,9 @@ def measured(inputs: Inputs, denoiser: nn.Module, plain: nn.Module, repeats: int
 
 @torch.inference_mode()
 def live(backbone: PipelineBackbone, denoiser: nn.Module, candidates: int, repeats: int) -> dict[str, Any]:
-    """Seconds of a drag (steps - 1 calls, tiny decoder, image on the CPU) and of a batch of search candidates."""
+    """Seconds of a drag (steps - 1 calls, tiny decoder, image on the CPU) and of a batch of search
+    candidates.
+    """
     one, many = Inputs(backbone, 1), Inputs(backbone, candidates)
     first = [first_prediction(backbone, i.condition, i.noise, i.steps, denoiser) for i in (one, many)]
     spread = [Coefficients.constant(0.9 + 0.2 * i / candidates, 1.0) for i in range(candidates)]
@@ -177,7 +193,8 @@ class Report:
                 row = names | measure() | {"error": None}
         except torch.OutOfMemoryError:
             row = names | {"error": "out of memory"}
-        except Exception as error:  # a compiler may fail in any way, and the other rows are still worth having
+        # a compiler may fail in any way, and the other rows are still worth having
+        except Exception as error:
             first = next(iter(str(error).strip().splitlines()), "")
             row = names | {"error": f"{type(error).__name__}: {first}"[:120]}
         self.data[table].append(row)
@@ -186,7 +203,10 @@ class Report:
 
     def write(self) -> None:
         """Both files, as far as they are asked for."""
-        for path, text in ((self.args.out, markdown), (self.args.json, lambda data: json.dumps(data, indent=1) + "\n")):
+        for path, text in (
+            (self.args.out, markdown),
+            (self.args.json, lambda data: json.dumps(data, indent=1) + "\n"),
+        ):
             if path:
                 Path(path).write_text(text(self.data))
 
@@ -213,7 +233,9 @@ def measure_backbone(report: Report, backbone: PipelineBackbone, args: argparse.
                 report.add("rows", names | {"batch": batch}, row)
             if bits in (None, "w4a8", "w8a8"):
                 report.add(
-                    "live", names, lambda denoiser=denoiser: live(backbone, denoiser(), args.candidates, args.repeats)
+                    "live",
+                    names,
+                    lambda denoiser=denoiser: live(backbone, denoiser(), args.candidates, args.repeats),
                 )
             made.clear()
             if backbone.device.type == "cuda":
@@ -221,7 +243,9 @@ def measure_backbone(report: Report, backbone: PipelineBackbone, args: argparse.
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Check, measure, write Markdown. 0: done; 1: the device's results differ from the CPU's; 2: it cannot run here."""
+    """Check, measure, write Markdown. 0: done; 1: the device's results differ from the CPU's; 2: it cannot
+    run here.
+    """
     args = parser().parse_args(argv)
     quiet(offline=True)
     if args.device == "cpu" and not args.tiny:
@@ -252,18 +276,28 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--backbones", nargs="+", default=list(REAL), choices=REAL)
     options.add_argument("--bits", nargs="+", default=list(WIDTHS), choices=BITS)
     options.add_argument("--batches", nargs="+", type=int, default=[8, 1])
-    options.add_argument("--candidates", type=int, default=16, help="of a search, in one batch (default: %(default)s)")
+    options.add_argument(
+        "--candidates", type=int, default=16, help="of a search, in one batch (default: %(default)s)"
+    )
     options.add_argument("--modes", nargs="+", default=["eager", "compiled"], choices=("eager", "compiled"))
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--minutes", type=float, default=9.0, help="when to stop (default: %(default)s)")
-    options.add_argument("--row-seconds", type=float, default=150.0, help="for one measurement (default: %(default)s)")
-    options.add_argument("--compile-backend", default="inductor", help="of torch.compile (default: %(default)s)")
+    options.add_argument(
+        "--row-seconds", type=float, default=150.0, help="for one measurement (default: %(default)s)"
+    )
+    options.add_argument(
+        "--compile-backend", default="inductor", help="of torch.compile (default: %(default)s)"
+    )
     options.add_argument("--device", default="cuda")
-    options.add_argument("--tiny", action="store_true", help="tiny networks of the same classes, to try this script")
+    options.add_argument(
+        "--tiny", action="store_true", help="tiny networks of the same classes, to try this script"
+    )
     options.add_argument("--out", metavar="FILE.md", help="the report, written anew after every measurement")
     options.add_argument("--json", metavar="FILE", help="the same for machines")
     return options

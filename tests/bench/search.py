@@ -2,10 +2,10 @@
 
     python tests/bench/search.py [--bits w4a8] [--steps 4 1] [--grid 11] [--prompts N] [--repeats 1]
 
-Every search runs in a fresh SQLite storage; the strategies take turns, and the median of their times counts. They are
-timed with the model as it is, and with a decoder and a scorer that cost nothing, where only the denoiser's share and the
-bookkeeping are left. The exhaustive search stays kinder than the code of the paper: it keeps its scorer in memory and
-pickles no images.
+Every search runs in a fresh SQLite storage; the strategies take turns, and the median of their times counts.
+They are timed with the model as it is, and with a decoder and a scorer that cost nothing, where only the
+denoiser's share and the bookkeeping are left. The exhaustive search stays kinder than the code of the paper:
+it keeps its scorer in memory and pickles no images.
 """
 
 import argparse
@@ -70,7 +70,9 @@ def run(backbone: Backbone, options: SearchOptions, free: bool) -> Cost:
 
 def main() -> None:
     """Print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bits", default="w4a8")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 1])
     parser.add_argument("--grid", type=int, default=11)
@@ -79,7 +81,16 @@ def main() -> None:
     args = parser.parse_args()
     backbone = load_backbone("emoji-lcm")
     prompts = tuple(choose_prompts(args.prompts, "emoji", "calibration"))
-    heads = ["steps", "decoder and scorer", "strategy", "points", "denoiser calls", "scored", "seconds", "times faster"]
+    heads = [
+        "steps",
+        "decoder and scorer",
+        "strategy",
+        "points",
+        "denoiser calls",
+        "scored",
+        "seconds",
+        "times faster",
+    ]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     for steps in args.steps:
         options = SearchOptions(args.bits, prompts, steps, resolution=args.grid, shape="constant")
@@ -89,9 +100,18 @@ def main() -> None:
             for _ in range(args.repeats):
                 for strategy, taken in costs.items():
                     taken.append(run(backbone, SearchOptions(**vars(options) | {"strategy": strategy}), free))
-            seconds = {name: statistics.median(cost.seconds for cost in taken) for name, taken in costs.items()}
+            seconds = {
+                name: statistics.median(cost.seconds for cost in taken) for name, taken in costs.items()
+            }
             for name, (cost, *_) in costs.items():
-                cells = [steps, "free" if free else "real", name, cost.points, f"{cost.calls:,}", f"{cost.scored:,}"]
+                cells = [
+                    steps,
+                    "free" if free else "real",
+                    name,
+                    cost.points,
+                    f"{cost.calls:,}",
+                    f"{cost.scored:,}",
+                ]
                 cells += [f"{seconds[name]:.1f}", f"{seconds['exhaustive'] / seconds[name]:.1f}"]
                 print(f"| {' | '.join(map(str, cells))} |", flush=True)
 

@@ -1,11 +1,14 @@
-"""Does a search that computes a tenth find coefficients as good as the whole grid's? Judged on prompts that neither saw.
+"""Does a search that computes a tenth find coefficients as good as the whole grid's? Judged on prompts that
+neither saw.
 
-    python tests/bench/search_evidence.py --storage sqlite:///evidence.sqlite3 [--bits w4a8 w4a4 w3a8] [--seeds 5]
+    python tests/bench/search_evidence.py --storage sqlite:///evidence.sqlite3 [--bits w4a8 w4a4 w3a8]
+    [--seeds 5]
 
-For every bit-width and calibration seed: the arg-max of the whole grid, the pick of the adaptive search, and as a
-control the arg-max of as many points drawn at random. All are points of the grid, which is computed once more on the
-held-out prompts with noise of its own. The difference of two picks is paired (same held-out prompts and noise), averaged
-over the calibration seeds, with a 95 % bootstrap interval over the held-out prompts. Killed, it goes on where it was.
+For every bit-width and calibration seed: the arg-max of the whole grid, the pick of the adaptive search, and
+as a control the arg-max of as many points drawn at random. All are points of the grid, which is computed once
+more on the held-out prompts with noise of its own. The difference of two picks is paired (same held-out
+prompts and noise), averaged over the calibration seeds, with a 95 % bootstrap interval over the held-out
+prompts. Killed, it goes on where it was.
 """
 
 import argparse
@@ -97,7 +100,9 @@ def report(bits: str, calibration: Surface, held_out: Surface, options: SearchOp
 
 def main() -> None:
     """Search, then print a Markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--storage", required=True)
     parser.add_argument("--bits", nargs="+", default=["w4a8", "w4a4", "w3a8"])
     parser.add_argument("--seeds", type=int, default=5)
@@ -105,7 +110,8 @@ def main() -> None:
     backbone = load_backbone("emoji-lcm")
     prompts, unseen = (tuple(builtin_prompts("emoji", use)) for use in ("calibration", "held-out"))
     print(
-        "| bits | whole grid | adaptive | random | adaptive - whole grid | picks of the grid (c_x/c_eps) | adaptive |"
+        "| bits | whole grid | adaptive | random | adaptive - whole grid | picks of the grid "
+        "(c_x/c_eps) | adaptive |"
     )
     print("|---" * 7 + "|")
     for bits in args.bits:

@@ -1,10 +1,12 @@
-"""How many numbers are worth searching? One pair for all steps, a ramp to 1, two ends, one pair per step, judged alike.
+"""How many numbers are worth searching? One pair for all steps, a ramp to 1, two ends, one pair per step,
+judged alike.
 
     python tests/bench/shapes.py --storage sqlite:///evidence.sqlite3 [--bits w4a8 w4a4 w3a8] [--seeds 2]
 
-All start from adaptive searches on the calibration prompts; `ends` and `per-step` go on from the ramp's best pair. Every
-difference is paired (same held-out prompts, same noise), with a 95 % bootstrap interval over both. The control is what
-the same coefficients do to the full-precision model. Killed, the searches go on where they were.
+All start from adaptive searches on the calibration prompts; `ends` and `per-step` go on from the ramp's best
+pair. Every difference is paired (same held-out prompts, same noise), with a 95 % bootstrap interval over
+both. The control is what the same coefficients do to the full-precision model. Killed, the searches go on
+where they were.
 """
 
 import argparse
@@ -32,7 +34,9 @@ def shown(estimate: Estimate, digits: int = 3) -> str:
 
 def main() -> None:
     """Print a Markdown table, then the differences between the shapes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--storage", required=True)
     parser.add_argument("--bits", nargs="+", default=["w4a8", "w4a4", "w3a8"])
     parser.add_argument(
@@ -44,7 +48,9 @@ def main() -> None:
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     compared = []
     for bits in args.bits:
-        ramp = SearchOptions(bits, builtin_prompts("emoji", "calibration"), 4, seeds=args.seeds, strategy="adaptive")
+        ramp = SearchOptions(
+            bits, builtin_prompts("emoji", "calibration"), 4, seeds=args.seeds, strategy="adaptive"
+        )
         searches = {"constant": replace(ramp, shape="constant"), "ramp": ramp}
         searches |= {name: replace(ramp, strategy=name) for name in ("ends", "per-step")}
         results = {}
@@ -54,10 +60,14 @@ def main() -> None:
             cells = [shown(found.difference("jaq")), shown(found.difference("alignment"), 2)]
             cells += [shown(found.difference(metric)) for metric in ("quality", "ssim")]
             cells += [shown(found.difference("jaq", CONTROL, FULL_PRECISION))]
-            rows = "; ".join(" ".join(f"{value:.3f}" for value in row) for row in preset.coefficients.expand(4))
+            rows = "; ".join(
+                " ".join(f"{value:.3f}" for value in row) for row in preset.coefficients.expand(4)
+            )
             print(f"| {bits.upper()} | {name} | {' | '.join(cells)} | {rows} |", flush=True)
         for one, other in (("ends", "ramp"), ("per-step", "ends")):
-            compared.append(f"{bits.upper()}, {one} - {other}: {shown(difference(results[one], results[other]))}")
+            compared.append(
+                f"{bits.upper()}, {one} - {other}: {shown(difference(results[one], results[other]))}"
+            )
     print("\n" + "\n".join(compared))
 
 

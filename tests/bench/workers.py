@@ -1,9 +1,11 @@
 """What more processes bring to one search on the embedded model: each with one thread, all on one storage.
 
-    python tests/bench/workers.py [--storage URL] [--workers 1 2 4] [--bits w4a8] [--steps 4] [--grid 11] [--prompts N] [--json]
+    python tests/bench/workers.py [--storage URL] [--workers 1 2 4] [--bits w4a8] [--steps 4] [--grid 11]
+    [--prompts N] [--json]
 
-Every search begins anew. Time runs from the moment that all processes have loaded their models to the end of the last one. More
-processes than idle cores bring nothing; on a machine with several GPUs, run `python -m qsched search` once per GPU instead.
+Every search begins anew. Time runs from the moment that all processes have loaded their models to the end of
+the last one. More processes than idle cores bring nothing; on a machine with several GPUs, run `python -m
+qsched search` once per GPU instead.
 """
 
 import argparse
@@ -40,7 +42,9 @@ def run(workers: int, storage: str, settings: dict) -> dict:
     """One search by so many processes: seconds, points by process, and points that two of them computed."""
     context = multiprocessing.get_context("spawn")
     barrier, results, name = context.Barrier(workers), context.Queue(), f"workers-{uuid.uuid4().hex}"
-    processes = [context.Process(target=work, args=(storage, name, settings, barrier, results)) for _ in range(workers)]
+    processes = [
+        context.Process(target=work, args=(storage, name, settings, barrier, results)) for _ in range(workers)
+    ]
     for process in processes:
         process.start()
     found = [results.get() for _ in processes]
@@ -57,8 +61,12 @@ def run(workers: int, storage: str, settings: dict) -> dict:
 
 def main() -> None:
     """Print a Markdown table, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--storage", help="any Optuna URL (default: an SQLite file that is removed afterwards)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--storage", help="any Optuna URL (default: an SQLite file that is removed afterwards)"
+    )
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--bits", default="w4a8")
     parser.add_argument("--steps", type=int, default=4)

@@ -1,7 +1,10 @@
-"""The data set: permissively licensed emoji art, rendered at 64 px with its transparency, one image per (concept, style).
+"""The data set: permissively licensed emoji art, rendered at 64 px with its transparency, one image per
+(concept, style).
 
-Only single emoji are stored; images of several things on coloured grounds are composed from them while training (qsched.embedded.data.scenes). The art comes from npm packages (`npm install` of PACKAGES, see `python -m qsched.embedded dataset --help`); names, groups and search tags come from
-emojibase. The build is deterministic: the same packages give the same file.
+Only single emoji are stored; images of several things on coloured grounds are composed from them while
+training (qsched.embedded.data.scenes). The art comes from npm packages (`npm install` of PACKAGES, see
+`python -m qsched.embedded dataset --help`); names, groups and search tags come from emojibase. The build is
+deterministic: the same packages give the same file.
 """
 
 import hashlib
@@ -46,9 +49,12 @@ THINGS = GROUPS[2:7]
 HELD_OUT_SHARE = 0.05
 UNSEEN_SHARE = 0.03
 DUPLICATE = 0.04
-"""Root-mean-square difference below which two sets' images of a concept count as one, found by looking: a copy in training would give a held-out pair away."""
+"""Root-mean-square difference below which two sets' images of a concept count as one, found by looking: a
+copy in training would give a held-out pair away.
+"""
 SKIPPED = re.compile(
-    r"^(man|woman|men|women)\b|^keycap|o.clock|-thirty|^Japanese .* button|^input |^family|^couple with heart|^kiss:|^people holding hands|"
+    r"^(man|woman|men|women)\b|^keycap|o.clock|-thirty|^Japanese .* button|^input |^family|^couple "
+    r"with heart|^kiss:|^people holding hands|"
     r"^flag|button$|^regional indicator"
 )
 
@@ -79,9 +85,12 @@ PACKAGES = (*(style.package for style in STYLES), "emojibase-data")
 class Emoji:
     """The loaded data set.
 
-    images: uint8 (count, 64, 64, 3) on white; concept, style: int64 (count,); held_out: bool (count,), pairs that no training step may see.
-    concepts, groups: names and groups per concept; tags: search words per concept; styles: the words that captions use.
-    alpha: uint8 (count, 64, 64), opacity. unseen: bool (concepts,), concepts that no training step of the denoiser may see (the CLIP knows them).
+    images: uint8 (count, 64, 64, 3) on white; concept, style: int64 (count,); held_out: bool (count,), pairs
+        that no training step may see.
+    concepts, groups: names and groups per concept; tags: search words per concept; styles: the words that
+    captions use.
+    alpha: uint8 (count, 64, 64), opacity. unseen: bool (concepts,), concepts that no training step of the
+        denoiser may see (the CLIP knows them).
     """
 
     images: torch.Tensor
@@ -100,7 +109,9 @@ class Emoji:
         return f"{self.concepts[self.concept[index]]}, {self.styles[self.style[index]]} style"
 
     def captions(self, indices: torch.Tensor, rng: np.random.Generator) -> list[str]:
-        """Training captions: mostly the plain one, now and then without its style or with a search tag in place of the name."""
+        """Training captions: mostly the plain one, now and then without its style or with a search tag in
+        place of the name.
+        """
         out = []
         for index in indices.tolist():
             draw, tags = rng.random(), self.tags[self.concept[index]]
@@ -113,7 +124,9 @@ class Emoji:
         return out
 
     def train_indices(self, styles: Sequence[str] | None = None, unseen: bool = True) -> torch.Tensor:
-        """Indices of the images that training may use: of these styles (None = all), with or without the unseen concepts."""
+        """Indices of the images that training may use: of these styles (None = all), with or without the
+        unseen concepts.
+        """
         usable = ~self.held_out
         if styles is not None:
             usable = usable & torch.isin(self.style, torch.tensor([self.styles.index(s) for s in styles]))
@@ -126,8 +139,13 @@ class Emoji:
         return self.images[indices].permute(0, 3, 1, 2).float() / 255
 
     def cutouts(self) -> torch.Tensor:
-        """Every image as colour times opacity, and opacity: uint8 (count, 4, 64, 64). Without stored opacity all is opaque."""
-        alpha = torch.full(self.images.shape[:3], 255, dtype=torch.uint8) if self.alpha is None else self.alpha
+        """Every image as colour times opacity, and opacity: uint8 (count, 4, 64, 64).
+
+        Without stored opacity all is opaque.
+        """
+        alpha = (
+            torch.full(self.images.shape[:3], 255, dtype=torch.uint8) if self.alpha is None else self.alpha
+        )
         alpha = alpha.unsqueeze(-1)
         colour = torch.minimum((self.images.int() - (255 - alpha.int())).clamp(min=0), alpha.int())
         return torch.cat([colour.to(torch.uint8), alpha], -1).permute(0, 3, 1, 2).contiguous()
@@ -147,7 +165,9 @@ def slug(label: str) -> str:
 
 
 def concepts_of(emojibase: list[dict], groups: tuple[str, ...]) -> list[dict]:
-    """The emoji that are kept: {"label", "group", "tags"} without skin tones, flags, keycaps, clock faces, gendered twins and families."""
+    """The emoji that are kept: {"label", "group", "tags"} without skin tones, flags, keycaps, clock faces,
+    gendered twins and families.
+    """
     kept = []
     for entry in emojibase:
         group = GROUP_NUMBERS.get(entry.get("group"))
@@ -159,7 +179,9 @@ def concepts_of(emojibase: list[dict], groups: tuple[str, ...]) -> list[dict]:
 
 
 def lot(name: str) -> float:
-    """A number in [0, 1) that a hash draws for a name: the same on every machine, so that splits never move."""
+    """A number in [0, 1) that a hash draws for a name: the same on every machine, so that splits
+    never move.
+    """
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
 
 
@@ -174,17 +196,27 @@ def is_unseen(concept: str) -> bool:
 
 
 def render(icon: dict, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """One SVG icon on white, uint8 (64, 64, 3), and its opacity, uint8 (64, 64): rendered at twice the size, shrunk with Lanczos."""
+    """One SVG icon on white, uint8 (64, 64, 3), and its opacity, uint8 (64, 64): rendered at twice the size,
+    shrunk with Lanczos.
+    """
     import resvg_py
 
-    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {icon.get('width', width)} {icon.get('height', height)}"
+    box = (
+        f"{icon.get('left', 0)} {icon.get('top', 0)} {icon.get('width', width)} {icon.get('height', height)}"
+    )
     inner = 2 * (SIZE - 2 * MARGIN)
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}" width="{inner}" height="{inner}">{icon["body"]}</svg>'
+    svg = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'viewBox="{box}" width="{inner}" height="{inner}">{icon["body"]}</svg>'
+    )
     art = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
     white, clear = (Image.new("RGBA", (2 * SIZE, 2 * SIZE), colour) for colour in ("white", (0, 0, 0, 0)))
     for canvas in (white, clear):
         canvas.alpha_composite(art, ((2 * SIZE - art.width) // 2, (2 * SIZE - art.height) // 2))
-    shrunk = [c.resize((SIZE, SIZE), Image.Resampling.LANCZOS) for c in (white.convert("RGB"), clear.getchannel("A"))]
+    shrunk = [
+        c.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        for c in (white.convert("RGB"), clear.getchannel("A"))
+    ]
     return np.asarray(shrunk[0]), np.asarray(shrunk[1])
 
 
@@ -208,11 +240,14 @@ def build(
     missing = [package for package in PACKAGES if not (node_modules / package).is_dir()]
     if missing:
         raise FileNotFoundError(
-            f"{node_modules} lacks {', '.join(missing)}. Run: npm install --prefix {node_modules.parent} {' '.join(PACKAGES)}"
+            f"{node_modules} lacks {', '.join(missing)}. Run: npm install --prefix "
+            f"{node_modules.parent} {' '.join(PACKAGES)}"
         )
     entries = concepts_of(json.loads((node_modules / "emojibase-data/en/data.json").read_text()), groups)
     chosen = [style for style in STYLES if style.word in styles]
-    art = {style.word: json.loads((node_modules / style.package / "icons.json").read_text()) for style in chosen}
+    art = {
+        style.word: json.loads((node_modules / style.package / "icons.json").read_text()) for style in chosen
+    }
     squashed = {word: {key.replace("-", ""): key for key in icons["icons"]} for word, icons in art.items()}
 
     rows, kept = [], []
@@ -273,7 +308,9 @@ def build(
 
 
 def write_arrays(path: Path, **arrays: np.ndarray | str) -> None:
-    """What np.savez_compressed does, a fifth smaller (LZMA) and without the time of day in it; np.load reads it."""
+    """What np.savez_compressed does, a fifth smaller (LZMA) and without the time of day in it; np.load reads
+    it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for name, array in arrays.items():
@@ -287,4 +324,6 @@ def load(path: Path) -> Emoji:
     """Read a file written by `build`, also by versions of it that stored no opacity."""
     with np.load(path) as data:
         names = ("images", "concept", "style", "held_out", "alpha", "unseen")
-        return Emoji(**{n: torch.from_numpy(data[n]) for n in names if n in data}, **json.loads(str(data["meta"])))
+        return Emoji(
+            **{n: torch.from_numpy(data[n]) for n in names if n in data}, **json.loads(str(data["meta"]))
+        )

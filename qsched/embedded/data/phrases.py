@@ -1,4 +1,5 @@
-"""How people ask for pictures: a thing and perhaps a style, somewhere among words that mean nothing to the model, some of them made up.
+"""How people ask for pictures: a thing and perhaps a style, somewhere among words that mean nothing to the
+model, some of them made up.
 
 The words of `words.UNSEEN_PHRASES` are not among them.
 """
@@ -8,13 +9,20 @@ from collections.abc import Sequence
 import numpy as np
 
 FILLERS = (
-    "cute", "pretty", "nice", "lovely", "funny", "happy", "beautiful", "simple", "detailed", "colourful", "modern", "cool", "friendly", "very", "really",
-    "just", "only", "my", "your", "our", "some", "this", "that", "another", "any", "single", "show", "show me", "make", "make me", "make it", "paint",
-    "sketch", "create", "create me", "render", "give me", "generate", "i want", "i need", "i would like", "we like", "can you do", "could you make",
-    "let us see", "here is", "it is", "there is", "this is", "image of", "photo of", "illustration of", "symbol for", "sticker of", "sticker", "logo",
-    "clip art", "artwork", "art", "for", "with", "of", "and", "by", "at", "to", "as", "for my friend", "for a website", "for me", "now", "today", "again",
-    "thanks", "thank you", "hello", "hi", "maybe", "something like", "looking", "standing", "alone", "centred", "isolated", "on screen", "as a sign",
-    "what a", "who is", "best", "new", "old", "first", "next", "big day", "good day", "smiling", "sitting", "from above", "at home", "in the park",
+    "cute", "pretty", "nice", "lovely", "funny", "happy", "beautiful", "simple", "detailed", "colourful",
+    "modern", "cool", "friendly", "very", "really",
+    "just", "only", "my", "your", "our", "some", "this", "that", "another", "any", "single", "show",
+    "show me", "make", "make me", "make it", "paint",
+    "sketch", "create", "create me", "render", "give me", "generate", "i want", "i need", "i would like",
+    "we like", "can you do", "could you make",
+    "let us see", "here is", "it is", "there is", "this is", "image of", "photo of", "illustration of",
+    "symbol for", "sticker of", "sticker", "logo",
+    "clip art", "artwork", "art", "for", "with", "of", "and", "by", "at", "to", "as", "for my friend",
+    "for a website", "for me", "now", "today", "again",
+    "thanks", "thank you", "hello", "hi", "maybe", "something like", "looking", "standing", "alone",
+    "centred", "isolated", "on screen", "as a sign",
+    "what a", "who is", "best", "new", "old", "first", "next", "big day", "good day", "smiling", "sitting",
+    "from above", "at home", "in the park",
 )  # fmt: skip
 SYLLABLES = tuple(a + b for a in "bdfgklmnprstvz" for b in ("a", "e", "i", "o", "u", "ar", "en", "ol"))
 STYLES = ("{style}", "{style} style", "in {style} style", "{style} look", "in the {style} way", "as {style}")
@@ -39,7 +47,10 @@ def perhaps(chance: float, rng: np.random.Generator) -> list[str]:
 
 
 def loose(names: Sequence[str], style: str | None, rng: np.random.Generator) -> str:
-    """A caption of one thing, by one of its names, in any order and with any words around it: "show me fox, in flat style now"."""
+    """A caption of one thing, by one of its names, in any order and with any words around it:
+
+    "show me fox, in flat style now".
+    """
     parts = [pick(names, rng)]
     if style is not None:
         parts.append(pick(STYLES, rng).format(style=style))

@@ -1,6 +1,8 @@
-"""Images composed while training: one to three emoji, side by side or stacked, small or big, on white, coloured or two-tone grounds.
+"""Images composed while training: one to three emoji, side by side or stacked, small or big, on white,
+coloured or two-tone grounds.
 
-Only the single emoji are stored (64 px, colour times opacity); a scene is drawn from (seed, step), so a run that was killed and resumed sees the same scenes.
+Only the single emoji are stored (64 px, colour times opacity); a scene is drawn from (seed, step), so a run
+that was killed and resumed sees the same scenes.
 """
 
 import itertools
@@ -42,7 +44,10 @@ SCALES = {1: 1.0, 2: 0.56, 3: 0.54}
 
 @dataclass(frozen=True)
 class Mix:
-    """How often a scene is of each kind; what remains is one emoji on white. Of the scenes of several, `counted` show one concept several times."""
+    """How often a scene is of each kind; what remains is one emoji on white.
+
+    Of the scenes of several, `counted` show one concept several times.
+    """
 
     ground: float = 0.17
     two_tone: float = 0.06
@@ -58,7 +63,8 @@ PLAIN = Mix(0, 0, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Jitter:
-    """Changes that leave an image what it is, for judges that shall not learn it by heart: place and zoom in canvas halves, turn in degrees, gain of colours.
+    """Changes that leave an image what it is, for judges that shall not learn it by heart: place and zoom in
+    canvas halves, turn in degrees, gain of colours.
 
     Half the images are mirrored too, but none whose name tells a side (`words.ONE_SIDED`).
     """
@@ -73,7 +79,8 @@ class Jitter:
 class Drawn:
     """A batch of scenes.
 
-    images: float32 (batch, 3, 64, 64) in [0, 1]; captions; first: index of the (first) image shown, int64 (batch,); single: bool (batch,), whether it is alone.
+    images: float32 (batch, 3, 64, 64) in [0, 1]; captions; first: index of the (first) image shown, int64
+        (batch,); single: bool (batch,), whether it is alone.
     """
 
     images: Tensor
@@ -139,7 +146,12 @@ class Scenes:
                 mates = self.by_style[int(self.style[index])]
                 others = [index] * (count - 1) if same else rng.choice(mates, size=count - 1).tolist()
                 layout = "stacked" if count == 2 and not same and rng.random() < 0.4 else "beside"
-                return [index, *others], layout, "", colours(1) if rng.random() < mix.several_on_ground else []
+                return (
+                    [index, *others],
+                    layout,
+                    "",
+                    colours(1) if rng.random() < mix.several_on_ground else [],
+                )
             lot -= share
         if lot < mix.ground:
             return [index], "one", "", colours(1)
@@ -174,13 +186,17 @@ class Scenes:
         for chosen, source in ((~exact & ~small, self.cutouts), (~exact & small, self.halves)):
             if chosen.any():
                 grid = F.affine_grid(theta[chosen], [int(chosen.sum()), 4, size, size], align_corners=False)
-                layers[chosen] = F.grid_sample(source[indices[chosen]].float() / 255, grid, align_corners=False)
+                layers[chosen] = F.grid_sample(
+                    source[indices[chosen]].float() / 255, grid, align_corners=False
+                )
         if self.jitter is not None:
             gain = torch.from_numpy(rng.uniform(-1, 1, (len(slots), 4))).float().to(self.where)
             gain = 1 + self.jitter.gain * (0.6 * gain[:, :1] + 0.4 * gain[:, 1:])
             layers[:, :3] = torch.minimum(layers[:, :3] * gain[..., None, None], layers[:, 3:])
         # A row's layers follow one another; how many times a row has come so far tells which pass lays it.
-        order = torch.tensor([sum(s[0] == r for s in slots[max(0, i - 2) : i]) for i, (r, *_) in enumerate(slots)])
+        order = torch.tensor(
+            [sum(s[0] == r for s in slots[max(0, i - 2) : i]) for i, (r, *_) in enumerate(slots)]
+        )
         for turn in range(int(order.max()) + 1):
             now = order == turn
             out[rows[now]] = layers[now, :3] + (1 - layers[now, 3:]) * out[rows[now]]
@@ -188,7 +204,9 @@ class Scenes:
 
     def _backgrounds(self, grounds: list[tuple], size: int) -> Tensor:
         """The grounds as images (batch, 3, size, size)."""
-        first, second = (torch.from_numpy(np.stack([g[i] for g in grounds])).float().to(self.where) for i in (0, 1))
+        first, second = (
+            torch.from_numpy(np.stack([g[i] for g in grounds])).float().to(self.where) for i in (0, 1)
+        )
         beside = torch.tensor([g[2] for g in grounds], device=self.where).view(-1, 1, 1, 1)
         late = torch.arange(size, device=self.where) >= size // 2
         half = torch.where(beside, late.view(1, 1, 1, -1), late.view(1, 1, -1, 1))
@@ -224,7 +242,9 @@ class Stream(Dataset):
 
 
 def ahead(scenes: Scenes, count: int, step: int, workers: int) -> Iterator[Drawn]:
-    """The scenes of this and all later steps, drawn by worker processes; the same ones as `scenes.draw` gives."""
+    """The scenes of this and all later steps, drawn by worker processes; the same ones as `scenes.draw`
+    gives.
+    """
     return iter(
         DataLoader(
             Stream(scenes, count),
@@ -238,7 +258,8 @@ def ahead(scenes: Scenes, count: int, step: int, workers: int) -> Iterator[Drawn
 
 
 class Feed:
-    """Gives a training loop the scenes of step after step, drawn here or, with workers, ahead of time elsewhere.
+    """Gives a training loop the scenes of step after step, drawn here or, with workers, ahead of time
+    elsewhere.
 
     Args:
         workers: processes; 0 draws on the spot, which suits a machine whose cores all train.

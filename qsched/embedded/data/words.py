@@ -1,6 +1,8 @@
-"""Captions in natural words: names and their synonyms, articles, plurals, phrases for style, size, place and ground, at times among other words.
+"""Captions in natural words: names and their synonyms, articles, plurals, phrases for style, size, place and
+ground, at times among other words.
 
-A synonym is a search tag of emojibase that belongs to one concept alone, so that it can stand in its name's place.
+A synonym is a search tag of emojibase that belongs to one concept alone, so that it can stand in its name's
+place.
 """
 
 import re
@@ -37,7 +39,9 @@ WITHOUT_STYLE = (
     "the {name}",
 )
 UNSEEN_PHRASES = ("one {name} in the {style} style", "please draw {a_name}, {style}", "{style} icon: {name}")
-"""No training caption is built like these: retrieval with them shows whether the text tower reads words or sentences."""
+"""No training caption is built like these: retrieval with them shows whether the text tower reads words or
+sentences.
+"""
 STYLED = ("{scene}, {style} style", "{scene} in {style} style", "{style} style, {scene}")
 GROUNDS = (
     " on a {ground} background",
@@ -110,7 +114,9 @@ class Words:
         return pick(other, rng) if other and rng.random() < SYNONYM_SHARE else self.concepts[concept]
 
     def single(self, concept: int, style: int, rng: np.random.Generator) -> str:
-        """A caption of one emoji on white; half of them in the plain form "red apple, glossy style", some in any words (`phrases.loose`)."""
+        """A caption of one emoji on white; half of them in the plain form "red apple, glossy style", some in
+        any words (`phrases.loose`).
+        """
         lot = rng.random()
         if lot < PLAIN_SHARE:
             return WITH_STYLE[0].format(name=self.concepts[concept], style=self.styles[style])
@@ -145,7 +151,9 @@ class Words:
         else:
             things = [with_article(name) for name in names] if rng.random() < 0.7 else names
             if len(things) == 2:
-                scene = pick(ABOVE if layout == "stacked" else BESIDE, rng).format(one=things[0], other=things[1])
+                scene = pick(ABOVE if layout == "stacked" else BESIDE, rng).format(
+                    one=things[0], other=things[1]
+                )
             else:
                 scene = f"{things[0]}, {things[1]} and {things[2]}"
         ground = (

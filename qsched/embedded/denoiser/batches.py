@@ -1,4 +1,6 @@
-"""Training batches of the denoiser: composed scenes as latents, their captions through the frozen text tower, noise levels; and the held-out loss."""
+"""Training batches of the denoiser: composed scenes as latents, their captions through the frozen text tower,
+noise levels; and the held-out loss.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,11 +15,14 @@ from qsched.embedded.judges import clip
 from qsched.models.emoji import text_condition
 
 STYLES = ("classic", "flat", "glossy")
-"""The sets that the denoiser learns to draw. By rule of thumb a network holds two bits per parameter (Allen-Zhu and Li 2024, arXiv 2404.05405): 12.6 million
-parameters hold 3.1 MB; the 2,461 images of these sets are 1.8 MB as WebP of quality 80, which leaves room for how to compose them. The judges learn
-from all sets."""
+"""The sets that the denoiser learns to draw. By rule of thumb a network holds two bits per parameter
+(Allen-Zhu and Li 2024, arXiv 2404.05405): 12.6 million parameters hold 3.1 MB; the 2,461 images of these sets
+are 1.8 MB as WebP of quality 80, which leaves room for how to compose them. The judges learn from all sets.
+"""
 MIX = Mix(two=0.2, three=0.08)
-"""Small things in many places take the longest to learn, so scenes of several are more frequent here than for the judges."""
+"""Small things in many places take the longest to learn, so scenes of several are more frequent here than for
+the judges.
+"""
 PURE_SHARE = 1 / 3
 """Of each batch, at the last timestep, where sampling starts."""
 CHECKED = (999, 759, 499, 259)
@@ -70,14 +75,23 @@ class Batches:
     def noised(
         self, clean: Tensor, noise: Tensor, timesteps: Tensor, pure_share: float = PURE_SHARE
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x_t, timesteps, alpha_t and sigma_t; the first `pure_share` becomes pure noise at the last timestep, where sampling starts."""
+        """x_t, timesteps, alpha_t and sigma_t; the first `pure_share` becomes pure noise at the last
+        timestep, where sampling starts.
+        """
         pure = torch.arange(len(clean), device=clean.device) < round(pure_share * len(clean))
         timesteps = torch.where(pure, LAST, timesteps)
         alpha, sigma = self.levels(timesteps)
-        return torch.where(pure.view(-1, 1, 1, 1), noise, alpha * clean + sigma * noise), timesteps, alpha, sigma
+        return (
+            torch.where(pure.view(-1, 1, 1, 1), noise, alpha * clean + sigma * noise),
+            timesteps,
+            alpha,
+            sigma,
+        )
 
     def checks(self) -> dict[str, Tensor]:
-        """Indices of the images whose loss is followed: seen ones, held-out pairs, and unseen concepts (where there are any)."""
+        """Indices of the images whose loss is followed: seen ones, held-out pairs, and unseen concepts (where
+        there are any).
+        """
         emoji = self.emoji
         styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in self.styles]))
         unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
@@ -87,12 +101,16 @@ class Batches:
             "unseen": (styled & unseen & ~emoji.held_out).nonzero().flatten(),
         }
         return {
-            k: v[torch.linspace(0, len(v) - 1, min(len(v), CHECK_COUNT)).long()] for k, v in found.items() if len(v)
+            k: v[torch.linspace(0, len(v) - 1, min(len(v), CHECK_COUNT)).long()]
+            for k, v in found.items()
+            if len(v)
         }
 
     @torch.no_grad()
     def held_out_loss(self, forward: Callable[..., tuple[Tensor, ...]]) -> dict[str, float]:
-        """Mean loss on plain images and captions, at fixed noise and CHECKED timesteps, by kind of image; noise prediction by `forward`."""
+        """Mean loss on plain images and captions, at fixed noise and CHECKED timesteps, by kind of image;
+        noise prediction by `forward`.
+        """
         losses = {}
         for kind, indices in self.checks().items():
             clean = to_latents(self.emoji.images_of(indices)).to(self.where)

@@ -1,8 +1,10 @@
-"""Latent-consistency distillation of the teacher into a student for 1 to 8 steps (Luo et al. 2023, arXiv 2310.04378, without guidance).
+"""Latent-consistency distillation of the teacher into a student for 1 to 8 steps (Luo et al. 2023, arXiv
+2310.04378, without guidance).
 
-The student must give the same image from both ends of one teacher step: f(x_t, t) is pulled towards the averaged student's f(x_s, s), where x_s is the
-teacher's DDIM step from x_t to s = t - 20 (the schedule's 50 original steps). Where a caption nearly determines the image, a second term keeps the student
-anchored to the true one; without it the targets drift during a short run.
+The student must give the same image from both ends of one teacher step: f(x_t, t) is pulled towards the
+averaged student's f(x_s, s), where x_s is the teacher's DDIM step from x_t to s = t - 20 (the schedule's 50
+original steps). Where a caption nearly determines the image, a second term keeps the student anchored to the
+true one; without it the targets drift during a short run.
 """
 
 from pathlib import Path
@@ -74,16 +76,21 @@ def distil(
             resumed = False
         clean, states, pooled = batches.draw(batch, step)
         noise = torch.randn_like(clean)
-        timesteps = SKIP * torch.randint(2, LAST // SKIP + 1, (batch,), device=where) - 1  # noised() adds the last one
+        # noised() adds the last one
+        timesteps = SKIP * torch.randint(2, LAST // SKIP + 1, (batch,), device=where) - 1
         noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps)
         earlier = timesteps - SKIP
         with torch.autocast(where.type, dtype=torch.bfloat16):
             with torch.no_grad():
-                epsilon = teacher_forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0].float()
+                epsilon = teacher_forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[
+                    0
+                ].float()
                 alpha_s, sigma_s = batches.levels(earlier)
                 implied = image(noisy, epsilon, alpha, sigma)
                 moved = alpha_s * implied + sigma_s * noise_in(noisy, epsilon, timesteps)
-                at_target = slow_forward(moved, earlier, states, class_labels=pooled, return_dict=False)[0].float()
+                at_target = slow_forward(moved, earlier, states, class_labels=pooled, return_dict=False)[
+                    0
+                ].float()
                 target = image(moved, at_target, alpha_s, sigma_s)
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
         drawn = image(noisy, predicted.float(), alpha, sigma)

@@ -1,7 +1,9 @@
-"""The teacher's training: noise prediction at all noise levels, for sampling in 50 steps and as what the student is distilled from.
+"""The teacher's training: noise prediction at all noise levels, for sampling in 50 steps and as what the
+student is distilled from.
 
-Where a caption leaves open how a thing is drawn, the loss on pixels asks for the mean of all drawings: edges go soft and thin lines vanish. A second loss therefore
-compares the image in the early features of a network that was trained on photographs (`imagenet.Likeness`).
+Where a caption leaves open how a thing is drawn, the loss on pixels asks for the mean of all drawings: edges
+go soft and thin lines vanish. A second loss therefore compares the image in the early features of a network
+that was trained on photographs (`imagenet.Likeness`).
 """
 
 from pathlib import Path
@@ -22,18 +24,24 @@ LIKENESS = 0.03
 
 
 def draw_timesteps(count: int, where: torch.device | str) -> Tensor:
-    """Timesteps from 1 to LAST, (count,), as likely as they are high: below the middle x_t shows the image, and seen and held-out ones cost the same."""
+    """Timesteps from 1 to LAST, (count,), as likely as they are high: below the middle x_t shows the image,
+    and seen and held-out ones cost the same.
+    """
     return (LAST * torch.rand(count, device=where).sqrt()).ceil().long().clamp(min=1)
 
 
 def start_from(checkpoint: Path, unet: torch.nn.Module) -> int:
-    """Load another denoiser, a checkpoint (its averaged weights) or a diffusers folder; returns how many tensors fitted. Those of other shapes stay as they are."""
+    """Load another denoiser, a checkpoint (its averaged weights) or a diffusers folder; returns how many
+    tensors fitted. Those of other shapes stay as they are.
+    """
     if checkpoint.is_dir():
         weights = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
     else:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
     own = unet.state_dict()
-    fitting = {name: value for name, value in weights.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value for name, value in weights.items() if name in own and own[name].shape == value.shape
+    }
     unet.load_state_dict(fitting, strict=False)
     return len(fitting)
 
@@ -60,7 +68,8 @@ def train_denoiser(
 
     Args:
         steps, minutes: whichever is reached first. workers: processes that draw the scenes.
-        start: checkpoint or diffusers folder of another denoiser to begin with, unless there is one in `work`.
+        start: checkpoint or diffusers folder of another denoiser to begin with, unless there is one in
+            `work`.
         photographs: add the loss on features, which needs ImageNet weights (`imagenet.weights`).
     """
     where = training.pick_device(device)

@@ -1,14 +1,16 @@
-"""The denoiser: a small diffusers UNet2DConditionModel that predicts noise on the pixel-unshuffled image (64 px as 48 x 16 x 16).
+"""The denoiser: a small diffusers UNet2DConditionModel that predicts noise on the pixel-unshuffled image (64
+px as 48 x 16 x 16).
 
 Two choices make a noise-predicting U-Net trainable in hours instead of days:
 
-- The noise schedule ends at alpha = 0.2 instead of 0.07, so an error in the noise becomes at most five times as large in the image; the last timestep is
-  trained on pure noise, which is where sampling starts.
-- The network starts as the identity on its input. `start_as_copy` routes x_t through the last skip connection as pairs of channels (+x, -x); because
-  silu(a) - silu(-a) = a, norm, SiLU and conv_out pass it on unchanged. What remains to be learnt is the image that has to be subtracted from x_t, and the
-  last group norm supplies the gain 1 / sigma_t. A pair lies in one group of that norm, so that the group's mean is zero: a norm that took x_t's mean colour
-  away would leave an error that no later step can mend, since x0 inherits the mean of x_t. The loss is measured on the image (x0), so all timesteps weigh
-  alike.
+- The noise schedule ends at alpha = 0.2 instead of 0.07, so an error in the noise becomes at most five times
+  as large in the image; the last timestep is trained on pure noise, which is where sampling starts.
+- The network starts as the identity on its input. `start_as_copy` routes x_t through the last skip connection
+  as pairs of channels (+x, -x); because silu(a) - silu(-a) = a, norm, SiLU and conv_out pass it on unchanged.
+  What remains to be learnt is the image that has to be subtracted from x_t, and the last group norm supplies
+  the gain 1 / sigma_t. A pair lies in one group of that norm, so that the group's mean is zero: a norm that
+  took x_t's mean colour away would leave an error that no later step can mend, since x0 inherits the mean of
+  x_t. The loss is measured on the image (x0), so all timesteps weigh alike.
 """
 
 import typing
@@ -43,7 +45,9 @@ def new_scheduler() -> LCMScheduler:
 
 
 def new_unet(text_width: int = 256) -> UNet2DConditionModel:
-    """The architecture, about 12 M parameters, conditioned on the text tower's tokens (cross-attention at 8 x 8) and on its pooled feature."""
+    """The architecture, about 12 M parameters, conditioned on the text tower's tokens (cross-attention at 8 x
+    8) and on its pooled feature.
+    """
     unet = UNet2DConditionModel(
         sample_size=dataset.SIZE // PATCH,
         in_channels=CHANNELS,
@@ -66,8 +70,8 @@ def new_unet(text_width: int = 256) -> UNet2DConditionModel:
 def to_train(unet: UNet2DConditionModel, where: torch.device) -> UNet2DConditionModel:
     """Move a denoiser to where it is trained, in the layout that is fast there.
 
-    On a CPU, attention is computed by plain matrix products: with 64 tokens, PyTorch's fused attention takes seven times as
-    long there, forward and backward (torch 2.15), and the whole step a quarter longer.
+    On a CPU, attention is computed by plain matrix products: with 64 tokens, PyTorch's fused attention takes
+    seven times as long there, forward and backward (torch 2.15), and the whole step a quarter longer.
     """
     if where.type == "cpu":
         unet.set_attn_processor(AttnProcessor())
@@ -109,12 +113,15 @@ def image(latents: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tenso
 
 
 def noise_in(latents: Tensor, epsilon: Tensor, timesteps: Tensor) -> Tensor:
-    """The noise of x_t (batch, C, H, W): as predicted, but at the last timestep x_t itself. Sampling starts at pure noise there, in which the schedule would
-    still find a fifth of an image; a DDIM step that takes this share away leaves x_s with almost no image, which no training ever showed (Lin et al. 2024,
-    arXiv 2305.08891, on schedules that do not end at zero)."""
+    """The noise of x_t (batch, C, H, W): as predicted, but at the last timestep x_t itself. Sampling starts
+    at pure noise there, in which the schedule would still find a fifth of an image; a DDIM step that takes
+    this share away leaves x_s with almost no image, which no training ever showed (Lin et al. 2024, arXiv
+    2305.08891, on schedules that do not end at zero)."""
     return torch.where((timesteps == LAST).view(-1, 1, 1, 1), latents, epsilon)
 
 
 def pseudo_huber(error: Tensor, width: float = 0.1) -> Tensor:
-    """sqrt(e^2 + w^2) - w, averaged per image: less pull from the few pixels that cannot be known (batch,)."""
+    """sqrt(e^2 + w^2) - w, averaged per image: less pull from the few pixels that cannot be known
+    (batch,).
+    """
     return ((error**2 + width**2).sqrt() - width).flatten(1).mean(1)

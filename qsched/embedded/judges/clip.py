@@ -1,8 +1,10 @@
-"""The tiny CLIP: a text tower that conditions the denoiser, and with the image tower the judge (CLIPScore and CLIP-IQA).
+"""The tiny CLIP: a text tower that conditions the denoiser, and with the image tower the judge (CLIPScore and
+CLIP-IQA).
 
-It is an ordinary open_clip model (`open_clip.create_model("local-dir:assets/emoji-clip")`); qsched.embedded.judges.clip_training says how it learns. A new one's
-image tower is timm's EfficientNet-Lite0 at 96 px, which can begin with what photographs taught it (`imagenet`): a few thousand images do not teach a network
-what a zebra looks like in a drawing of another hand. An older one keeps its own.
+It is an ordinary open_clip model (`open_clip.create_model("local-dir:assets/emoji-clip")`);
+qsched.embedded.judges.clip_training says how it learns. A new one's image tower is timm's EfficientNet-Lite0
+at 96 px, which can begin with what photographs taught it (`imagenet`): a few thousand images do not teach a
+network what a zebra looks like in a drawing of another hand. An older one keeps its own.
 """
 
 import json
@@ -81,7 +83,9 @@ def read_alike(folder: Path, other: Path, new_tower: bool = False) -> None:
         ValueError: if they are one folder: what is kept would be overwritten.
     """
     if folder.resolve() == other.resolve():
-        raise ValueError(f"{folder} cannot be both what is begun with and what is written: name another folder.")
+        raise ValueError(
+            f"{folder} cannot be both what is begun with and what is written: name another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG_FILE, "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(other / name, folder / name)
@@ -93,7 +97,8 @@ def read_alike(folder: Path, other: Path, new_tower: bool = False) -> None:
 
 @torch.no_grad()
 def warm_start(model: CLIP, tokenizer: open_clip.tokenizer.HFTokenizer, folder: Path) -> list[str]:
-    """Copy from another CLIP whatever fits: tensors of equal name and shape, the embeddings of tokens that both know, and early positions.
+    """Copy from another CLIP whatever fits: tensors of equal name and shape, the embeddings of tokens that
+    both know, and early positions.
 
     Returns the names of the tensors that were copied.
     """
@@ -105,7 +110,9 @@ def warm_start(model: CLIP, tokenizer: open_clip.tokenizer.HFTokenizer, folder: 
         if given is None:
             continue
         if name == "token_embedding.weight" and given.shape[1] == own.shape[1]:
-            shared = [(i, other[token]) for token, i in tokenizer.tokenizer.get_vocab().items() if token in other]
+            shared = [
+                (i, other[token]) for token, i in tokenizer.tokenizer.get_vocab().items() if token in other
+            ]
             mine, theirs = torch.tensor(shared).unbind(1)
             own[mine] = given[theirs].float()
         elif name == "positional_embedding" and given.shape[1] == own.shape[1]:
@@ -136,7 +143,9 @@ def load_weights(model: CLIP, folder: Path) -> CLIP:
 
 
 def encode_texts(model: CLIP, tokens: Tensor) -> Tensor:
-    """Text features of unit length, as model.encode_text gives them, without computing most of the padding: texts are encoded in groups of like length."""
+    """Text features of unit length, as model.encode_text gives them, without computing most of the padding:
+    texts are encoded in groups of like length.
+    """
     ends = tokens.argmax(-1)
     order = ends.argsort()
     features = []

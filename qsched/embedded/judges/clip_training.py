@@ -1,12 +1,16 @@
-"""How the tiny CLIP learns: contrast between images and captions, names against all names, quality by the antonym pair of CLIP-IQA.
+"""How the tiny CLIP learns: contrast between images and captions, names against all names, quality by the
+antonym pair of CLIP-IQA.
 
-- The usual symmetric contrastive loss (Radford et al. 2021) on composed scenes, half of them damaged; an image whose own name stands in another caption of the
-  batch is no negative for it.
-- A few hundred captions per batch hold few look-alikes, so every image of one emoji is also compared with the names of all concepts in all styles; those text
-  features are computed now and then and kept, and a concept's styles count together.
-- Quality: the softmax over "good quality picture" / "bad quality picture" must be 1 - strength of the damage. Damage is synthetic (degradations) and real
-  (images by quantized denoisers, from the damage file, graded by their distance to full precision); images of nothing are bad and match no caption.
-- There are few drawings of each thing, so some are redrawn in other colours and shapes (restyle); quality does not learn from those.
+- The usual symmetric contrastive loss (Radford et al. 2021) on composed scenes, half of them damaged; an
+  image whose own name stands in another caption of the batch is no negative for it.
+- A few hundred captions per batch hold few look-alikes, so every image of one emoji is also compared with the
+  names of all concepts in all styles; those text features are computed now and then and kept, and a concept's
+  styles count together.
+- Quality: the softmax over "good quality picture" / "bad quality picture" must be 1 - strength of the damage.
+  Damage is synthetic (degradations) and real (images by quantized denoisers, from the damage file, graded by
+  their distance to full precision); images of nothing are bad and match no caption.
+- There are few drawings of each thing, so some are redrawn in other colours and shapes (restyle); quality
+  does not learn from those.
 """
 
 from pathlib import Path
@@ -30,7 +34,9 @@ from qsched.scoring.embedded_clip import ANTONYMS, prepared
 BANK_EVERY = 15
 RESTYLED_SHARE = 0.3
 WORST_ERROR = 0.25
-"""Root-mean-square difference to full precision at which an image counts as wholly bad; the error of w2a8 and of w3a8 lie about there."""
+"""Root-mean-square difference to full precision at which an image counts as wholly bad; the error of w2a8 and
+of w3a8 lie about there.
+"""
 
 
 class Bank:
@@ -49,13 +55,17 @@ class Bank:
             self.features = torch.cat(parts).float()
 
     def loss(self, features: Tensor, scale: Tensor, concept: Tensor) -> Tensor:
-        """-log p(concept) per image, a concept's probability being the sum over its styles; features (n, width), concept (n,)."""
+        """-log p(concept) per image, a concept's probability being the sum over its styles; features (n,
+        width), concept (n,).
+        """
         logits = (scale * features @ self.features.T).view(len(features), -1, self.styles).logsumexp(-1)
         return F.cross_entropy(logits, concept, reduction="none", label_smoothing=0.05)
 
 
 def hard_negatives(drawn: Drawn, emoji: dataset.Emoji) -> Tensor:
-    """Which pairs (image, caption) of a batch may be told apart, bool (batch, batch): not a concept from itself, unless both styles are named and differ."""
+    """Which pairs (image, caption) of a batch may be told apart, bool (batch, batch): not a concept from
+    itself, unless both styles are named and differ.
+    """
     concept, style = emoji.concept[drawn.first], emoji.style[drawn.first]
     named = torch.tensor([emoji.styles[s] in c for s, c in zip(style.tolist(), drawn.captions, strict=True)])
     same = concept.unsqueeze(1) == concept
@@ -67,16 +77,22 @@ def contrast(images: Tensor, texts: Tensor, scale: Tensor, allowed: Tensor) -> T
     """Symmetric contrastive loss per pair, with label smoothing over the allowed ones."""
     logits = (scale * images @ texts.T).masked_fill(~allowed, -30.0)
     target = torch.arange(len(logits), device=logits.device)
-    return 0.5 * sum(F.cross_entropy(x, target, reduction="none", label_smoothing=0.02) for x in (logits, logits.T))
+    return 0.5 * sum(
+        F.cross_entropy(x, target, reduction="none", label_smoothing=0.02) for x in (logits, logits.T)
+    )
 
 
 def quality(verdict: Tensor, grade: Tensor, graded: Tensor) -> Tensor:
-    """Cross-entropy between logits of (good, bad), (count, 2), and grades in [0, 1], over the images that `graded`, bool (count,), names."""
+    """Cross-entropy between logits of (good, bad), (count, 2), and grades in [0, 1], over the images that
+    `graded`, bool (count,), names.
+    """
     return F.cross_entropy(verdict[graded], torch.stack([grade, 1 - grade], 1)[graded])
 
 
 def draw_damage(damage: Damage, count: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Images of the damage file that training may see, and how good they are: 1 - error / WORST_ERROR, not below 0."""
+    """Images of the damage file that training may see, and how good they are: 1 - error / WORST_ERROR, not
+    below 0.
+    """
     rows = (~damage.test).nonzero().flatten().numpy()
     prompts = torch.from_numpy(rng.choice(rows, size=count))
     kinds = torch.from_numpy(rng.integers(damage.images.shape[1], size=count))
@@ -108,9 +124,11 @@ def train_clip(
 
     Args:
         steps, minutes: whichever is reached first.
-        start: folder of another CLIP to begin with (`clip.warm_start`), unless there is a checkpoint in `work`.
+        start: folder of another CLIP to begin with (`clip.warm_start`), unless there is a checkpoint in
+            `work`.
         keep_text: leave the text tower as `start` has it, because a denoiser is already conditioned by it.
-        photographs: begin the image tower with ImageNet weights, unless `start` has such a tower (`imagenet`).
+        photographs: begin the image tower with ImageNet weights, unless `start` has such a tower
+            (`imagenet`).
         compiled: the image tower, by torch.compile.
     Raises:
         ValueError: if the text tower is to be kept and there is no `start`, or it is `folder`.
@@ -132,7 +150,9 @@ def train_clip(
         model.lock_text_tower()
     model.to(where, memory_format=torch.channels_last).train()
     tower = torch.compile(model.visual) if compiled else model.visual
-    scenes = Scenes(emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where="cpu" if workers else where)
+    scenes = Scenes(
+        emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where="cpu" if workers else where
+    )
     feed = Feed(scenes, workers)
     bank, antonyms = Bank(emoji, tokenizer, where), tokenizer(list(ANTONYMS)).to(where)
     blank, hurt = batch // 16, batch // 8 if damage is not None else 0
@@ -168,7 +188,11 @@ def train_clip(
         nothing = F.relu(image_features[count : count + blank] @ captions.T).pow(2).mean()
         graded = F.pad(~restyled, (0, len(image_features) - count), value=True)
         verdict = scale.detach() * (image_features @ pair.T)
-        return (weight * (match + single * names)).mean() + quality(verdict, torch.cat(good), graded) + 10 * nothing
+        return (
+            (weight * (match + single * names)).mean()
+            + quality(verdict, torch.cat(good), graded)
+            + 10 * nothing
+        )
 
     def measured() -> dict:
         clip.save_clip(model.state_dict(), folder)

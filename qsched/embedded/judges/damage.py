@@ -1,8 +1,10 @@
-"""Real damage for the judge to learn from and to be measured on: images that quantized copies of the denoiser make, kept as a file.
+"""Real damage for the judge to learn from and to be measured on: images that quantized copies of the denoiser
+make, kept as a file.
 
-For every prompt one image at full precision, one per bit-width, and one at full precision under random coefficients: a search may drive a model there, so
-the judge has to know what it looks like. All start from the same noise. Their root-mean-square difference to the first is the error that the judge's quality
-score is compared with.
+For every prompt one image at full precision, one per bit-width, and one at full precision under random
+coefficients: a search may drive a model there, so the judge has to know what it looks like. All start from
+the same noise. Their root-mean-square difference to the first is the error that the judge's quality score is
+compared with.
 """
 
 from dataclasses import dataclass
@@ -31,8 +33,9 @@ BATCH = 32
 
 @dataclass
 class Damage:
-    """The images: images uint8 (prompts, kinds, 3, 64, 64), kinds as in KINDS; error float32 (prompts, kinds), root-mean-square difference to full
-    precision in [0, 1]; steps int64 (prompts,); test bool (prompts,), prompts that training may not see.
+    """The images: images uint8 (prompts, kinds, 3, 64, 64), kinds as in KINDS; error float32 (prompts,
+    kinds), root-mean-square difference to full precision in [0, 1]; steps int64 (prompts,); test bool
+    (prompts,), prompts that training may not see.
     """
 
     images: Tensor
@@ -47,7 +50,9 @@ class Damage:
 
 
 def known_prompts(emoji: Emoji, groups: tuple[str, ...], styles: tuple[str, ...], count: int) -> list[str]:
-    """Captions of the pairs that a model was trained on, spread evenly over the concepts; as many as there are, up to `count`."""
+    """Captions of the pairs that a model was trained on, spread evenly over the concepts; as many as there
+    are, up to `count`.
+    """
     fits = [
         i
         for i in range(len(emoji.images))

@@ -1,7 +1,8 @@
-"""Images made worse on purpose, each with a strength in [0, 1], so that the tiny CLIP can learn what "good quality" means.
+"""Images made worse on purpose, each with a strength in [0, 1], so that the tiny CLIP can learn what "good
+quality" means.
 
-The kinds follow what quantization and wrong coefficients do to few-step models: noise, blur, colour shift, over-saturation, posterised tones, ghosts,
-blocks and washed-out contrast.
+The kinds follow what quantization and wrong coefficients do to few-step models: noise, blur, colour shift,
+over-saturation, posterised tones, ghosts, blocks and washed-out contrast.
 """
 
 from collections.abc import Callable
@@ -69,12 +70,15 @@ def ghost(images: Tensor, strength: Tensor) -> Tensor:
 
 def add_blocks(images: Tensor, strength: Tensor) -> Tensor:
     """A brightness error per 4 x 4 patch, the denoiser's grid."""
-    patches = torch.randn(images.shape[0], 3, images.shape[-2] // 4, images.shape[-1] // 4, device=images.device)
+    patches = torch.randn(
+        images.shape[0], 3, images.shape[-2] // 4, images.shape[-1] // 4, device=images.device
+    )
     return images + 0.25 * _per_image(strength) * F.interpolate(patches, images.shape[-2:], mode="nearest")
 
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    f.__name__: f for f in (add_noise, blotch, blur, shift_colour, saturate, wash_out, posterise, ghost, add_blocks)
+    f.__name__: f
+    for f in (add_noise, blotch, blur, shift_colour, saturate, wash_out, posterise, ghost, add_blocks)
 }
 
 

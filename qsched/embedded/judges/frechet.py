@@ -1,4 +1,6 @@
-"""The Frechet distance between two sets of features (Heusel et al. 2017, arXiv 1706.08500, eq. 6), corrected for the bias of small sets, with an interval."""
+"""The Frechet distance between two sets of features (Heusel et al. 2017, arXiv 1706.08500, eq. 6), corrected
+for the bias of small sets, with an interval.
+"""
 
 import numpy as np
 
@@ -10,7 +12,8 @@ RESAMPLES = 200
 def frechet(one: np.ndarray, other: np.ndarray) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) of features (n, width) and (m, width), in float64.
 
-    The trace of the root is the sum of the roots of the eigenvalues of C1 C2, which are real and not negative: they are those of R C2 R, R the symmetric root of C1.
+    The trace of the root is the sum of the roots of the eigenvalues of C1 C2, which are real and not
+    negative: they are those of R C2 R, R the symmetric root of C1.
 
     Raises:
         ValueError: if a set has fewer than two members or the widths differ.
@@ -27,10 +30,13 @@ def frechet(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def estimate(one: np.ndarray, other: np.ndarray, groups: np.ndarray, seed: int = 0) -> Estimate:
-    """The distance corrected for the bias of small sets, with its 95 % interval over resampled groups (prompts): a group's members, in either set, come or stay away together.
+    """The distance corrected for the bias of small sets, with its 95 % interval over resampled groups
+    (prompts): a group's members, in either set, come or stay away together.
 
-    `frechet` of finite sets is too large, the more the smaller they are, and resamples, which repeat members, are too large by as much again; so the bootstrap's
-    correction (Efron 1979: twice the distance minus the resamples' mean) and its basic interval (twice the distance minus their quantiles) take that off. No end is below 0.
+    `frechet` of finite sets is too large, the more the smaller they are, and resamples, which repeat members,
+    are too large by as much again; so the bootstrap's correction (Efron 1979: twice the distance minus the
+    resamples' mean) and its basic interval (twice the distance minus their quantiles) take that off. No end
+    is below 0.
 
     Args:
         one, other: (n, width); row i of both belongs to group groups[i].

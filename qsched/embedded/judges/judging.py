@@ -1,6 +1,8 @@
-"""How good a judge the tiny CLIP is: retrieval, quality against every kind of damage, order under quantization error, images of nothing, over-saturation.
+"""How good a judge the tiny CLIP is: retrieval, quality against every kind of damage, order under
+quantization error, images of nothing, over-saturation.
 
-Nothing measured here was trained on: held-out (concept, style) pairs, test prompts of the damage file, fresh noise.
+Nothing measured here was trained on: held-out (concept, style) pairs, test prompts of the damage file, fresh
+noise.
 """
 
 from typing import Any
@@ -70,7 +72,8 @@ def concept_ranks(features: Tensor, texts: Tensor, styles: int, concept: Tensor)
     """Rank (0 = best) of the right concept, int (images,); a concept counts as its best caption.
 
     Args:
-        features: (images, width). texts: (concepts * styles, width), all styles of a concept in a row. concept: (images,), what is right.
+        features: (images, width). texts: (concepts * styles, width), all styles of a concept in a row.
+            concept: (images,), what is right.
     """
     best = (features @ texts.T).view(len(features), -1, styles).amax(-1).cpu()
     own = best.gather(1, concept.unsqueeze(1))
@@ -78,8 +81,13 @@ def concept_ranks(features: Tensor, texts: Tensor, styles: int, concept: Tensor)
 
 
 def retrieval(judge: Judge, emoji: dataset.Emoji, indices: Tensor, phrase: str = WITH_STYLE[0]) -> Tensor:
-    """Rank of each image's concept among all captions of this form: "red apple, glossy style" for every concept and style."""
-    names = [phrase.format(name=c, a_name=with_article(c), style=s) for c in emoji.concepts for s in emoji.styles]
+    """Rank of each image's concept among all captions of this form:
+
+    "red apple, glossy style" for every concept and style.
+    """
+    names = [
+        phrase.format(name=c, a_name=with_article(c), style=s) for c in emoji.concepts for s in emoji.styles
+    ]
     return concept_ranks(
         judge.images(emoji.images_of(indices)), judge.texts(names), len(emoji.styles), emoji.concept[indices]
     )
@@ -95,13 +103,16 @@ def shares(ranks: Tensor) -> dict[str, Any]:
 
 
 def against_damage(judge: Judge, images: Tensor, clean: Tensor, seed: int) -> dict[str, Any]:
-    """AUC of clean against each kind of damage at each strength, and pooled over all kinds at half strength."""
+    """AUC of clean against each kind of damage at each strength, and pooled over all kinds at
+    half strength.
+    """
     torch.manual_seed(seed)
     found: dict[str, dict[float, Tensor]] = {}
     for number, kind in enumerate(degradations.KINDS):
         kinds = torch.full((len(images),), number)
         found[kind] = {
-            s: judge.quality(degradations.degrade(images, torch.full((len(images),), s), kinds)) for s in STRENGTHS
+            s: judge.quality(degradations.degrade(images, torch.full((len(images),), s), kinds))
+            for s in STRENGTHS
         }
     table = {kind: {str(s): auc(clean, q) for s, q in row.items()} for kind, row in found.items()}
     saturated = torch.stack([clean, *(found["saturate"][s] for s in STRENGTHS)])
@@ -116,7 +127,9 @@ def against_damage(judge: Judge, images: Tensor, clean: Tensor, seed: int) -> di
 
 
 def against_quantization(judge: Judge, damage: Damage) -> dict[str, Any]:
-    """On the test prompts: AUC of full precision against each bit-width, and the rank correlation of quality with the error (best: -1)."""
+    """On the test prompts: AUC of full precision against each bit-width, and the rank correlation of quality
+    with the error (best: -1).
+    """
     rows = damage.test.nonzero().flatten()
     images = damage.images[rows].float() / 255
     quality = judge.quality(images.flatten(0, 1)).view(len(rows), -1)
@@ -134,7 +147,9 @@ def against_quantization(judge: Judge, damage: Damage) -> dict[str, Any]:
     }
 
 
-def measure(judge: Judge, emoji: dataset.Emoji, damage: Damage | None = None, seed: int = 1) -> dict[str, Any]:
+def measure(
+    judge: Judge, emoji: dataset.Emoji, damage: Damage | None = None, seed: int = 1
+) -> dict[str, Any]:
     """All of it for one judge, as JSON can hold it."""
     held_out = emoji.held_out.nonzero().flatten()
     ranks = retrieval(judge, emoji, held_out)
@@ -167,7 +182,9 @@ def measure(judge: Judge, emoji: dataset.Emoji, damage: Damage | None = None, se
 def brief(found: dict[str, Any]) -> dict[str, float]:
     """The handful of numbers that a training curve keeps."""
     keys = ("auc", "clean", "damaged", "nothing", "nothing_below_damaged", "saturation_falls")
-    out = {"top1": found["retrieval"]["top1"], "top5": found["retrieval"]["top5"]} | {k: found[k] for k in keys}
+    out = {"top1": found["retrieval"]["top1"], "top5": found["retrieval"]["top5"]} | {
+        k: found[k] for k in keys
+    }
     out["phrase_top1"] = float(np.mean([p["top1"] for p in found["retrieval_by_phrase"].values()]))
     if "quantization" in found:
         q = found["quantization"]
@@ -184,14 +201,20 @@ def markdown(found: dict[str, Any]) -> str:
     rows += [(f"{s} style", part) for s, part in found["retrieval_by_style"].items()]
     rows += [(f"asked as “{p}”", part) for p, part in found["retrieval_by_phrase"].items()]
     lines = [f"| retrieval among {found['concepts']} concepts | pairs | top-1 | top-5 |", "|---|---|---|---|"]
-    lines += [f"| {name} | {part['count']} | {percent(part, 1)} | {percent(part, 5)} |" for name, part in rows]
+    lines += [
+        f"| {name} | {part['count']} | {percent(part, 1)} | {percent(part, 5)} |" for name, part in rows
+    ]
     lines += ["", f"| AUC of quality, clean against | {' | '.join(map(str, STRENGTHS))} |", "|---" * 5 + "|"]
     lines += [
-        f"| {kind} | {' | '.join(f'{x:.3f}' for x in row.values())} |" for kind, row in found["auc_by_kind"].items()
+        f"| {kind} | {' | '.join(f'{x:.3f}' for x in row.values())} |"
+        for kind, row in found["auc_by_kind"].items()
     ]
     lines += ["", "| quality | |", "|---|---|", f"| AUC, all kinds at half strength | {found['auc']:.3f} |"]
     lines += [
-        f"| mean: clean, damaged, noise and flat | {found['clean']:.3f}, {found['damaged']:.3f}, {found['nothing']:.3f} |",
+        (
+            f"| mean: clean, damaged, noise and flat | {found['clean']:.3f}, {found['damaged']:.3f}, "
+            f"{found['nothing']:.3f} |"
+        ),
         f"| AUC, fully damaged above noise and flat | {found['nothing_below_damaged']:.3f} |",
         f"| over-saturated below clean, all strengths | {100 * found['saturation_falls']:.0f} % |",
     ]

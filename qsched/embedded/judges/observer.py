@@ -1,7 +1,10 @@
-"""The observer: a second, independent judge for reports only. Nothing is ever optimised against it, and it conditions nothing.
+"""The observer: a second, independent judge for reports only. Nothing is ever optimised against it, and it
+conditions nothing.
 
-It differs from the tiny CLIP in what it is (a classifier of concepts with group norms, no text), in its seed and in what it saw: its images were disturbed in other
-ways (gamma, dots, pixels, patches cut out; only paler and slightly turned colours occur in both). Its features are the space of the Frechet distance, its classes say whether an image is recognised.
+It differs from the tiny CLIP in what it is (a classifier of concepts with group norms, no text), in its seed
+and in what it saw: its images were disturbed in other ways (gamma, dots, pixels, patches cut out; only paler
+and slightly turned colours occur in both). Its features are the space of the Frechet distance, its classes
+say whether an image is recognised.
 """
 
 import itertools
@@ -82,7 +85,9 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     dots = torch.where(uniform(count, 1, height, width) < 0.1 * amount, uniform(count, 3, 1, 1), images)
     corner = (uniform(count, 2) * torch.tensor([height, width], device=images.device)).long()
     rows, columns = (torch.arange(n, device=images.device) for n in (height, width))
-    inside = lambda axis, index: (axis >= corner[:, index, None]) & (axis < corner[:, index, None] + height // 3)
+    inside = lambda axis, index: (
+        (axis >= corner[:, index, None]) & (axis < corner[:, index, None] + height // 3)
+    )
     patch = inside(rows, 0)[:, None, :, None] & inside(columns, 1)[:, None, None, :]
     options = torch.stack(
         [
@@ -95,7 +100,9 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
             torch.where(patch, uniform(count, 3, 1, 1), images),
         ]
     )
-    return options[torch.randint(len(options), (count,), generator=generator).to(images.device), around].clamp(0, 1)
+    return options[
+        torch.randint(len(options), (count,), generator=generator).to(images.device), around
+    ].clamp(0, 1)
 
 
 def train_observer(
@@ -161,7 +168,9 @@ def load_observer(path: Path, device: torch.device | str = "cpu") -> Observer:
 
 @torch.no_grad()
 def observe(model: Observer, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Features (count, 64) and logits (count, concepts), on the CPU, of images (count, 3, 64, 64) in [0, 1]."""
+    """Features (count, 64) and logits (count, concepts), on the CPU, of images (count, 3, 64, 64)
+    in [0, 1].
+    """
     where = next(model.parameters()).device
     features = torch.cat([model.features(part.to(where)) for part in images.split(CHUNK)])
     return features.cpu(), model.classes(F.silu(features)).cpu()

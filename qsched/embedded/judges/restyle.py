@@ -1,5 +1,6 @@
-"""Images redrawn by another hand: bent shapes, other colours, thicker or thinner strokes. What they show stays the same, and a judge that learns from them
-knows an emoji by more than the few drawings of it that there are. They are neither good nor bad: only matching and naming learn from them, not quality.
+"""Images redrawn by another hand: bent shapes, other colours, thicker or thinner strokes. What they show
+stays the same, and a judge that learns from them knows an emoji by more than the few drawings of it that
+there are. They are neither good nor bad: only matching and naming learn from them, not quality.
 
 The observer's disturbances are of other kinds.
 """
@@ -30,7 +31,9 @@ def bend(images: Tensor) -> Tensor:
 
 
 def recolour(images: Tensor) -> Tensor:
-    """Colours turned about the axis of greys by up to TURN (Rodrigues' rotation) and made paler or stronger; a red apple must not become a green one."""
+    """Colours turned about the axis of greys by up to TURN (Rodrigues' rotation) and made paler or stronger;
+    a red apple must not become a green one.
+    """
     angle = TURN * (2 * torch.rand(len(images), 1, 1, 1, device=images.device) - 1)
     gain = 0.4 + torch.rand_like(angle)
     grey = images.mean(1, keepdim=True)
@@ -48,7 +51,8 @@ WAYS = (bend, recolour, restroke)
 
 
 def restyle(images: Tensor) -> Tensor:
-    """Each image changed in one or more ways, each way with a chance of one half; an image that none falls to is bent.
+    """Each image changed in one or more ways, each way with a chance of one half; an image that none falls to
+    is bent.
 
     Args:
         images: (batch, 3, H, W) in [0, 1].

@@ -1,7 +1,8 @@
-"""Teaches the text tower of a tiny CLIP to read any phrasing: a caption among other words must give the features of the plain caption.
+"""Teaches the text tower of a tiny CLIP to read any phrasing: a caption among other words must give the
+features of the plain caption.
 
-The teacher is the tower itself, as it was: what captions of the usual forms give, token by token, stays, so that the image tower and a denoiser that is
-conditioned by it go on working.
+The teacher is the tower itself, as it was: what captions of the usual forms give, token by token, stays, so
+that the image tower and a denoiser that is conditioned by it go on working.
 """
 
 from pathlib import Path
@@ -48,7 +49,8 @@ def train_text(
     device: str = "auto",
     save_every: int = 500,
 ) -> dict:
-    """Train, write the CLIP with the averaged weights to `folder` and return `judging.measure`; checkpoints in work/text.pt.
+    """Train, write the CLIP with the averaged weights to `folder` and return `judging.measure`; checkpoints
+    in work/text.pt.
 
     Args:
         start: folder of the CLIP to begin with; another one than `folder`.

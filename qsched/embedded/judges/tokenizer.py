@@ -1,4 +1,6 @@
-"""A byte-pair tokenizer of some 3,000 entries, learnt from captions and search tags, saved in Hugging Face's layout so that open_clip loads it."""
+"""A byte-pair tokenizer of some 3,000 entries, learnt from captions and search tags, saved in Hugging Face's
+layout so that open_clip loads it.
+"""
 
 from pathlib import Path
 
@@ -7,7 +9,8 @@ from transformers import PreTrainedTokenizerFast
 
 PAD, START, UNKNOWN, END = "<pad>", "<start>", "<unk>", "<end>"
 EXTRA_WORDS = (
-    "a an the of on and with two three picture image photo emoji icon drawing style classic flat glossy retro simple good bad quality background "
+    "a an the of on and with two three picture image photo emoji icon drawing style classic flat "
+    "glossy retro simple good bad quality background "
     "white black red orange yellow green blue purple pink brown gray big small one"
 )
 
@@ -35,7 +38,8 @@ def train_tokenizer(
     tokenizer.train_from_iterator([*texts, *[EXTRA_WORDS] * 20], trainer)
     tokenizer.add_special_tokens([END])
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}", special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)]
+        single=f"{START} $A {END}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (START, END)],
     )
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

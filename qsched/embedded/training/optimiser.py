@@ -1,7 +1,8 @@
 """Muon for the matrices inside a network, AdamW for everything else, as one optimiser.
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; here PyTorch's own) makes each update of a matrix orthogonal. A denoiser then needs half the steps
-or fewer: from one checkpoint, 250 steps brought the loss of the raw weights from 0.0884 to 0.0843, 500 of AdamW to 0.0859, and a step takes a sixth longer.
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon; here PyTorch's own) makes each update of a matrix
+orthogonal. A denoiser then needs half the steps or fewer: from one checkpoint, 250 steps brought the loss of
+the raw weights from 0.0884 to 0.0843, 500 of AdamW to 0.0859, and a step takes a sixth longer.
 """
 
 from collections.abc import Iterable
@@ -11,11 +12,15 @@ import torch
 from torch import Tensor, nn
 
 OUTER = ("embedding", "conv_in", "conv_out", "stem", "classes")
-"""First and last layers, by a part of their name: their rows stand for pixels, times and names, and are no matrices to make orthogonal."""
+"""First and last layers, by a part of their name: their rows stand for pixels, times and names, and are no
+matrices to make orthogonal.
+"""
 
 
 def as_matrix(weight: Tensor) -> Tensor:
-    """A weight (out, in) or (out, in, height, width), in whatever layout, as (out, all of its inputs) in the same memory."""
+    """A weight (out, in) or (out, in, height, width), in whatever layout, as (out, all of its inputs) in the
+    same memory.
+    """
     if weight.dim() == 4 and not weight.is_contiguous():
         weight = weight.permute(0, 2, 3, 1)
     return weight.view(len(weight), -1)

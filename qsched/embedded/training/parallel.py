@@ -2,8 +2,9 @@
 
     torchrun --standalone --nproc-per-node 2 -m qsched.embedded denoiser ...      or distil
 
-On a CPU, a process with one thread per core does more than one process with many threads (OMP_NUM_THREADS=1 is torchrun's
-default); with several GPUs each process takes its own. Without torchrun there is one process, and nothing here does anything.
+On a CPU, a process with one thread per core does more than one process with many threads (OMP_NUM_THREADS=1
+is torchrun's default); with several GPUs each process takes its own. Without torchrun there is one process,
+and nothing here does anything.
 """
 
 import os
@@ -44,7 +45,9 @@ def join(module: nn.Module) -> None:
 
 @torch.no_grad()
 def agree(parameters: Sequence[nn.Parameter], done: float) -> float:
-    """Average the gradients over the processes, and what each thinks is done of the time budget; returns the latter."""
+    """Average the gradients over the processes, and what each thinks is done of the time budget; returns the
+    latter.
+    """
     if size() == 1:
         return done
     for parameter in parameters:

@@ -1,8 +1,8 @@
 """How much memory a forward pass needs besides the weights, found by running it on the meta device.
 
-A tensor on the meta device has a shape and no memory, but its life is real: it is made, used and dropped in the same
-order as on a GPU. Adding up the bytes of those alive gives the peak in a second, without the machine that would run it.
-Attention is counted as the fused kernels do it, which never hold the matrix of all pairs.
+A tensor on the meta device has a shape and no memory, but its life is real: it is made, used and dropped in
+the same order as on a GPU. Adding up the bytes of those alive gives the peak in a second, without the machine
+that would run it. Attention is counted as the fused kernels do it, which never hold the matrix of all pairs.
 """
 
 import weakref

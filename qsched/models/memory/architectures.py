@@ -73,7 +73,8 @@ ARCHITECTURES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
 
 
 def build(name: str, component: str, device: torch.device | str = "meta", **changes: Any) -> nn.Module:
-    """One component of an architecture: on the meta device all shapes, no weights, no memory; elsewhere random weights.
+    """One component of an architecture: on the meta device all shapes, no weights, no memory; elsewhere
+    random weights.
 
     changes: of its configuration.
     """
@@ -89,6 +90,8 @@ def _maker(kind: str) -> Callable[..., nn.Module]:
         return getattr(diffusers, kind)
     import transformers
 
-    settings = {"CLIPTextModelWithProjection": "CLIPTextConfig"}.get(kind, kind.replace("EncoderModel", "Model"))
+    settings = {"CLIPTextModelWithProjection": "CLIPTextConfig"}.get(
+        kind, kind.replace("EncoderModel", "Model")
+    )
     settings = settings.replace("Model", "Config")
     return lambda **config: getattr(transformers, kind)(getattr(transformers, settings)(**config))

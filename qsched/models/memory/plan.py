@@ -1,7 +1,8 @@
 """What a backbone needs of memory, as arithmetic on its architecture, and how it can be run in what there is.
 
-Weights are counted exactly: the published configuration is built on the meta device and the quantizer's own rules pick
-the layers. Activations are an estimate from above (see `Footprint`). Nothing here needs weights or a GPU.
+Weights are counted exactly: the published configuration is built on the meta device and the quantizer's own
+rules pick the layers. Activations are an estimate from above (see `Footprint`). Nothing here needs weights or
+a GPU.
 """
 
 import functools
@@ -29,7 +30,9 @@ CONTEXT = 512 << 20
 CARDS = (6, 8, 12, 16, 24, 48)
 """Usual cards as their makers name them: one of "8 GB" holds 8 << 30 bytes."""
 SCORER = 2_200_000_000
-"""Bytes of the photographs' scorer, CLIP ViT-L/14 and ResNet-50 in float32 with LPIPS, and of its work on an image."""
+"""Bytes of the photographs' scorer, CLIP ViT-L/14 and ResNet-50 in float32 with LPIPS, and of its work on an
+image.
+"""
 UNPACKED = 9
 """Bytes per weight while a packed layer is unpacked: int8 values and two float32 tensors."""
 
@@ -38,11 +41,13 @@ UNPACKED = 9
 class Footprint:
     """Bytes of a backbone's parts in the dtype it runs in.
 
-    denoiser: at full precision. largest_block: its part that must be there while it is run block by block. packed: packed
-    weights and their scales, per bit-width, one scale per output channel. kept: what a quantized denoiser leaves in full
-    precision. text_encoders: all of them. vae: its decoder and encoder, in float32 where half precision would give black
-    images. denoise: activations of one image, twice the full-precision peak, since packed layers round activations in
-    float32. unpack: the largest layer, unpacked, or packed. decode: one image in the decoder.
+    denoiser: at full precision. largest_block: its part that must be there while it is run block by block.
+        packed: packed
+    weights and their scales, per bit-width, one scale per output channel. kept: what a quantized denoiser
+    leaves in full precision. text_encoders: all of them. vae: its decoder and encoder, in float32 where half
+    precision would give black images. denoise: activations of one image, twice the full-precision peak, since
+    packed layers round activations in float32. unpack: the largest layer, unpacked, or packed. decode: one
+    image in the decoder.
     """
 
     denoiser: int
@@ -68,8 +73,8 @@ class Footprint:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a backbone runs in the memory there is. kind: a key of PLANS; peak: bytes on the device; host: bytes of main
-    memory for what is moved off."""
+    """How a backbone runs in the memory there is. kind: a key of PLANS; peak: bytes on the device; host:
+    bytes of main memory for what is moved off."""
 
     kind: str
     peak: int
@@ -99,8 +104,8 @@ PLANS = {
 def needs(parts: Footprint, bits: str) -> dict[str, int]:
     """Bytes of device memory that each kind of plan needs at this bit-width.
 
-    With both denoisers there, what they share counts twice: once either has been moved off, each has its own. A quantized
-    one is made layer by layer beside the original, which takes no more than running it.
+    With both denoisers there, what they share counts twice: once either has been moved off, each has its own.
+    A quantized one is made layer by layer beside the original, which takes no more than running it.
     """
     full, quantized, text, vae = parts.denoiser, parts.quantized[bits], parts.text_encoders, parts.vae
     larger, step = max(full, quantized), parts.denoise + parts.unpack
@@ -113,7 +118,9 @@ def needs(parts: Footprint, bits: str) -> dict[str, int]:
 
 
 def plan(parts: Footprint, bits: str, free: int) -> MemoryPlan:
-    """The fastest way to run in `free` bytes of device memory; the scorer takes what that leaves, or main memory."""
+    """The fastest way to run in `free` bytes of device memory; the scorer takes what that leaves, or main
+    memory.
+    """
     options = needs(parts, bits)
     host = parts.text_encoders + parts.vae + parts.denoiser + parts.quantized[bits]
     for kind, peak in options.items():
@@ -128,8 +135,8 @@ def plan_on_card(parts: Footprint, bits: str, gibibytes: int) -> MemoryPlan:
 
 
 def plan_on_host(parts: Footprint, bits: str) -> MemoryPlan:
-    """What running on the CPU needs of main memory, whether there is so much or not: nothing is ever moved, so that both
-    denoisers share what is kept, and the scorer lies there, too."""
+    """What running on the CPU needs of main memory, whether there is so much or not: nothing is ever moved,
+    so that both denoisers share what is kept, and the scorer lies there, too."""
     peak = parts.text_encoders + parts.vae + parts.denoiser + parts.packed[bits] + parts.work + SCORER
     return MemoryPlan("resident", peak, peak)
 
@@ -175,7 +182,9 @@ def _half(parts: Mapping[str, nn.Module], height: int, width: int) -> Footprint:
         largest_block=stored_bytes(denoiser) - sum(blocks) + max(blocks, default=0),
         packed={bits: packed for bits, (packed, _) in sizes.items()},
         kept=sizes[BITS[0]][1],
-        text_encoders=sum(stored_bytes(part) for key, part in parts.items() if key.startswith("text_encoder")),
+        text_encoders=sum(
+            stored_bytes(part) for key, part in parts.items() if key.startswith("text_encoder")
+        ),
         vae=stored_bytes(vae),
         denoise=2 * _denoise_bytes(denoiser, height // factor, width // factor),
         unpack=UNPACKED * max(p.numel() for p in denoiser.parameters()),
@@ -205,13 +214,19 @@ def quantized_bytes(module: nn.Module, bits: str) -> int:
 
 def packed_and_kept(module: nn.Module, bits: str) -> tuple[int, int]:
     """Bytes of the packed weights with their scales, and of everything else in 16 bits, from shapes alone."""
-    layers = [module.get_submodule(names[0]).weight for names in layers_to_pack(module, "all", DEFAULT_KEEP)[0]]
-    packed = sum(packed_bytes(w.numel(), BitWidth.parse(bits).weight) + 2 * len(w) + LAYOUT_BYTES for w in layers)
+    layers = [
+        module.get_submodule(names[0]).weight for names in layers_to_pack(module, "all", DEFAULT_KEEP)[0]
+    ]
+    packed = sum(
+        packed_bytes(w.numel(), BitWidth.parse(bits).weight) + 2 * len(w) + LAYOUT_BYTES for w in layers
+    )
     return packed, stored_bytes(module) - sum(2 * w.numel() for w in layers)
 
 
 def packing_need(module: nn.Module, bits: str, group_size: int | None = None) -> int:
-    """Bytes that quantizing a sharing_copy() of a module takes at most: all its matrices packed, one in the making."""
+    """Bytes that quantizing a sharing_copy() of a module takes at most: all its matrices packed, one in the
+    making.
+    """
     width, weights = BitWidth.parse(bits).weight, [p for p in module.parameters() if p.dim() > 1]
     scales = lambda weight: 2 * (weight.numel() // group_size if group_size else len(weight))
     packed = sum(packed_bytes(weight.numel(), width) + scales(weight) + LAYOUT_BYTES for weight in weights)
@@ -224,12 +239,17 @@ def decoder_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
 
 
 def outer_blocks(module: nn.Module) -> list[nn.Module]:
-    """The elements of a denoiser's outermost lists (down and up blocks, transformer blocks): what can run one by one."""
+    """The elements of a denoiser's outermost lists (down and up blocks, transformer blocks): what can run one
+    by one.
+    """
     return [block for child in module.children() if isinstance(child, nn.ModuleList) for block in child]
 
 
-def foreseen(spec: BackboneSpec, device: torch.device, free: int, dtype: torch.dtype | None = None) -> MemoryPlan:
-    """How a published model runs at its default bit-width in `free` bytes of a device; its kind is "none" if it does not.
+def foreseen(
+    spec: BackboneSpec, device: torch.device, free: int, dtype: torch.dtype | None = None
+) -> MemoryPlan:
+    """How a published model runs at its default bit-width in `free` bytes of a device; its kind is "none" if
+    it does not.
 
     dtype: None for what load_backbone would take.
     """
@@ -242,19 +262,27 @@ def foreseen(spec: BackboneSpec, device: torch.device, free: int, dtype: torch.d
 
 
 def room_for_scorer(parts: Footprint, bits: str, free: int) -> bool:
-    """Whether the scorer fits into `free` bytes of device memory without the backbone having to run in another way."""
+    """Whether the scorer fits into `free` bytes of device memory without the backbone having to run in
+    another way.
+    """
     return plan(parts, bits, free - SCORER).kind == plan(parts, bits, free).kind
 
 
 def would_fit(free: int, device: torch.device) -> str | None:
-    """The largest real backbone that runs in `free` bytes of a device, by its id; None if not even the smallest does."""
+    """The largest real backbone that runs in `free` bytes of a device, by its id;
+
+    None if not even the smallest does.
+    """
     real = [spec for spec in SPECS.values() if spec.architecture]
     fitting = {spec.id: facts(spec).denoiser for spec in real if foreseen(spec, device, free).fits}
     return max(fitting, key=fitting.get, default=None)
 
 
 def facts(spec: BackboneSpec) -> Footprint | None:
-    """The footprint of a spec's published model in half precision; None for the embedded one, which fits anywhere."""
+    """The footprint of a spec's published model in half precision;
+
+    None for the embedded one, which fits anywhere.
+    """
     return published(spec.architecture, spec.size, half_dtype(spec)) if spec.architecture else None
 
 
@@ -264,7 +292,9 @@ def half_dtype(spec: BackboneSpec) -> torch.dtype:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can be had now: of a GPU's memory, with what torch holds back for reuse, or of main memory."""
+    """Bytes that can be had now: of a GPU's memory, with what torch holds back for reuse, or of
+    main memory.
+    """
     if device.type == "cuda":
         held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + held_back

@@ -1,7 +1,7 @@
 """Which modules lie on the device: as many as its memory holds, the one that is used now always among them.
 
-What `memory.plan` foresees as arithmetic happens here: modules that were used longest ago are moved to main memory
-until the next one fits, and one that never fits as a whole is run block by block.
+What `memory.plan` foresees as arithmetic happens here: modules that were used longest ago are moved to main
+memory until the next one fits, and one that never fits as a whole is run block by block.
 """
 
 import weakref
@@ -25,7 +25,8 @@ class Residency:
     """Moves modules on and off a device.
 
     Args:
-        device: where modules run. budget: bytes there for weights and activations; None = no limit, nothing is moved off.
+        device: where modules run. budget: bytes there for weights and activations; None = no limit, nothing
+            is moved off.
         explain: the sentence for DoesNotFit. move: how a module is moved.
     """
 
@@ -52,7 +53,8 @@ class Residency:
 
         Args:
             work: bytes of activations that the block needs.
-            instead_of: modules that leave before any other where there is no room; the rest in order of their last use.
+            instead_of: modules that leave before any other where there is no room; the rest in order of their
+                last use.
         Raises:
             DoesNotFit: if the device runs out of memory all the same.
         """
@@ -66,7 +68,9 @@ class Residency:
                     return
             if not any(other is module for other in self.there):
                 self._move(module, self.device)
-            self._there = [weakref.ref(other) for other in self.there if other is not module] + [weakref.ref(module)]
+            self._there = [weakref.ref(other) for other in self.there if other is not module] + [
+                weakref.ref(module)
+            ]
             yield
         except DoesNotFit:
             raise
@@ -76,7 +80,9 @@ class Residency:
             raise DoesNotFit(self._explain()) from error
 
     def has_room(self, size: int, *modules: nn.Module) -> bool:
-        """Whether so many bytes fit besides these modules and what lies there, without moving anything off."""
+        """Whether so many bytes fit besides these modules and what lies there, without moving
+        anything off.
+        """
         return self.budget is None or _bytes(*self.there, *modules) + size <= self.budget
 
     def park(self, module: nn.Module) -> None:
@@ -95,8 +101,9 @@ class Residency:
         self._mover(module, device)
 
     def _fits(self, module: nn.Module, work: int) -> bool:
-        """Whether a module that is there already can be run without another leaving; known without counting if it was the
-        last time, since a drag asks for the same few modules at every step and counting one takes milliseconds."""
+        """Whether a module that is there already can be run without another leaving; known without counting
+        if it was the last time, since a drag asks for the same few modules at every step and counting one
+        takes milliseconds."""
         there = self.there
         if not any(other is module for other in there):
             return False
@@ -113,7 +120,9 @@ class Residency:
 
     @contextmanager
     def _streaming(self, module: nn.Module) -> Iterator[None]:
-        """Everything but the blocks lies on the device; each block comes when it is called and leaves after it."""
+        """Everything but the blocks lies on the device; each block comes when it is called and leaves after
+        it.
+        """
         blocks = outer_blocks(module)
         inside = {id(part) for block in blocks for part in block.modules()}
         rest = [part for part in module.modules() if id(part) not in inside and not any(part.children())]

@@ -1,8 +1,8 @@
 """A few well-chosen points of the grid in place of all: a Gaussian process says where the best one may lie.
 
-Of an 11 x 11 grid from scratch, twelve to fifteen points take less than a tenth of the denoiser calls at up to eight
-steps, and a finer grid needs no more of them. What is recommended is the computed point with the highest *modelled* JAQ:
-the model smooths out what is luck in a single point.
+Of an 11 x 11 grid from scratch, twelve to fifteen points take less than a tenth of the denoiser calls at up
+to eight steps, and a finer grid needs no more of them. What is recommended is the computed point with the
+highest *modelled* JAQ: the model smooths out what is luck in a single point.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,9 @@ class Adaptive:
         self.total = max(min(int(np.clip(paid, FEWEST, MOST)), len(self.points)), len(self.first))
 
     def propose(self, done: Mapping[Candidate, Scores], busy: set[Candidate], count: int) -> list[Candidate]:
-        """The first points, then those of the largest expected improvement, and last the optimum of the model."""
+        """The first points, then those of the largest expected improvement, and last the optimum of the
+        model.
+        """
         count = min(count, self.total - len(done) - len(busy))
         free = [point for point in self.points if point not in done and point not in busy]
         if count <= 0 or not free:
@@ -71,8 +73,8 @@ class Adaptive:
         return finite[int(mean.argmax())]
 
     def modelled(self, done: Mapping[Candidate, Scores]) -> np.ndarray | None:
-        """JAQ of every cell as the model has it, shape (resolution, resolution) with c_eps along the rows; None before
-        any score is finite."""
+        """JAQ of every cell as the model has it, shape (resolution, resolution) with c_eps along the rows;
+        None before any score is finite."""
         known = self._known(done)
         if not known:
             return None
@@ -102,7 +104,9 @@ class Adaptive:
         finite = [value for value in values.values() if value is not None]
         if not finite:
             return {}
-        return {self._where(point): min(finite) if value is None else value for point, value in values.items()}
+        return {
+            self._where(point): min(finite) if value is None else value for point, value in values.items()
+        }
 
     def _where(self, point: Candidate) -> tuple[float, float]:
         """In units of the half range around its middle."""

@@ -1,7 +1,7 @@
 """Strategies: which candidates a search computes next, given what is known.
 
-A strategy remembers nothing: it proposes from the finished candidates alone. So a search that was killed goes on where
-it was, and several processes that see the same study follow the same plan.
+A strategy remembers nothing: it proposes from the finished candidates alone. So a search that was killed goes
+on where it was, and several processes that see the same study follow the same plan.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,8 @@ class Strategy(Protocol):
     def propose(self, done: Mapping[Candidate, Scores], busy: set[Candidate], count: int) -> list[Candidate]:
         """Up to `count` candidates to compute next, none of them done or busy.
 
-        An empty list means that there is nothing to do until a busy one is done; with none busy, that all is done.
+        An empty list means that there is nothing to do until a busy one is done; with none busy, that all is
+        done.
         """
         ...
 
@@ -36,7 +37,10 @@ class Strategy(Protocol):
         ...
 
     def modelled(self, done: Mapping[Candidate, Scores]) -> np.ndarray | None:
-        """JAQ of every cell as the strategy's model has it, shape (rows, columns); None without a model or a score."""
+        """JAQ of every cell as the strategy's model has it, shape (rows, columns);
+
+        None without a model or a score.
+        """
         ...
 
     def missing(self, done: Mapping[Candidate, Scores]) -> int:

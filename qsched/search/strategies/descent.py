@@ -1,11 +1,12 @@
-"""From a pair to more numbers: the adaptive search for a pair (or the whole grid), then one knot's two numbers at a time.
+"""From a pair to more numbers: the adaptive search for a pair (or the whole grid), then one knot's two
+numbers at a time.
 
 Knots are the steps, or the two ends of the path with a straight line between them.
 
-From the last knot to the first, the two numbers of a knot move on a 3 x 3 pattern around the best so far, then to the
-maximum of the parabola through the pattern. All points of a pattern agree on the steps before, so they share those: a
-point of the last step costs no denoiser call, one of the step before a single call, and so on. Four times, each with
-half the width of the one before.
+From the last knot to the first, the two numbers of a knot move on a 3 x 3 pattern around the best so far,
+then to the maximum of the parabola through the pattern. All points of a pattern agree on the steps before, so
+they share those: a point of the last step costs no denoiser call, one of the step before a single call, and
+so on. Four times, each with half the width of the one before.
 """
 
 from collections.abc import Iterator, Mapping
@@ -35,7 +36,9 @@ class Descent:
     def propose(self, done: Mapping[Candidate, Scores], busy: set[Candidate], count: int) -> list[Candidate]:
         """The missing points of the pair search, then those of the pattern that is under way."""
         pairs, pairs_busy = _pairs(done), {candidate for candidate in busy if candidate.is_pair}
-        if len(pairs) < self._pairs.total and (len(pairs) + len(pairs_busy) < self._pairs.total or pairs_busy):
+        if len(pairs) < self._pairs.total and (
+            len(pairs) + len(pairs_busy) < self._pairs.total or pairs_busy
+        ):
             return self._pairs.propose(pairs, pairs_busy, count)
         for wanted in self._patterns(done):
             missing = [candidate for candidate in wanted if candidate not in done]
@@ -64,7 +67,9 @@ class Descent:
         return max(self.total - len(done), 0) if self.propose(done, set(), 1) else 0
 
     def calls(self, missing: int) -> int:
-        """All rounds in full: a point of step i costs the steps after it, and a pattern the step before its own."""
+        """All rounds in full: a point of step i costs the steps after it, and a pattern the step before its
+        own.
+        """
         options = self._options
         descent = min(missing, self.total - self._pairs.total)
         after = (options.steps - 2, options.steps - 1) if self._ends else range(options.steps)
@@ -73,7 +78,10 @@ class Descent:
         return self._pairs.calls(missing - descent) + round(rounds * share)
 
     def _patterns(self, done: Mapping[Candidate, Scores]) -> Iterator[list[Candidate]]:
-        """Pattern after pattern, as far as `done` decides what comes next; `_centre` is the best after each."""
+        """Pattern after pattern, as far as `done` decides what comes next;
+
+        `_centre` is the best after each.
+        """
         pair = self._pairs.best(_pairs(done))
         if pair is None:
             return
@@ -82,7 +90,9 @@ class Descent:
         for width in WIDTHS:
             for knot in reversed(range(self._knots)):
                 centre = self._centre
-                around = [self._moved(centre, knot, a * width, b * width) for a in (-1, 0, 1) for b in (-1, 0, 1)]
+                around = [
+                    self._moved(centre, knot, a * width, b * width) for a in (-1, 0, 1) for b in (-1, 0, 1)
+                ]
                 around = [candidate for candidate in dict.fromkeys(around) if candidate != start]
                 yield around
                 values = {candidate: score(candidate) for candidate in dict.fromkeys([centre, *around])}
@@ -98,7 +108,10 @@ class Descent:
     def _summit(
         self, finite: Mapping[Candidate, float], centre: Candidate, knot: int, width: float
     ) -> Candidate | None:
-        """The maximum of the parabola through the pattern, at most one and a half widths away; None if it has none."""
+        """The maximum of the parabola through the pattern, at most one and a half widths away;
+
+        None if it has none.
+        """
         if len(finite) < 6:
             return None
         a = np.array([(candidate.c_x[knot] - centre.c_x[knot]) / width for candidate in finite])
@@ -113,7 +126,11 @@ class Descent:
 
     def _moved(self, centre: Candidate, knot: int, by_c_x: float, by_c_eps: float) -> Candidate:
         low, high = self._options.reach
-        place = lambda row, by: (*row[:knot], round(float(np.clip(row[knot] + by, low, high)), 6), *row[knot + 1 :])
+        place = lambda row, by: (
+            *row[:knot],
+            round(float(np.clip(row[knot] + by, low, high)), 6),
+            *row[knot + 1 :],
+        )
         return Candidate(place(centre.c_x, by_c_x), place(centre.c_eps, by_c_eps))
 
     def _spread(self, pair: Candidate) -> Candidate:

@@ -1,9 +1,9 @@
 """A Gaussian process over (c_x, c_eps), small and exact: what fifteen points say about the whole surface.
 
-Matérn-5/2 kernel (Rasmussen & Williams 2006, eq. 4.17) with one length along the diagonal c_x = c_eps and one across it,
-since the surfaces of few-step models are ridges along it; lengths and noise maximise the marginal likelihood (eq. 2.30)
-with a weak prior. Collapsed points lie so far below the rest that they would rule the fit, so JAQ enters as
--log(1 + distance from the best / median distance).
+Matérn-5/2 kernel (Rasmussen & Williams 2006, eq. 4.17) with one length along the diagonal c_x = c_eps and one
+across it, since the surfaces of few-step models are ridges along it; lengths and noise maximise the marginal
+likelihood (eq. 2.30) with a weak prior. Collapsed points lie so far below the rest that they would rule the
+fit, so JAQ enters as -log(1 + distance from the best / median distance).
 """
 
 import numpy as np
@@ -34,7 +34,12 @@ class GaussianProcess:
         self._mean, self._scale = float(values.mean()), float(values.std()) or 1.0
         self._values = (values - self._mean) / self._scale
         fits = (
-            minimize(self._cost, np.log([length, length, 1e-3]), method="L-BFGS-B", bounds=[_LENGTH, _LENGTH, _NOISE])
+            minimize(
+                self._cost,
+                np.log([length, length, 1e-3]),
+                method="L-BFGS-B",
+                bounds=[_LENGTH, _LENGTH, _NOISE],
+            )
             for length in STARTS
         )
         self._logs = min(fits, key=lambda fit: fit.fun).x

@@ -1,4 +1,6 @@
-"""Every point of the grid, coarse to fine: the image of the surface is there early, the detail comes later."""
+"""Every point of the grid, coarse to fine: the image of the surface is there early, the detail
+comes later.
+"""
 
 from collections.abc import Mapping
 

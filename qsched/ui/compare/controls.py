@@ -14,7 +14,9 @@ from qsched.ui.values import DECODERS
 
 @dataclass
 class Controls:
-    """The widgets of the left column. c_x, c_eps: one slider per possible step; the first of each is always shown."""
+    """The widgets of the left column. c_x, c_eps: one slider per possible step; the first of each is always
+    shown.
+    """
 
     backbone: gr.Dropdown
     bits: gr.Dropdown
@@ -57,7 +59,15 @@ class Controls:
     @property
     def settings(self) -> list[gr.components.Component]:
         """Everything that decides the first two images."""
-        return [self.backbone, self.prompt, self.seed, self.steps, *self.quantization, self.source, self.decoder]
+        return [
+            self.backbone,
+            self.prompt,
+            self.seed,
+            self.steps,
+            *self.quantization,
+            self.source,
+            self.decoder,
+        ]
 
     @property
     def sliders(self) -> list[gr.Slider]:
@@ -73,7 +83,9 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             [(s.title, s.id) for s in SPECS.values()], value=backbone, label="Backbone", elem_id="backbone"
         )
         arrival = gr.HTML("", elem_id="download-note", elem_classes="plain", visible=False)
-        download = gr.Button("Download", elem_id="download", elem_classes="local-only", size="md", visible=False)
+        download = gr.Button(
+            "Download", elem_id="download", elem_classes="local-only", size="md", visible=False
+        )
         with gr.Row(elem_classes="q-pair"):
             bits = gr.Dropdown(
                 values.bits_choices(),
@@ -84,10 +96,20 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
                 min_width=120,
             )
             steps = gr.Dropdown(
-                values.steps_choices(spec), value=settings.steps, label="Steps", elem_id="steps", scale=2, min_width=90
+                values.steps_choices(spec),
+                value=settings.steps,
+                label="Steps",
+                elem_id="steps",
+                scale=2,
+                min_width=90,
             )
         prompt = gr.Textbox(
-            settings.prompt, label="Prompt", placeholder="What should be drawn?", lines=1, max_lines=4, elem_id="prompt"
+            settings.prompt,
+            label="Prompt",
+            placeholder="What should be drawn?",
+            lines=1,
+            max_lines=4,
+            elem_id="prompt",
         )
         examples = gr.Dataset(
             components=[prompt],
@@ -100,10 +122,15 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         with gr.Row(elem_classes="q-pair q-bottom"):
             seed = gr.Number(settings.seed, label="Seed", elem_id="seed", scale=3, min_width=100)
             dice = gr.Button("Dice", elem_id="dice", elem_classes="dice", scale=1, min_width=64, size="md")
-            generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=3, min_width=110, size="md")
+            generate = gr.Button(
+                "Generate", variant="primary", elem_id="generate", scale=3, min_width=110, size="md"
+            )
     with gr.Column(elem_classes="q-card"):
         gr.HTML(
-            '<h3>Coefficients</h3><p class="fine"><b>c<sub>x</sub></b> scales the noisy image, <b>c<sub>ε</sub></b> the prediction.</p>',
+            (
+                '<h3>Coefficients</h3><p class="fine"><b>c<sub>x</sub></b> scales the noisy image, '
+                "<b>c<sub>ε</sub></b> the prediction.</p>"
+            ),
             elem_classes="plain",
         )
         shape = gr.Radio(
@@ -146,7 +173,9 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             elem_id="scope",
             elem_classes="segments",
         )
-        keep = gr.Checkbox(True, label="Keep conv_in, conv_out and embeddings in high precision", elem_id="keep")
+        keep = gr.Checkbox(
+            True, label="Keep conv_in, conv_out and embeddings in high precision", elem_id="keep"
+        )
         decoder = gr.Radio(
             list(DECODERS),
             value=DECODERS[0],
@@ -167,7 +196,10 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             source = gr.Textbox(
                 "",
                 label="Source",
-                info="A folder on this machine or a Hub id of the same family, such as a fine-tune; empty: its own.",
+                info=(
+                    "A folder on this machine or a Hub id of the same family, such as a fine-tune; "
+                    "empty: its own."
+                ),
                 placeholder="folder or OWNER/NAME",
                 lines=1,
                 elem_id="source",
@@ -241,7 +273,10 @@ def slider_updates(controls: Controls, coefficients: Coefficients, shape: str, s
     updates: dict = {controls.shape: gr.update(value=shape), controls.hint: ""}
     shown = values.visible_sliders(shape, steps)
     for symbol, row, numbers in zip(
-        ("c_x", "c_ε"), (controls.c_x, controls.c_eps), values.sliders_from(coefficients, steps, shape), strict=True
+        ("c_x", "c_ε"),
+        (controls.c_x, controls.c_eps),
+        values.sliders_from(coefficients, steps, shape),
+        strict=True,
     ):
         for index, slider in enumerate(row):
             label = values.slider_label(symbol, index, shape)

@@ -38,9 +38,15 @@ def download_note(controls: Controls, engine: Engine, backbone: str, remark: str
         sentence = not_downloaded(spec, engine.device) or lacks_optional(spec)
     except BackboneError as error:
         told = fragments.notes((sentence_for(error),))
-        return {controls.arrival: gr.update(value=told, visible=True), controls.download: gr.update(visible=False)}
+        return {
+            controls.arrival: gr.update(value=told, visible=True),
+            controls.download: gr.update(visible=False),
+        }
     if sentence is None:
-        return {controls.arrival: gr.update(value="", visible=False), controls.download: gr.update(visible=False)}
+        return {
+            controls.arrival: gr.update(value="", visible=False),
+            controls.download: gr.update(visible=False),
+        }
     return {
         controls.arrival: gr.update(value=fragments.notes((remark or sentence,)), visible=True),
         controls.download: gr.update(
@@ -72,4 +78,6 @@ def progress(title: str, done: int, total: int) -> str:
     """A bar with its numbers."""
     share = min(1.0, done / total) if total else 0.0
     told = f"Downloading {title}: {size(done)} of {size(total)}, {100 * share:.0f} %"
-    return f'<p class="note" role="status">{escape(told)}<progress max="1" value="{share:.3f}"></progress></p>'
+    return (
+        f'<p class="note" role="status">{escape(told)}<progress max="1" value="{share:.3f}"></progress></p>'
+    )

@@ -17,12 +17,16 @@ BUSY = "(...settings) => { document.body.classList.add('busy'); return settings 
 MARK = "(...point) => { window.qsched?.mark(...point) }"
 COPY = "() => { window.qsched?.share() }"
 TO_SEARCH = "() => { document.querySelector('#tabs [role=tab]:nth-of-type(2)')?.click() }"
-COPY_SNIPPET = "() => { window.qsched?.copy(document.querySelector('#snippet code').textContent, '#copy-snippet') }"
+COPY_SNIPPET = (
+    "() => { window.qsched?.copy(document.querySelector('#snippet code').textContent, '#copy-snippet') }"
+)
 TOGGLE_DARK = "() => window.qsched.toggleDark()"
 
 
 def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficients, str, float]:
-    """(backbone, settings, coefficients, shape, k) of a link; what it leaves open is what a first visitor sees, or the best known."""
+    """(backbone, settings, coefficients, shape, k) of a link; what it leaves open is what a first visitor
+    sees, or the best known.
+    """
     backbone = named(link.backbone or engine.default, link.source)
     opening, _ = engine.opening(backbone)
     settings = Settings(
@@ -42,12 +46,14 @@ def _linked(link: values.Link, steps: int) -> Coefficients | None:
         return None
     rows = [list(row or (1.0,)) for row in (link.c_x, link.c_eps)]
     shape = link.shape or {1: "constant", 2: "ends"}.get(max(map(len, rows)), "per-step")
-    return values.coefficients_from(shape, *[row + [row[-1]] * (values.MOST_STEPS - len(row)) for row in rows], steps)
+    return values.coefficients_from(
+        shape, *[row + [row[-1]] * (values.MOST_STEPS - len(row)) for row in rows], steps
+    )
 
 
 def followed(engine: Engine, held: Session | None, backbone: str, settings: Settings) -> Coefficients | None:
-    """Where the coefficients begin for other settings (bit-width, method, steps, backbone), for someone who stood where
-    they began for the old ones; None for everybody else."""
+    """Where the coefficients begin for other settings (bit-width, method, steps, backbone), for someone who
+    stood where they began for the old ones; None for everybody else."""
     if held is None:
         return None
     old = held.comparison.settings
@@ -67,7 +73,9 @@ def nothing_known(settings: Settings) -> str:
 
 
 def address(held: Session) -> str:
-    """The query of a link to what a session shows; what only an expert changes stands in it only where it was changed."""
+    """The query of a link to what a session shows; what only an expert changes stands in it only where it was
+    changed.
+    """
     comparison, (backbone, _, source) = held.comparison, held.backbone.partition(SOURCE)
     settings, shape = comparison.settings, comparison.coefficients.shape
     q, usual = settings.quantization, Quantization(settings.quantization.bits)
@@ -95,4 +103,6 @@ def stamp(held: Session, final: bool = False) -> str:
     final: the page takes it as the newest, whatever it has seen.
     """
     mark = " data-final" if final else ""
-    return f'<i hidden data-version="{held.version}" data-link="{escape(address(held), quote=True)}"{mark}></i>'
+    return (
+        f'<i hidden data-version="{held.version}" data-link="{escape(address(held), quote=True)}"{mark}></i>'
+    )

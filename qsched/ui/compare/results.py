@@ -59,7 +59,8 @@ def build_results() -> Results:
             with gr.Column(min_width=90, elem_classes=["q-card", "picture", fragments.KEYS[name]]):
                 gr.HTML(fragments.column_title(name), elem_classes="plain")
                 images.append(
-                    image_box(f"image-{fragments.KEYS[name]}", fragments.TITLES[name], "shown", buttons=["fullscreen"])
+                    image_box(f"image-{fragments.KEYS[name]}", fragments.TITLES[name], "shown",
+                        buttons=["fullscreen"])
                 )  # fmt: skip
                 captions.append(gr.HTML(elem_id=f"caption-{fragments.KEYS[name]}", elem_classes="plain"))
     notes = gr.HTML("", elem_id="notes", elem_classes="plain")
@@ -67,14 +68,17 @@ def build_results() -> Results:
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
         with gr.Row(elem_classes="under-scores"):
             definition = gr.HTML(elem_id="definition", elem_classes="plain")
-            save_images = gr.Button("Save images", elem_id="download-images", size="md", scale=0, min_width=120)
+            save_images = gr.Button(
+                "Save images", elem_id="download-images", size="md", scale=0, min_width=120
+            )
             save_record = gr.Button("Save JSON", elem_id="download-record", size="md", scale=0, min_width=100)
         images_file = gr.DownloadButton("Images as a zip", visible="hidden", elem_id="images-file")
         record_file = gr.DownloadButton("Record as JSON", visible="hidden", elem_id="record-file")
     with gr.Row(elem_classes="q-below"):
         with gr.Column(elem_classes="q-card", min_width=300, scale=8):
             gr.HTML(
-                '<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a cell to go there; hatched '
+                '<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a '
+                "cell to go there; hatched "
                 "cells are within the noise of the plain scheduler.</p>",
                 elem_classes="plain",
             )
@@ -92,11 +96,15 @@ def build_results() -> Results:
             no_surface = gr.HTML("", elem_id="no-surface", elem_classes="plain", visible=False)
             stability = gr.HTML("", elem_id="stability", elem_classes="plain")
             geometry = gr.HTML("", elem_id="surface-geometry", elem_classes="plain")
-            with gr.Accordion("k sweep: how the optimum moves with k", open=False, elem_id="k-sweep") as sweep:
+            with gr.Accordion(
+                "k sweep: how the optimum moves with k", open=False, elem_id="k-sweep"
+            ) as sweep:
                 sweep_image = image_box("k-sweep-image", "k sweep")
             sweep_open = gr.State(False)
         with gr.Column(elem_classes="q-card", min_width=240, scale=5):
-            gr.HTML('<h3>Wipe</h3><p class="fine">Drag the handle across two images.</p>', elem_classes="plain")
+            gr.HTML(
+                '<h3>Wipe</h3><p class="fine">Drag the handle across two images.</p>', elem_classes="plain"
+            )
             with gr.Row(elem_classes="q-pair"):
                 left = gr.Dropdown(PAIRS, value=NAIVE, label="Left", elem_id="wipe-left", min_width=110)
                 right = gr.Dropdown(PAIRS, value=QSCHED, label="Right", elem_id="wipe-right", min_width=110)
@@ -136,7 +144,10 @@ def build_results() -> Results:
 
 def all_columns(results: Results, comparison: Comparison, k: float) -> dict:
     """Outputs for all three images and everything below them that speaks of them."""
-    updates: dict = {results.notes: fragments.notes(comparison.notes), results.scores: fragments.scores(comparison, k)}
+    updates: dict = {
+        results.notes: fragments.notes(comparison.notes),
+        results.scores: fragments.scores(comparison, k),
+    }
     for image, text, column in zip(results.images, results.captions, comparison.columns, strict=True):
         updates |= {image: shown(column.image), text: fragments.caption(column)}
     return updates
@@ -153,7 +164,9 @@ def third_column(results: Results, comparison: Comparison, k: float) -> dict:
 
 
 def drafted(results: Results, image: Image) -> dict:
-    """Outputs for a Q-Sched image that the full decoder will draw anew; the scores stay those of the last such one."""
+    """Outputs for a Q-Sched image that the full decoder will draw anew; the scores stay those of the last
+    such one.
+    """
     return {results.images[2]: shown(image), results.captions[2]: fragments.DRAFT}
 
 

@@ -34,7 +34,13 @@ def _record(engine: Engine, held: Session) -> str:
 
 
 def _slug(comparison: Comparison) -> str:
-    words = "".join(c if c.isascii() and c.isalnum() else "-" for c in comparison.settings.prompt.lower()).split("-")
+    words = "".join(
+        c if c.isascii() and c.isalnum() else "-" for c in comparison.settings.prompt.lower()
+    ).split("-")
     return "-".join(
-        [comparison.settings.quantization.bits, *[word for word in words if word][:4], str(comparison.settings.seed)]
+        [
+            comparison.settings.quantization.bits,
+            *[word for word in words if word][:4],
+            str(comparison.settings.seed),
+        ]
     )

@@ -60,7 +60,8 @@ def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Bu
     return {
         results.surface: gr.update(value=images.drawn(drawn.image), visible=True),
         results.geometry: geometry(preset, drawn, dark, k),
-        results.stability: fragments.stability(preset.surface.stability(k=k), DIFFERENT) + fragments.beyond(preset, k),
+        results.stability: fragments.stability(preset.surface.stability(k=k), DIFFERENT)
+        + fragments.beyond(preset, k),
         results.sweep: gr.update(visible=True),
         results.no_surface: gr.update(value="", visible=False),
         best: gr.update(interactive=True),
@@ -93,9 +94,16 @@ def _note(preset: Preset) -> str:
 
 
 def geometry(preset: Preset, drawn: SurfaceImage, dark: bool, k: float) -> str:
-    """What the browser needs to draw the crosshair and to say what lies under the pointer: the image's size, the
-    cells' box, the axes, the shape, and per cell (by rows) JAQ, and the difference to plain with its interval."""
-    data = {"size": drawn.image.size, "box": drawn.box, "c_x": drawn.c_x, "c_eps": drawn.c_eps, "shape": preset.shape}
+    """What the browser needs to draw the crosshair and to say what lies under the pointer: the image's size,
+    the cells' box, the axes, the shape, and per cell (by rows) JAQ, and the difference to plain with its
+    interval."""
+    data = {
+        "size": drawn.image.size,
+        "box": drawn.box,
+        "c_x": drawn.c_x,
+        "c_eps": drawn.c_eps,
+        "shape": preset.shape,
+    }
     data |= {"k": k, "dark": dark, "jaq": _numbers(preset.surface.jaq(k))}
     noise = preset.surface.uncertainty(k)
     if noise is not None:

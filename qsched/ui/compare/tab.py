@@ -29,8 +29,8 @@ PATIENCE_S = 3.0
 
 
 def patience() -> Callable[[int, int], None]:
-    """For Engine.compare: says once on the page that a method of quantizing calibrates, and how long that will take; the end
-    of the work takes the sentence away (links.IDLE)."""
+    """For Engine.compare: says once on the page that a method of quantizing calibrates, and how long that
+    will take; the end of the work takes the sentence away (links.IDLE)."""
     began, announced = time.monotonic(), []
 
     def report(done: int, total: int) -> None:
@@ -38,7 +38,8 @@ def patience() -> Callable[[int, int], None]:
         if left > PATIENCE_S and not announced:
             announced.append(done)
             gr.Info(
-                f"This method calibrates first, once: about {left:.0f} s. The sliders work meanwhile.", duration=None
+                f"This method calibrates first, once: about {left:.0f} s. The sliders work meanwhile.",
+                duration=None,
             )
 
     return report
@@ -65,7 +66,8 @@ class CompareTab:
     def shown(self) -> list:
         """Outputs of `everything`."""
         c, r = self.controls, self.results
-        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device, c.decoder, c.drafts,
+        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device,
+            c.decoder, c.drafts,
                 *r.map, c.best, c.search]  # fmt: skip
 
     @property
@@ -85,10 +87,16 @@ class CompareTab:
         """Outputs of `arrival`."""
         return [self.controls.arrival, self.controls.download]
 
-    # --- what an event shows -------------------------------------------------------------------------------------
+    # --- what an event shows --------------------------------------------------------------------------------
 
     def everything(
-        self, held: Session, dark: bool, left: str, right: str, shape: str | None = None, notes: tuple[str, ...] = ()
+        self,
+        held: Session,
+        dark: bool,
+        left: str,
+        right: str,
+        shape: str | None = None,
+        notes: tuple[str, ...] = (),
     ) -> dict:
         """Outputs for the whole tab; notes: sentences to show before those of the comparison."""
         c, r, comparison = self.controls, self.results, held.comparison
@@ -103,7 +111,9 @@ class CompareTab:
                 r.notes: fragments.notes(notes),
                 c.search: gr.update(visible=not known),
                 c.state: links.stamp(held),
-                c.decoder: gr.update(visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]),
+                c.decoder: gr.update(
+                    visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]
+                ),
                 c.drafts: gr.update(visible=backbone.has_tiny_decoder and not settings.tiny_decoder),
                 c.device: fragments.device_note(*self.engine.describe(held.backbone, settings.quantization)),
                 r.definition: self.definition(held),
@@ -151,11 +161,16 @@ class CompareTab:
             self.controls.state: links.stamp(held),
         }
 
-    # --- handlers ------------------------------------------------------------------------------------------------
+    # --- handlers -------------------------------------------------------------------------------------------
 
     def open(self, request: gr.Request, dark: bool, left: str, right: str):
-        """The first images of a visit, from the link's settings or the opening ones, which also stand in for a link that cannot be shown."""
-        link, c = values.read_link(request.query_params, self.engine.default, sources=is_local(request)), self.controls
+        """The first images of a visit, from the link's settings or the opening ones, which also stand in for
+        a link that cannot be shown.
+        """
+        link, c = (
+            values.read_link(request.query_params, self.engine.default, sources=is_local(request)),
+            self.controls,
+        )
         backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
         notes, wanted = link.notes, (backbone, settings)
         try:
@@ -192,9 +207,9 @@ class CompareTab:
         return backbone, settings
 
     def picked(self, request: gr.Request, given: dict):
-        """As `generate`, after a pick in a list: nothing to do if it picks what is shown (gradio calls this twice for one
-        pick with the mouse, and for none when a list is left), and of a backbone that has to be downloaded first only the
-        note and the button appear."""
+        """As `generate`, after a pick in a list: nothing to do if it picks what is shown (gradio calls this
+        twice for one pick with the mouse, and for none when a list is left), and of a backbone that has to be
+        downloaded first only the note and the button appear."""
         c, held = self.controls, self.engine.session(request.session_hash)
         name = self.name(request, given[c.backbone], given[c.source])
         arrival = arrival_view.download_note(c, self.engine, name)
@@ -230,7 +245,9 @@ class CompareTab:
         return self.everything(held, dark, left, right) | {self.controls.state: links.stamp(held, final=True)}
 
     def generate(self, request: gr.Request, given: dict):
-        """Make the three images for these settings; whoever stood where the coefficients begin stays there."""
+        """Make the three images for these settings; whoever stood where the coefficients begin
+        stays there.
+        """
         held = self.engine.session(request.session_hash)
         backbone, settings = self.asked(request, given)
         coefficients = links.followed(self.engine, held, backbone, settings)
@@ -248,8 +265,8 @@ class CompareTab:
         return updates
 
     def follow(self, request: gr.Request, given: dict):
-        """Move the coefficients under a hand that is moving: a draft by the small decoder where that is chosen, which the
-        page has replaced as soon as the hand rests."""
+        """Move the coefficients under a hand that is moving: a draft by the small decoder where that is
+        chosen, which the page has replaced as soon as the hand rests."""
         held, image = self.engine.session(request.session_hash), None
         try:
             if given[self.controls.drafts] and held:
@@ -264,7 +281,8 @@ class CompareTab:
     def adjust(self, request: gr.Request, given: dict):
         """Move the coefficients: only the Q-Sched image is made again, with steps - 1 denoiser calls.
 
-        Runs outside the queue, which halves the way to the page but knows no toasts: what goes wrong is said under the sliders.
+        Runs outside the queue, which halves the way to the page but knows no toasts: what goes wrong is said
+        under the sliders.
         """
         held = self.engine.session(request.session_hash)
         if held is None:
@@ -289,12 +307,15 @@ class CompareTab:
         preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
         if preset is None:
             toast(
-                f"No best known coefficients for {settings.quantization.bits.upper()} at {settings.steps} steps yet: a search makes them."
+                f"No best known coefficients for {settings.quantization.bits.upper()} at "
+                f"{settings.steps} steps yet: a search makes them."
             )
         return self.moved(preset.best(held.k), request)
 
     def name(self, request: gr.Request, backbone: str, source: str) -> str:
-        """What the engine calls a backbone from this source; the source of the backbone that is left is not taken along."""
+        """What the engine calls a backbone from this source; the source of the backbone that is left is not
+        taken along.
+        """
         held = self.engine.session(request.session_hash)
         id, _, left = held.backbone.partition(SOURCE) if held else (backbone, "", "")
         name = backbone if id != backbone and left == (source or "").strip() else named(backbone, source)
@@ -326,15 +347,22 @@ class CompareTab:
     def redraw(self, request: gr.Request, dark: bool):
         """The surface in the page's colours."""
         held = self.held(request)
-        return surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k)
+        return surface_view.draw(
+            self.results, self.engine, self.place(held), dark, self.controls.best, held.k
+        )
 
     def weigh(self, request: gr.Request, k: float, dark: bool):
-        """Another k: scores and surface from what is stored, no denoiser call. NaN is a number still being typed."""
+        """Another k: scores and surface from what is stored, no denoiser call.
+
+        NaN is a number still being typed.
+        """
         if k != k:
             return {self.results.geometry: gr.skip()}
         self.held(request)
         held = self.engine.weigh(request.session_hash, values.k_from(k)) or toast(UNKNOWN)
-        return surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k) | {
+        return surface_view.draw(
+            self.results, self.engine, self.place(held), dark, self.controls.best, held.k
+        ) | {
             self.results.scores: fragments.scores(held.comparison, held.k),
             self.results.definition: self.definition(held),
             self.controls.state: links.stamp(held),
@@ -351,7 +379,9 @@ class CompareTab:
         return self.sweep(request, dark) if opened else {self.results.sweep_open: False}
 
     def wipe(self, request: gr.Request, left: str, right: str):
-        """The two chosen images on top of each other; later changes of an image the browser copies by itself."""
+        """The two chosen images on top of each other; later changes of an image the browser
+        copies by itself.
+        """
         return wiped(self.held(request).comparison, left, right)
 
     def complain(self, given: dict) -> None:

@@ -38,8 +38,19 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     demo.unload(tab.forget)
     asked = [c.generate.click, c.prompt.submit, c.seed.submit]
     settle(gr.on(asked, api_name="generate", **make), "")
-    lists = [c.backbone, c.bits, c.steps, c.group_size, c.method, c.activation_scale, c.scope, c.keep, c.decoder]
-    picks = [widget.input for widget in lists]  # of a list it comes twice for one pick, and once for none: see `picked`
+    lists = [
+        c.backbone,
+        c.bits,
+        c.steps,
+        c.group_size,
+        c.method,
+        c.activation_scale,
+        c.scope,
+        c.keep,
+        c.decoder,
+    ]
+    # of a list it comes twice for one pick, and once for none: see `picked`
+    picks = [widget.input for widget in lists]
     pick = make | {"fn": reports_errors(tab.picked), "outputs": [*shown, *chosen, *tab.download_note]}
     picked = gr.on(picks, api_name="pick", **pick)
     settle(picked, "_pick")
@@ -59,7 +70,9 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     settle(fetched.success(api_name="generate_download", **make), "_download")
     rolled = c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN)
     settle(rolled.then(api_name="generate_seed", **make), "_seed")
-    chosen_example = c.examples.click(lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN)
+    chosen_example = c.examples.click(
+        lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN
+    )
     settle(chosen_example.then(api_name="generate_example", **make), "_example")
     moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
     gr.on(
@@ -101,7 +114,9 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     swept = [r.sweep_image, r.sweep_open]
     r.sweep.expand(reports_errors(tab.sweep), tab.dark, swept, api_name="sweep", **QUIET)
     r.sweep.collapse(lambda: False, None, r.sweep_open, api_name="sweep_closed", **HIDDEN)
-    r.geometry.change(reports_errors(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET)
+    r.geometry.change(
+        reports_errors(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET
+    )
 
     point = [c.shape, c.c_x[0], c.c_eps[0]]
     gr.on(

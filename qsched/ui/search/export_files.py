@@ -23,7 +23,10 @@ def preset_file(preset: Preset) -> str:
 def scheduler_file(preset: Preset, engine: Engine) -> str:
     """Path of a zip that holds the scheduler folder."""
     packed, name = BytesIO(), f"qsched-{preset.backbone}-{Path(_name(preset)).stem}"
-    with tempfile.TemporaryDirectory() as temporary, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
         folder = Path(temporary) / name
         export_scheduler(preset, engine.backbone(preset.backbone).scheduler, folder, called=name)
         for path in sorted(folder.iterdir()):
@@ -32,7 +35,8 @@ def scheduler_file(preset: Preset, engine: Engine) -> str:
 
 
 def push(preset: Preset, engine: Engine, repo: str, token: str, private: bool, dry_run: bool) -> Published:
-    """Publish the scheduler on the Hub, or say what would be published; an empty token is this machine's login.
+    """Publish the scheduler on the Hub, or say what would be published; an empty token is this machine's
+    login.
 
     Raises:
         PublishError: one sentence.

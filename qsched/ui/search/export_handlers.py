@@ -32,7 +32,10 @@ class ExportHandlers:
         path = export_files.best_known_path(preset, self.tab.engine)
         if not path.exists():
             return self._kept(request)
-        return {r.replacing: gr.update(visible=True), r.question: search_fragments.replacing(path.name, _date(path))}
+        return {
+            r.replacing: gr.update(visible=True),
+            r.question: search_fragments.replacing(path.name, _date(path)),
+        }
 
     def replace(self, request: gr.Request) -> dict:
         """Store it in place of the one that is there."""

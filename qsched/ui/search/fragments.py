@@ -1,4 +1,7 @@
-"""The Search tab's pieces of HTML: progress, cost, coefficients, facts of a saved search. Text from outside is escaped."""
+"""The Search tab's pieces of HTML: progress, cost, coefficients, facts of a saved search.
+
+Text from outside is escaped.
+"""
 
 import shlex
 from html import escape
@@ -15,9 +18,13 @@ from qsched.server.search_runner import Frame
 from qsched.ui.errors import without_paths
 from qsched.ui.fragments import signed
 
-IDLE = '<div class="progress" data-state="idle"><p><b>No search running.</b><span>Choose what to search and press Start.</span></p></div>'
+IDLE = (
+    '<div class="progress" data-state="idle"><p><b>No search running.</b><span>Choose what to search '
+    "and press Start.</span></p></div>"
+)
 NOTHING = (
-    '<div class="no-surface"><p>A search fills this surface point by point, and a saved one shows it at once.</p></div>'
+    '<div class="no-surface"><p>A search fills this surface point by point, and a saved one shows it '
+    "at once.</p></div>"
 )
 STATES = {
     "loading": "Getting ready",
@@ -41,12 +48,15 @@ def progress(frame: Frame, state: str) -> str:
     elif frame.images:
         told.append(f"in {clock(frame.seconds)}")
     if state == "running":
-        told.append("time left not known yet" if frame.remaining is None else f"{clock(frame.remaining)} left")
+        told.append(
+            "time left not known yet" if frame.remaining is None else f"{clock(frame.remaining)} left"
+        )
     spans = "".join(f"<span>{text}</span>" for text in told[1:])
     return (
         f'<div class="progress" data-state="{state}" data-done="{frame.done}" data-total="{frame.total}">'
         f'<p><b>{STATES[state]}</b><b class="points">{told[0]}</b>{spans}</p>'
-        f'<div role="progressbar" aria-label="Points" aria-valuemin="0" aria-valuemax="{frame.total}" aria-valuenow="{frame.done}">'
+        f'<div role="progressbar" aria-label="Points" aria-valuemin="0" '
+        f'aria-valuemax="{frame.total}" aria-valuenow="{frame.done}">'
         f'<i style="width:{100 * frame.fraction:.2f}%"></i></div></div>'
     )
 
@@ -57,7 +67,9 @@ def clock(seconds: float) -> str:
         return f"{seconds:.1f} s"
     seconds_rounded = round(seconds)
     hours, minutes = seconds_rounded // 3600, seconds_rounded % 3600 // 60
-    return f"{hours}:{minutes:02}:{seconds_rounded % 60:02}" if hours else f"{minutes}:{seconds_rounded % 60:02}"
+    return (
+        f"{hours}:{minutes:02}:{seconds_rounded % 60:02}" if hours else f"{minutes}:{seconds_rounded % 60:02}"
+    )
 
 
 def plan(found: Plan, options: SearchOptions) -> str:
@@ -83,7 +95,8 @@ def wrong(sentence: str) -> str:
 def coefficients(chosen: Coefficients) -> str:
     """Both coefficients as the page writes them."""
     return ", ".join(
-        f"c<sub>{symbol}</sub> {_steps(getattr(chosen, name))}" for symbol, name in (("x", "c_x"), ("ε", "c_eps"))
+        f"c<sub>{symbol}</sub> {_steps(getattr(chosen, name))}"
+        for symbol, name in (("x", "c_x"), ("ε", "c_eps"))
     )
 
 
@@ -102,7 +115,8 @@ def label(search: SavedSearch) -> str:
     score = "no score" if search.best is None else f"JAQ {search.best[1]:.3f}"
     steps = "1 step" if options.steps == 1 else f"{options.steps} steps"
     return " · ".join(
-        [f"{search.begun[:10]} {search.begun[11:16]}", without_paths(named(search.backbone, search.source)), options.quantization.bits.upper(), steps, options.strategy,
+        [f"{search.begun[:10]} {search.begun[11:16]}", without_paths(named(search.backbone, search.source)),
+            options.quantization.bits.upper(), steps, options.strategy,
          f"{search.done}/{search.total} points", score]
     )  # fmt: skip
 
@@ -117,8 +131,10 @@ def facts(search: SavedSearch, preset: Preset, k: float) -> str:
     other = "" if k == options.k else f" It was searched at k = {options.k:g}; the colours are at k = {k:g}."
     return (
         f"{best(preset.coefficients, found['best']['jaq'], plain, escape(label(search)))}"
-        f'<p class="fine">{prompts}, {low:g} to {high:g} in {options.resolution} values, {options.shape}{", tiny decoder" * options.tiny_decoder}. '
-        f"{escape(preset.formula.replace(' * ', ' · '))} with k = {options.k:g}, scored by <b>{escape(scorer['name'])}</b>: "
+        f'<p class="fine">{prompts}, {low:g} to {high:g} in {options.resolution} values, '
+        f"{options.shape}{', tiny decoder' * options.tiny_decoder}. "
+        f"{escape(preset.formula.replace(' * ', ' · '))} with k = {options.k:g}, scored by "
+        f"<b>{escape(scorer['name'])}</b>: "
         f"{escape(scorer['definition'])}.{other}</p>"
     )
 
@@ -129,16 +145,20 @@ def command(backbone: str, options: SearchOptions) -> str:
     backbone, _, source = backbone.partition(SOURCE)
     method = options.quantization.method
     return (
-        f"python -m qsched search --backbone {backbone} --bits {options.quantization.bits} --steps {options.steps} "
+        f"python -m qsched search --backbone {backbone} --bits {options.quantization.bits} --steps "
+        f"{options.steps} "
         f"{f'--source {shlex.quote(source)} ' if source else ''}"
-        f"{'' if method == 'plain' else f'--method {method} '}{'--tiny-decoder ' if options.tiny_decoder else ''}"
-        f"--strategy {options.strategy} --grid {options.resolution} --range {low:g} {high:g} --out preset.json"
+        f"{'' if method == 'plain' else f'--method {method} '}{'--tiny-decoder ' if options.tiny_decoder else ''}"  # noqa: E501
+        f"--strategy {options.strategy} --grid {options.resolution} --range {low:g} {high:g} --out "
+        f"preset.json"
     )
 
 
 def elsewhere(why: str, backbone: str, options: SearchOptions) -> str:
     """Why no search can run here, and the command that runs it somewhere else."""
-    return f'<div class="no-surface"><p>{escape(why)}</p><code>{escape(command(backbone, options))}</code></div>'
+    return (
+        f'<div class="no-surface"><p>{escape(why)}</p><code>{escape(command(backbone, options))}</code></div>'
+    )
 
 
 def quantizer(chosen: Quantization) -> str:
@@ -162,7 +182,10 @@ def side_by_side(count: int, comparable: bool) -> str:
     told = (
         "Both surfaces have the same colours for the same JAQ."
         if comparable
-        else "They were scored by different scorers: each has colours of its own, and their JAQ cannot be compared."
+        else (
+            "They were scored by different scorers: each has colours of its own, and their JAQ cannot "
+            "be compared."
+        )
     )
     return f'<h3>Side by side</h3><p class="fine">{told}</p>'
 

@@ -58,7 +58,16 @@ class SearchInputs:
 
     def settings(self, controls: Controls) -> list[gr.components.Component]:
         """Inputs of `options_from`; the quantizer's advanced options are those of Compare."""
-        own = [self.backbone, self.bits, self.steps, self.strategy, self.low, self.high, self.resolution, self.shape]
+        own = [
+            self.backbone,
+            self.bits,
+            self.steps,
+            self.strategy,
+            self.low,
+            self.high,
+            self.resolution,
+            self.shape,
+        ]
         own += [self.seeds, self.k, self.source, self.count, self.text, self.file]
         return [*own, *controls.quantization[1:], self.decoder]
 
@@ -67,10 +76,13 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
     """Lay out the left column for what a first visitor looks at."""
     spec = _spec(backbone)
     with gr.Column(elem_classes="q-card"):
-        backbones = gr.Dropdown(backbone_choices(backbone), value=backbone, label="Backbone", elem_id="search-backbone")
+        backbones = gr.Dropdown(
+            backbone_choices(backbone), value=backbone, label="Backbone", elem_id="search-backbone"
+        )
         with gr.Row(elem_classes="q-pair"):
             bits = gr.Dropdown(
-                values.bits_choices(), value=settings.quantization.bits, label="Bit-width", elem_id="search-bits",
+                values.bits_choices(), value=settings.quantization.bits, label="Bit-width",
+                elem_id="search-bits",
                 scale=3, min_width=120,
             )  # fmt: skip
             steps = gr.Dropdown(
@@ -79,10 +91,13 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             )  # fmt: skip
         quantizer = gr.HTML("", elem_id="search-quantizer", elem_classes="plain")
         strategy = gr.Radio(
-            [(TITLES[name], name) for name in STRATEGIES], value="adaptive", label="Strategy", elem_id="search-strategy",
+            [(TITLES[name], name) for name in STRATEGIES], value="adaptive", label="Strategy",
+            elem_id="search-strategy",
             elem_classes="segments",
         )  # fmt: skip
-        explanation = gr.HTML(explained_strategy("adaptive"), elem_id="search-explanation", elem_classes="plain")
+        explanation = gr.HTML(
+            explained_strategy("adaptive"), elem_id="search-explanation", elem_classes="plain"
+        )
         with gr.Row(elem_classes="q-pair"):
             low = _number(0.8, "Lowest", "search-range-low", step=0.01)
             high = _number(1.2, "Highest", "search-range-high", step=0.01)
@@ -92,12 +107,18 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             elem_id="search-shape", elem_classes="segments",
         )  # fmt: skip
         decoder = gr.Checkbox(
-            False, label="Tiny decoder: faster, and scores are of its images", elem_id="search-decoder", visible=False
+            False,
+            label="Tiny decoder: faster, and scores are of its images",
+            elem_id="search-decoder",
+            visible=False,
         )
-        source = gr.Radio(SOURCES, value=BUILT_IN, label="Prompts", elem_id="search-prompts", elem_classes="segments")
+        source = gr.Radio(
+            SOURCES, value=BUILT_IN, label="Prompts", elem_id="search-prompts", elem_classes="segments"
+        )
         count = _number(25, _how_many(backbone), "search-prompt-count", precision=0)
         text = gr.Textbox(
-            "", label="One prompt per line", placeholder="a red fox\na house by the sea", lines=4, max_lines=10,
+            "", label="One prompt per line", placeholder="a red fox\na house by the sea", lines=4,
+            max_lines=10,
             elem_id="search-prompt-text", visible=False,
         )  # fmt: skip
         file = gr.File(
@@ -113,13 +134,15 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             stop = gr.Button("Stop", elem_id="search-stop", min_width=80, size="md", interactive=False)
         cost = gr.Button("What will it cost?", elem_id="search-cost", size="md")
     return SearchInputs(
-        backbones, bits, steps, quantizer, strategy, explanation, low, high, resolution, shape, decoder, seeds, k, source,
+        backbones, bits, steps, quantizer, strategy, explanation, low, high, resolution, shape, decoder,
+        seeds, k, source,
         count, text, file, plan, cost, start, stop,
     )  # fmt: skip
 
 
 def options_from(
-    engine: Engine, backbone, bits, steps, strategy, low, high, resolution, shape, seeds, k, source, count, text, file,
+    engine: Engine, backbone, bits, steps, strategy, low, high, resolution, shape, seeds, k, source, count,
+    text, file,
     group, scale, scope, keep, method="plain", tiny=False,
 ) -> tuple[str, SearchOptions]:  # fmt: skip
     """(backbone, options) from the widgets' values.
@@ -133,7 +156,8 @@ def options_from(
     grid(low, high, side)
     if low < values.LOW or high > values.HIGH:
         raise ValueError(
-            f"The range must lie between {values.LOW} and {values.HIGH}, where Compare can show what is found."
+            f"The range must lie between {values.LOW} and {values.HIGH}, where Compare can show "
+            f"what is found."
         )
     return backbone, SearchOptions(
         values.quantization_from(bits, group, scale, scope, keep, method),
@@ -158,7 +182,9 @@ def prompts_from(family: str, source: str, count: Any, text: str | None, file: s
     """
     if source == BUILT_IN:
         most = len(builtin_prompts(family, "calibration"))
-        return choose_prompts(_integer(count, "The number of built-in prompts", 1, most), family, "calibration")
+        return choose_prompts(
+            _integer(count, "The number of built-in prompts", 1, most), family, "calibration"
+        )
     if source == OWN:
         lines = (" ".join(line.split()) for line in (text or "").splitlines())
         prompts = list(dict.fromkeys(line for line in lines if line))
@@ -180,7 +206,8 @@ def shown_source(inputs: SearchInputs, source: str) -> dict:
 
 
 def filled(inputs: SearchInputs, backbone: str, settings: Settings, tiny: bool = False) -> dict:
-    """Outputs that take over what Compare looks at; backbone: as the engine names it, so perhaps from another source.
+    """Outputs that take over what Compare looks at; backbone: as the engine names it, so perhaps from another
+    source.
 
     tiny: whether it has a small decoder.
     """
@@ -214,7 +241,9 @@ EXPLAIN = "(name) => ({0})[name]"
 
 
 def _how_many(backbone: str) -> str:
-    return f"How many of the {len(builtin_prompts(_spec(backbone).family, 'calibration'))} calibration prompts"
+    return (
+        f"How many of the {len(builtin_prompts(_spec(backbone).family, 'calibration'))} calibration prompts"
+    )
 
 
 def _number(value: float, label: str, elem_id: str, **options: Any) -> gr.Number:
@@ -228,7 +257,12 @@ def _real(value: Any, name: str) -> float:
 
 
 def _integer(value: Any, name: str, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value != int(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not math.isfinite(value)
+        or value != int(value)
+    ):
         raise ValueError(f"{name} must be a whole number.")
     if not low <= value <= high:
         raise ValueError(f"{name} must be {low} to {high}, not {int(value)}.")

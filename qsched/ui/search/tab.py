@@ -1,4 +1,6 @@
-"""The Search tab: its widgets and handlers, which only translate between widgets, the runner and what is saved."""
+"""The Search tab: its widgets and handlers, which only translate between widgets, the runner and what is
+saved.
+"""
 
 import os
 from collections import OrderedDict
@@ -29,8 +31,9 @@ NOTHING = "There is nothing to take yet: start a search or choose a saved one."
 
 @dataclass
 class Visit:
-    """What one page's Search tab shows. taken_over: what it last took over from Compare. dark: the page's colours.
-    doomed: saved searches that it has asked whether to delete. begun: those that did not exist before it started them."""
+    """What one page's Search tab shows. taken_over: what it last took over from Compare. dark: the page's
+    colours. doomed: saved searches that it has asked whether to delete. begun: those that did not exist
+    before it started them."""
 
     shown: Shown | None = None
     taken_over: tuple | None = None
@@ -65,10 +68,12 @@ class SearchTab:
             self._visits.popitem(last=False)
         return visit
 
-    # --- what is searched ----------------------------------------------------------------------------------------
+    # --- what is searched -----------------------------------------------------------------------------------
 
     def open(self, request: gr.Request, *settings) -> dict:
-        """The settings of Compare, if they have changed since this tab took them over, and the saved searches."""
+        """The settings of Compare, if they have changed since this tab took them over, and the saved
+        searches.
+        """
         visit, held, updates = self.visit(request.session_hash), self.engine.session(request.session_hash), {}
         if held is not None:
             s = held.comparison.settings
@@ -77,7 +82,13 @@ class SearchTab:
                 visit.taken_over = now
                 tiny = self.engine.has_tiny_decoder(held.backbone)
                 updates = search_inputs.filled(self.inputs, held.backbone, s, tiny)
-                settings = (held.backbone, s.quantization.bits, s.steps, *settings[3:-1], tiny and s.tiny_decoder)
+                settings = (
+                    held.backbone,
+                    s.quantization.bits,
+                    s.steps,
+                    *settings[3:-1],
+                    tiny and s.tiny_decoder,
+                )
         try:
             listed = self.listed()
         except Exception as error:
@@ -88,7 +99,9 @@ class SearchTab:
         """What these settings cost, as far as it is known without an image."""
         i = self.inputs
         start = (
-            {} if self.lent() is None else {i.start: gr.update(interactive=False), i.cost: gr.update(interactive=False)}
+            {}
+            if self.lent() is None
+            else {i.start: gr.update(interactive=False), i.cost: gr.update(interactive=False)}
         )
         try:
             backbone, options = search_inputs.options_from(self.engine, *settings)
@@ -103,7 +116,9 @@ class SearchTab:
     def lent(self) -> str | None:
         """Why no search can run here, None if it can."""
         if os.environ.get("SPACES_ZERO_GPU"):
-            return "This Space lends its GPU for seconds, and a search takes longer. Run it on your own machine:"
+            return (
+                "This Space lends its GPU for seconds, and a search takes longer. Run it on your own machine:"
+            )
         return None
 
     def cost(self, *settings) -> Iterator[dict]:
@@ -121,16 +136,21 @@ class SearchTab:
         """The step counts of another backbone."""
         spec = self.engine.spec(backbone)
         kept = Settings(
-            "-", 0, steps if steps in spec.steps else spec.default_steps, self.engine.opening(backbone)[0].quantization
+            "-",
+            0,
+            steps if steps in spec.steps else spec.default_steps,
+            self.engine.opening(backbone)[0].quantization,
         )
         updates = search_inputs.filled(self.inputs, backbone, kept, self.engine.has_tiny_decoder(backbone))
-        return {widget: updates[widget] for widget in (self.inputs.steps, self.inputs.count, self.inputs.decoder)}
+        return {
+            widget: updates[widget] for widget in (self.inputs.steps, self.inputs.count, self.inputs.decoder)
+        }
 
     def source(self, source: str) -> dict:
         """The widget for the chosen source of prompts."""
         return search_inputs.shown_source(self.inputs, source)
 
-    # --- while it runs -------------------------------------------------------------------------------------------
+    # --- while it runs --------------------------------------------------------------------------------------
 
     def start(self, request: gr.Request, dark: bool, *settings) -> Iterator[dict]:
         """Start or resume, and show how it goes until it is over."""
@@ -145,13 +165,18 @@ class SearchTab:
                 cell = shown.cell if shown else None  # the visitor may have clicked one meanwhile
                 shown = visit.shown = search_view.of_run(run, frame, cell)
                 updates = self.progress(run, frame) | search_view.best_updates(r, shown)
-                updates |= {i.start: gr.update(interactive=frame.over), i.stop: gr.update(interactive=not frame.over)}
+                updates |= {
+                    i.start: gr.update(interactive=frame.over),
+                    i.stop: gr.update(interactive=not frame.over),
+                }
                 if drawn != (frame.points, frame.working, cell, visit.dark, frame.over):
                     drawn = frame.points, frame.working, cell, visit.dark, frame.over
                     updates |= search_view.surface_updates(r, shown, visit.dark)
                 if frame.image is not None and with_image != frame.points:
                     with_image = frame.points
-                    updates |= search_view.image_updates(r, search_view.as_image(frame.image), run.options.prompts[0])
+                    updates |= search_view.image_updates(
+                        r, search_view.as_image(frame.image), run.options.prompts[0]
+                    )
                 if frame.over:
                     if run.is_new and request.session_hash:
                         visit.begun.add(run.name)
@@ -174,7 +199,9 @@ class SearchTab:
         if run.error is not None:
             updates[self.results.notes] = search_fragments.wrong(explained(run.error, "search"))
         elif run.preset is None:
-            updates[self.results.notes] = search_fragments.wrong("Stopped before the first point was finished.")
+            updates[self.results.notes] = search_fragments.wrong(
+                "Stopped before the first point was finished."
+            )
         elif run.preset.provenance["at_edge"]:
             updates[self.results.notes] = search_fragments.wrong(
                 "The best point lies on the edge of the range: a wider one may hold a better one."
@@ -197,7 +224,9 @@ class SearchTab:
     def stop(self, request: gr.Request) -> dict:
         """Ask the search of this page to end; its event shows when it has."""
         run = self.runner.stop(request.session_hash)
-        return {self.inputs.stop: gr.update(interactive=False)} | (self.progress(run, run.frame()) if run else {})
+        return {self.inputs.stop: gr.update(interactive=False)} | (
+            self.progress(run, run.frame()) if run else {}
+        )
 
     def select(self, request: gr.Request, dark: bool, event: gr.SelectData) -> dict:
         """Choose the clicked cell; the cell of the best chooses the best again."""
@@ -207,17 +236,23 @@ class SearchTab:
             return {self.results.notes: ""}
         point = shown.surface.c_x[cell[1]], shown.surface.c_eps[cell[0]]
         shown.cell = None if point == shown.point else point
-        updates = search_view.best_updates(self.results, shown) | search_view.surface_updates(self.results, shown, dark)
+        updates = search_view.best_updates(self.results, shown) | search_view.surface_updates(
+            self.results, shown, dark
+        )
         return updates | (self.with_image(shown) if shown.over else {})
 
     def redraw(self, request: gr.Request, dark: bool, chosen: list[str]) -> dict:
         """Surfaces in the page's colours."""
         visit = self.visit(request.session_hash)
         visit.dark, shown = dark, visit.shown
-        updates = {self.results.notes: ""} if shown is None else search_view.surface_updates(self.results, shown, dark)
+        updates = (
+            {self.results.notes: ""}
+            if shown is None
+            else search_view.surface_updates(self.results, shown, dark)
+        )
         return updates | self.beside(chosen, dark, self.runner.running_for(request.session_hash) is not None)
 
-    # --- saved searches ------------------------------------------------------------------------------------------
+    # --- saved searches -------------------------------------------------------------------------------------
 
     def listed(self, chosen: list[str] | None = None) -> dict:
         """Outputs with the saved searches; `chosen` are ticked (None: as they are)."""
@@ -237,7 +272,8 @@ class SearchTab:
         """Show one saved search, compare the last two that were ticked."""
         r, more, chosen = self.results, len(chosen) > 2, chosen[-2:]
         running = self.runner.running_for(request.session_hash) is not None
-        updates = {r.saved: chosen} if more else {}  # otherwise as it is: the next tick may be under way already
+        # otherwise as it is: the next tick may be under way already
+        updates = {r.saved: chosen} if more else {}
         updates |= {r.delete: gr.update(interactive=bool(chosen))}
         if chosen and not running:
             search = self.searches.find(chosen[0])
@@ -246,7 +282,10 @@ class SearchTab:
             state = "done" if search.done >= search.total else "stopped"
             frame = Frame(done=search.done, total=search.total, fraction=search.done / search.total)
             updates |= search_view.best_updates(r, shown) | search_view.surface_updates(r, shown, dark)
-            updates |= self.with_image(shown) | {r.progress: search_fragments.progress(frame, state), r.notes: ""}
+            updates |= self.with_image(shown) | {
+                r.progress: search_fragments.progress(frame, state),
+                r.notes: "",
+            }
         return updates | self.beside(chosen, dark, running)
 
     def beside(self, chosen: list[str], dark: bool, running: bool) -> dict:
@@ -258,7 +297,10 @@ class SearchTab:
         presets = [self.searches.load(name) for name in chosen]
         k = found[0].options.k
         comparable = len({preset.provenance["scorer"]["definition"] for preset in presets}) == 1
-        updates = {r.compare: gr.update(visible=True), r.scale: search_fragments.side_by_side(len(found), comparable)}
+        updates = {
+            r.compare: gr.update(visible=True),
+            r.scale: search_fragments.side_by_side(len(found), comparable),
+        }
         for index, (image, text) in enumerate(zip(r.sides, r.definitions, strict=True)):
             if index >= len(found):
                 updates |= {image: gr.update(visible=False), text: ""}
@@ -283,7 +325,9 @@ class SearchTab:
         return {self.results.deleting: gr.update(visible=bool(found)), self.results.to_delete: text}
 
     def delete(self, request: gr.Request) -> dict:
-        """Remove what the question named for good, whatever has been ticked since, except a search that is running."""
+        """Remove what the question named for good, whatever has been ticked since, except a search that is
+        running.
+        """
         visit, running = self.visit(request.session_hash), self.runner.running()
         self.check_delete(request, visit.to_delete)
         if running and running.name in visit.to_delete:
@@ -298,7 +342,7 @@ class SearchTab:
         if not self.visit(request.session_hash).begun.issuperset(names):
             require_local(request, DELETE)
 
-    # --- what is taken away --------------------------------------------------------------------------------------
+    # --- what is taken away ---------------------------------------------------------------------------------
 
     def use(self, request: gr.Request, dark: bool, left: str, right: str) -> dict:
         """Show the coefficients in Compare, with its prompt and seed."""
@@ -315,7 +359,9 @@ class SearchTab:
         self.engine.compare(request.session_hash, backbone, settings, shown.coefficients)
         self.visit(request.session_hash).taken_over = (backbone, settings.quantization, settings.steps, tiny)
         now = self.compare.held(request)
-        return self.compare.everything(now, dark, left, right) | self.compare.settings_shown(backbone, settings)
+        return self.compare.everything(now, dark, left, right) | self.compare.settings_shown(
+            backbone, settings
+        )
 
     def preset(self, request: gr.Request) -> Preset:
         """The shown search as a preset, with the coefficients that are chosen."""

@@ -1,4 +1,6 @@
-"""What a page's Search tab shows of one search: its surface as an image, and the coefficients that would be taken."""
+"""What a page's Search tab shows of one search: its surface as an image, and the coefficients that would be
+taken.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -35,8 +37,10 @@ SMALL = (700, 630)
 class Shown:
     """A search on the page, running or saved.
 
-    name: of its study, None while it gets ready. best: coefficients that it would recommend and their JAQ, None before
-    there are any. point: of the best if it is a cell. cell: what the visitor clicked. over: whether it has ended. formula: of JAQ.
+    name: of its study, None while it gets ready. best: coefficients that it would recommend and their JAQ,
+        None before
+    there are any. point: of the best if it is a cell. cell: what the visitor clicked. over: whether it has
+    ended. formula: of JAQ.
     working: cells that are being computed.
     """
 
@@ -86,21 +90,37 @@ def of_run(run: Run, frame: Frame, cell: tuple[float, float] | None) -> Shown:
         best = candidate.coefficients(run.options.shape), jaq
         point = (candidate.c_x[0], candidate.c_eps[0]) if candidate.is_pair else None
     return Shown(
-        run.name, run.backbone, run.options, surface, best, point, cell, frame.over, run.formula, frame.working
+        run.name,
+        run.backbone,
+        run.options,
+        surface,
+        best,
+        point,
+        cell,
+        frame.over,
+        run.formula,
+        frame.working,
     )
 
 
 def of_saved(search: SavedSearch, preset: Preset, backbone: str) -> Shown:
     """A search from the storage. backbone: as the engine calls it."""
     best = preset.coefficients, preset.provenance["best"]["jaq"]
-    return Shown(search.name, backbone, search.options, preset.surface, best, _point(preset), formula=preset.formula)
+    return Shown(
+        search.name, backbone, search.options, preset.surface, best, _point(preset), formula=preset.formula
+    )
 
 
 def figure(
-    shown: Shown, dark: bool, *, k: float | None = None, alongside: np.ndarray | None = None, size: tuple | None = None
+    shown: Shown,
+    dark: bool,
+    *,
+    k: float | None = None,
+    alongside: np.ndarray | None = None,
+    size: tuple | None = None,
 ) -> SurfaceImage:
-    """The surface with a ring around what would be taken; cells that a model predicts are fainter, and its noise is
-    shown when all is computed."""
+    """The surface with a ring around what would be taken; cells that a model predicts are fainter, and its
+    noise is shown when all is computed."""
     options = shown.options
     prompts = f"{len(options.prompts)} prompts" + (f", {options.seeds} seeds" if options.seeds > 1 else "")
     how = {"constant": "constant over the steps", "ramp": "ramp to 1"}[options.shape]
@@ -122,7 +142,10 @@ def figure(
 
 
 def modelled(shown: Shown) -> np.ndarray | None:
-    """JAQ of every cell as the strategy's model has it, shape (rows, columns); None for strategies without a model."""
+    """JAQ of every cell as the strategy's model has it, shape (rows, columns);
+
+    None for strategies without a model.
+    """
     surface = shown.surface
 
     def fit() -> np.ndarray | None:
@@ -157,7 +180,9 @@ def surface_updates(r: SearchResults, shown: Shown, dark: bool) -> dict:
     return {
         r.surface: gr.update(value=images.drawn(figure(shown, dark).image), visible=True),
         r.nothing: gr.update(visible=False),
-        r.stability: fragments.stability(shown.surface.stability(k=shown.options.k), DIFFERENT) if scored else "",
+        r.stability: fragments.stability(shown.surface.stability(k=shown.options.k), DIFFERENT)
+        if scored
+        else "",
     }
 
 
@@ -172,7 +197,9 @@ def image_updates(r: SearchResults, image: Image.Image | None, prompt: str = "")
 
 
 def as_image(image: torch.Tensor) -> Image.Image:
-    """(3, height, width) in [0, 1] as an image; made with numpy, since torch belongs to the device's thread."""
+    """(3, height, width) in [0, 1] as an image; made with numpy, since torch belongs to the
+    device's thread.
+    """
     pixels = np.nan_to_num(image.numpy(), nan=0.0, posinf=0.0, neginf=0.0).transpose(1, 2, 0) * 255
     return Image.fromarray(pixels.round().astype(np.uint8))
 
@@ -183,7 +210,9 @@ def draw_image(backbone: Backbone, options: SearchOptions, coefficients: Coeffic
     backbone.use(options.steps)
     denoiser = backbone.quantized(options.quantization).module
     noise = draw_noise(backbone.latent_shape, options.seed, [0])
-    latents = sample(backbone, backbone.encode(options.prompts[:1]), noise, options.steps, coefficients, denoiser)
+    latents = sample(
+        backbone, backbone.encode(options.prompts[:1]), noise, options.steps, coefficients, denoiser
+    )
     return as_image(decode(backbone, latents, options.tiny_decoder)[0].cpu())
 
 

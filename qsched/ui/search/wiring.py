@@ -13,7 +13,10 @@ from qsched.ui.search.inputs import EXPLAIN, explained_strategy
 from qsched.ui.search.tab import SearchTab
 
 SEARCH = {"concurrency_id": "search", "concurrency_limit": 16}
-"""Not the device's: a search takes turns there by itself. A second one is refused with a sentence, so it must get in."""
+"""Not the device's: a search takes turns there by itself.
+
+A second one is refused with a sentence, so it must get in.
+"""
 
 
 def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) -> None:
@@ -55,7 +58,9 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
         list(dict.fromkeys([*r.live, i.start, i.stop, i.cost, i.plan, i.quantizer, *listed])),
         api_name="search_start", **HIDDEN, **SEARCH,
     )  # fmt: skip
-    i.stop.click(reports_errors(tab.stop), None, [i.stop, r.progress], api_name="search_stop", queue=False, **HIDDEN)
+    i.stop.click(
+        reports_errors(tab.stop), None, [i.stop, r.progress], api_name="search_stop", queue=False, **HIDDEN
+    )
     looked = [*r.looked, r.notes]
     r.surface.select(reports_errors(tab.select), compare.dark, looked, api_name="search_select", **QUIET)
     compare.dark.change(
@@ -72,7 +77,9 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     )  # fmt: skip
     asked = [r.deleting, r.to_delete]
     r.delete.click(reports_errors(tab.ask_delete), r.saved, asked, api_name="search_delete", **HIDDEN)
-    r.cancel_delete.click(lambda: gr.update(visible=False), None, r.deleting, api_name="search_delete_cancel", **HIDDEN)
+    r.cancel_delete.click(
+        lambda: gr.update(visible=False), None, r.deleting, api_name="search_delete_cancel", **HIDDEN
+    )
     r.confirm_delete.click(
         reports_errors(tab.delete), None, [*listed, r.compare], api_name="search_delete_confirm", **HIDDEN
     )

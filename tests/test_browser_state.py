@@ -157,9 +157,10 @@ def test_an_older_answer_that_comes_late_is_replaced_by_the_newest(visit):
 
 
 def test_reload_and_back_keep_what_is_shown_and_copy_link_copies_it(visit):
-    visitor = visit()
+    visitor = visit(query="?__theme=dark&bits=w4a8")
     pick(visitor, "bits", "W2A8")
     belongs_together(visitor, "W2A8")
+    assert "__theme=dark" in visitor.page.url
     visitor.page.fill("#seed input", "7")
     visitor.page.press("#seed input", "Enter")
     visitor.until(lambda: visitor.comparison.settings.seed == 7, "the seed")

@@ -4,7 +4,7 @@ import json
 
 import gradio as gr
 import pytest
-from browser_app import tiny_backbone
+from browser_app import given, tiny_backbone
 from embedded_model import counted, embedded
 from tiny_models import fresh, models, tiny
 
@@ -55,12 +55,10 @@ def test_a_sketch_is_what_the_small_decoder_draws_and_leaves_no_trace(decoders):
     with counted(backbone) as count:
         drawn = sketch(backbone, whole, moved)
     assert used == ["tiny"] and count.calls == 1 and drawn.tobytes() == small.qsched.image.tobytes()
-    assert rescale(backbone, whole, moved).qsched.image.tobytes() != drawn.tobytes() and used == [
-        "tiny",
-        "full",
-    ]
+    there = rescale(backbone, whole, moved)
+    assert there.qsched.image.tobytes() != drawn.tobytes() and used == ["tiny", "full"]
     for known in (moved, Coefficients.identity()):
-        assert sketch(backbone, whole, known) is None, "the full decoder has drawn this one"
+        assert sketch(backbone, there, known) is None, "the full decoder has drawn this one"
     assert sketch(backbone, small, Coefficients.ramp(1.2, 1.1)) is None, "the small one draws anyway"
     assert sketch(embedded(), compare(embedded(), Settings("fox"), Coefficients.identity()), moved) is None
 
@@ -130,11 +128,8 @@ def test_the_page_offers_it_where_there_is_one(id):
     with gr.Blocks():
         tab = CompareTab(engine, gr.Checkbox())
     request = type("Request", (), {"session_hash": "a"})()
-    call = lambda decoder: tab.generate(
-        request, id, "a fox", 0, 2, "w4a8", 0, "token", "all", True, "plain", "", decoder, "constant", False,
-        "naive",
-        "Q-Sched", *[1.0] * 32,
-    )[tab.controls.decoder]  # fmt: skip
+    wish = {"backbone": id, "prompt": "a fox", "steps": 2, "bits": "w4a8"}
+    call = lambda decoder: tab.generate(request, given(tab, **wish, decoder=decoder))[tab.controls.decoder]
     assert call("tiny") == gr.update(visible=there, value="tiny" if there else "full")
     assert engine.session("a").comparison.settings.tiny_decoder == there
     assert call("full")["value"] == "full" and not engine.session("a").comparison.settings.tiny_decoder

@@ -249,6 +249,8 @@ def test_the_endpoint_answers_with_a_record(tmp_path):
             with Image.open(image) as opened:
                 assert opened.format == "PNG" and opened.size == (64, 64)
         plain = client.predict("fox", "w4a8", 3, 2, [1.0], [1.0], "emoji-lcm", api_name="/compare")
+        number = client.predict("fox", "w4a8", 3, 2, 1.0, 1.0, "emoji-lcm", api_name="/compare")
+        assert number["coefficients"] == plain["coefficients"]
         whole = client.predict("fox", "w4a8", 3.0, 2.0, [1.0], [1.0], "emoji-lcm", api_name="/compare")
         assert whole["settings"]["steps"] == 2 and whole["columns"][2]["jaq"] == plain["columns"][2]["jaq"]
         assert plain["columns"][1]["jaq"] == plain["columns"][2]["jaq"]

@@ -6,8 +6,9 @@ from urllib.parse import parse_qsl
 
 import gradio as gr
 import pytest
-from browser_app import tiny_backbone, write_preset
+from browser_app import given, tiny_backbone, write_preset
 
+from qsched.comparison.comparison import Settings
 from qsched.presets import find_preset, save_preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
@@ -31,15 +32,6 @@ def tab(engine):
     tab = build_app(engine=engine, searches=str(engine.presets / "s.sqlite3")).compare
     tab.open(REQUEST, False, "naive", "Q-Sched")
     return tab
-
-
-def given(tab, **changes):
-    """What the page sends: the widgets as they were built, with these changes."""
-    c, r = tab.controls, tab.results
-    widgets = [*c.settings, c.shape, tab.dark, r.left, r.right, *c.sliders]
-    return {widget: widget.value for widget in widgets} | {
-        getattr(c, name): value for name, value in changes.items()
-    }
 
 
 def version(tab, updates):
@@ -118,6 +110,7 @@ def test_sliders_widen_for_coefficients_that_a_preset_brings(engine, tab):
     save_preset(preset, engine.presets / "emoji-lcm" / "w4a8-4steps.json")
     first = tab.best(REQUEST)[tab.controls.c_x[0]]
     assert (first["value"], first["minimum"], first["maximum"]) == (0.3, 0.3, values.HIGH)
+    assert values.slider_range(0.3333) == (0.33, 1.5), "on the grid, so that 1 can still be reached"
     last = tab.best(REQUEST)[tab.controls.c_x[1]]
     assert (last["value"], last["minimum"], last["maximum"]) == (1.9, values.LOW, 1.9)
     link = dict(parse_qsl(links.address(engine.session("a"))))
@@ -152,6 +145,7 @@ def test_the_address_leads_back_to_what_is_shown(engine, tab):
         Coefficients.ramp(1.0542, 0.97),
         Coefficients((1.0542, 0.9), 1.03),
         Coefficients.per_step((1.0542, 0.9), (1.0, 1.07)),
+        Coefficients.ends((0.866667, 1.275733), (1.0, 1.07)),
     ):
         engine.rescale("a", coefficients)
         held = engine.session("a")
@@ -161,6 +155,18 @@ def test_the_address_leads_back_to_what_is_shown(engine, tab):
         assert (backbone, settings, k) == ("emoji-lcm", held.comparison.settings, 1.5) and shape == back.shape
         assert all((a == b).all() for a, b in zip(back.expand(2), coefficients.expand(2), strict=True))
     assert settings.quantization == Quantization("w2a8", 64, keep_high_precision=False)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", ["w8a8", "w4a8", "w4a4", "w3a8", "w2a8"])
+def test_a_reload_stays_at_the_best_known_of_every_shipped_preset(bits, steps):
+    shipped = Engine(load=tiny_backbone)
+    best = shipped.best_known("emoji-lcm", Settings("fox", 0, steps, Quantization(bits)))
+    comparison = SimpleNamespace(settings=Settings("fox", 0, steps, Quantization(bits)), coefficients=best)
+    link = values.read_link(
+        dict(parse_qsl(links.address(SimpleNamespace(backbone="emoji-lcm", comparison=comparison, k=2.0))))
+    )
+    assert links.resolve(shipped, link)[2] == best
 
 
 def test_a_links_steps_are_judged_by_the_backbone_of_the_app():

@@ -69,6 +69,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         backbone, k = named(backbone, source), values.k_from(k)
         if SOURCE in backbone:
             require_local(request, CHOOSE_SOURCE)
+        c_x, c_eps = ([given] if isinstance(given, int | float) else given for given in (c_x, c_eps))
         if c_x or c_eps:
             pick = lambda numbers: 1.0 if not numbers else numbers[0] if len(numbers) == 1 else tuple(numbers)
             coefficients = values.in_range(Coefficients(pick(c_x), pick(c_eps)))

@@ -124,15 +124,21 @@ window.qsched = (() => {
     const state = document.querySelector("#state [data-version]");
     if (!state) return;
     const version = Number(state.dataset.version);
+    if (version === newest) return;
     if (version < newest && state.dataset.final === undefined) return document.querySelector("#sync")?.click();
     newest = version;
-    history.replaceState(null, "", `${location.pathname}?${state.dataset.link}`);
+    history.replaceState(null, "", address(state));
+  };
+  // gradio's own keys, such as __theme, stay
+  const address = (state) => {
+    const own = [...new URLSearchParams(location.search)].filter(([name]) => name.startsWith("__"));
+    return `${location.pathname}?${new URLSearchParams([...new URLSearchParams(state.dataset.link), ...own])}`;
   };
   new MutationObserver(arrived).observe(document.body ?? document.documentElement, { subtree: true, childList: true });
 
   const share = async () => {
-    arrived();
-    await copy(location.href, "#share", "In the address bar");
+    const state = document.querySelector("#state [data-version]");
+    await copy(location.origin + address(state), "#share", "In the address bar");
   };
 
   document.addEventListener("load", (event) => event.target.closest?.("#wipe") && sync(), true); // it has no texts of its own

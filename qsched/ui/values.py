@@ -1,5 +1,6 @@
 """Between the page's widgets and the maths: shapes, sliders, links."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,11 +101,22 @@ def sliders_from(coefficients: Coefficients, steps: int, shape: str) -> tuple[li
     """
     rows = []
     for name, row in zip(("c_x", "c_eps"), coefficients.expand(steps), strict=True):
-        values, ends = [round(float(value), 4) for value in row], getattr(coefficients, name)
+        values, ends = [round(float(value), 6) for value in row], getattr(coefficients, name)
         if shape == "ends":
-            values = [values[0], round(ends[-1], 4) if isinstance(ends, tuple) else values[-1]]
+            values = [values[0], round(ends[-1], 6) if isinstance(ends, tuple) else values[-1]]
         rows.append(values + [1.0] * (MOST_STEPS - len(values)))
     return rows[0], rows[1]
+
+
+def written(number: float) -> str:
+    """A coefficient as links carry it: up to six decimals, as `sliders_from` gives it."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
+def slider_range(value: float) -> tuple[float, float]:
+    """The lowest and highest value of a slider that holds this one, on the grid of its steps."""
+    low, high = math.floor(round(value / STEP, 6)) * STEP, math.ceil(round(value / STEP, 6)) * STEP
+    return min(LOW, round(low, 6)), max(HIGH, round(high, 6))
 
 
 def visible_sliders(shape: str, steps: int) -> list[bool]:

@@ -280,7 +280,7 @@ def slider_updates(controls: Controls, coefficients: Coefficients, shape: str, s
     ):
         for index, slider in enumerate(row):
             label = values.slider_label(symbol, index, shape)
-            low, high = min(values.LOW, numbers[index]), max(values.HIGH, numbers[index])
+            low, high = values.slider_range(numbers[index])
             updates[slider] = gr.update(
                 value=numbers[index], visible=shown[index], label=label, minimum=low, maximum=high
             )

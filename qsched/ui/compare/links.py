@@ -81,7 +81,7 @@ def address(held: Session) -> str:
     q, usual = settings.quantization, Quantization(settings.quantization.bits)
     used = sum(values.visible_sliders(shape, settings.steps))
     rows = values.sliders_from(comparison.coefficients, settings.steps, shape)
-    c_x, c_eps = (",".join(f"{number:g}" for number in row[:used]) for row in rows)
+    c_x, c_eps = (",".join(map(values.written, row[:used])) for row in rows)
     query = {"backbone": backbone, "bits": q.bits, "prompt": settings.prompt, "seed": settings.seed}
     query |= {"steps": settings.steps, "shape": shape, "c_x": c_x, "c_eps": c_eps, "k": f"{held.k:g}"}
     advanced = {

@@ -85,7 +85,7 @@ def test_a_search_keeps_to_the_products_that_it_began_with(storage, monkeypatch)
         search(fresh_embedded(), SMALL, **options)
     assert [(trial.params, trial.user_attrs.get("alignment")) for trial in trials(storage)] == before
     monkeypatch.undo()
-    whole, at_once = search(fresh_embedded(), SMALL, **options), search(embedded(), SMALL)
+    whole, at_once = search(fresh_embedded(), SMALL, **options), search(fresh_embedded(), SMALL)
     assert np.array_equal(whole.surface.alignment, at_once.surface.alignment)
     assert np.array_equal(whole.surface.quality, at_once.surface.quality)
 

@@ -7,7 +7,6 @@ import os
 import shutil
 import socket
 import time
-from dataclasses import replace
 
 import pytest
 from fake_hub import unused_port
@@ -16,8 +15,7 @@ from hub_files import FILES, NEEDED, REPO, SHORT, WEIGHTS, content, fails
 from qsched.hub import cache as hub_cache
 from qsched.hub import transfer
 from qsched.hub.fetch import fetch, is_ready
-from qsched.hub.source import Source
-from qsched.models.registry import SPECS
+from qsched.hub.source import OWNERS, Source
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +110,7 @@ def test_offline_without_the_files_says_how_to_get_them(hub, by, monkeypatch):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     message = fails(offline=True if by == "argument" else None)
     assert "python -m qsched pull ID --source org/model" in message and not hub.requests
-    monkeypatch.setitem(SPECS, "mine", replace(SPECS["emoji-lcm"], id="mine", source=REPO))
+    monkeypatch.setitem(OWNERS, REPO, "mine")
     assert "`python -m qsched pull mine`" in fails(offline=True)
 
 

@@ -140,15 +140,15 @@ def postgres(tmp_path_factory):
                 path.chmod(0o755)
         shutil.chown(folder, "postgres")
     data = folder / "data"
-    run = lambda *command: subprocess.run(
-        [*as_user, *map(str, command)], check=True, capture_output=True, cwd="/"
+    run = lambda *command, check=True: subprocess.run(
+        [*as_user, *map(str, command)], check=check, capture_output=True, cwd="/"
     )
     run(programs / "initdb", "-D", data, "-U", "qsched", "--auth=trust", "--no-sync")
     settings = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
     run(programs / "pg_ctl", "-D", data, "-o", settings, "-l", folder / "log", "-w", "start")
     run(programs / "createdb", "-h", "127.0.0.1", "-p", port, "-U", "qsched", "search")
     yield f"postgresql+psycopg://qsched@127.0.0.1:{port}/search"
-    run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop")
+    run(programs / "pg_ctl", "-D", data, "-m", "immediate", "stop", check=False)  # it may be gone already
 
 
 @pytest.fixture

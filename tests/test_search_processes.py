@@ -201,7 +201,7 @@ def test_a_worker_that_dies_leaves_its_points_to_the_others(worker, storage):
 def test_more_workers_are_faster_where_points_take_time(worker, postgres):
     seconds = {}
     for count in (1, 4):
-        _, seconds[count] = run_together(worker, postgres, count, pause=0.3)
+        _, seconds[count] = run_together(worker, postgres, count, pause=1.0)
         optuna.delete_study(study_name=saved_searches(postgres)[0].name, storage=postgres)
     assert seconds[4] < 0.6 * seconds[1]
 

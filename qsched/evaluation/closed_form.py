@@ -38,6 +38,7 @@ LEAST = 0.01
 """A coefficient has to be positive; the fit may ask for less where E_Q has nothing in common with E."""
 
 PROBE = 0.01
+"""What a scheduler is given to read off its step: small, since it may clip."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +197,8 @@ def _at(index: int, value: float, steps: int) -> Tensor:
 
 
 def _affine(scheduler: SchedulerMixin, backbone: Backbone, index: int) -> tuple[float, float]:
-    """A and B of this step, Phi(x, E) = A x + B E + noise, from three calls on single numbers (small: it may
-    clip).
+    """A and B of this step, Phi(x, E) = A x + B E + noise, from three calls on single
+    numbers.
     """
 
     def step(sample: float, prediction: float) -> float:

@@ -77,8 +77,8 @@ def diagnose(
     if quantization.method != "plain":
         raise ValueError(f"Only plain rounding can be taken apart layer by layer, not {quantization.method}.")
     backbone.use(steps)
-    keep = DEFAULT_KEEP if quantization.keep_high_precision else ()
-    groups, _ = layers_to_pack(backbone.denoiser, quantization.scope, tuple(keep))
+    keep = tuple(DEFAULT_KEEP) if quantization.keep_high_precision else ()
+    groups, _ = layers_to_pack(backbone.denoiser, quantization.scope, keep)
     total = len(groups) + steps
     module = backbone.quantized(quantization).module
     on_step = lambda done, _: on_progress(done, total)
@@ -88,7 +88,8 @@ def diagnose(
     names = [group[0] for group in groups]
     layers = []
     for done, name in enumerate(names, start=steps + 1):
-        alone = _only(backbone.denoiser, quantization, name, names)
+        others = [other for other in names if other != name]
+        alone = _without(backbone.denoiser, quantization, (*keep, *others))
         weights = backbone.denoiser.get_submodule(name).weight.numel()
         layers.append(Layer(name, weights, _shares(backbone, alone, condition, calls)))
         on_progress(done, total)
@@ -96,13 +97,11 @@ def diagnose(
     return Diagnosis(layers, sum(layer.weights for layer in layers), fitted)
 
 
-def _only(denoiser: nn.Module, quantization: Quantization, name: str, names: Sequence[str]) -> nn.Module:
-    """The denoiser with one of its layers quantized."""
+def _without(denoiser: nn.Module, quantization: Quantization, keep: Sequence[str]) -> nn.Module:
+    """The denoiser quantized without these layers."""
     module = sharing_copy(denoiser)
-    keep = DEFAULT_KEEP if quantization.keep_high_precision else ()
-    others = [other for other in names if other != name]
     options = {"group_size": quantization.group_size, "activation_scale": quantization.activation_scale}
-    quantize(module, quantization.bits, scope=quantization.scope, keep=(*keep, *others), **options)
+    quantize(module, quantization.bits, scope=quantization.scope, keep=keep, **options)
     return module
 
 

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SHOWN = [
     *(ROOT / "qsched").rglob("*.py"),
     *(ROOT / "tests" / "bench").glob("*.py"),
-    *ROOT.rglob("*.md"),
+    *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
+    *(ROOT / "assets").rglob("*.md"),
     ROOT / "app.py",
 ]
 BINARY = re.compile(r"\b[KMG]iB\b")

@@ -108,7 +108,7 @@ def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
 def given(tab, **changes):
     """What the page sends: the widgets as they were built, with these changes."""
     c, r = tab.controls, tab.results
-    widgets = [*c.settings, c.shape, tab.dark, r.left, r.right, *c.sliders]
+    widgets = [*c.settings.values(), c.shape, tab.dark, r.left, r.right, *c.sliders]
     return {widget: widget.value for widget in widgets} | {
         getattr(c, name): value for name, value in changes.items()
     }

@@ -166,12 +166,13 @@ def test_an_unknown_method_is_named():
 
 
 def test_the_command_line_knows_the_registry():
-    from qsched.commands.options import METHODS as NAMES
+    from qsched.settings import METHOD
 
-    assert NAMES == tuple(METHODS)
+    assert list(METHOD.choices) == list(METHODS)
 
 
 def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
+    from qsched.comparison.given import quantization_of
     from qsched.server.arithmetic import describe
     from qsched.server.engine import Engine
     from qsched.ui import fragments, values
@@ -181,7 +182,7 @@ def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
     assert [name for _, name in choices] == list(METHODS)
     assert [name for label, name in choices if "(not here)" in label] == ["torchao"]
     assert "torchao is not installed" in values.method_note()
-    how = values.quantization_from("w4a4", 0, "token", "all", True, "svdquant")
+    how = quantization_of({"bits": "w4a4", "method": "svdquant"})
     assert how == Quantization("w4a4", method="svdquant")
     engine = Engine(load=lambda *a, **k: embedded())
     assert engine.preset("emoji-lcm", Quantization("w4a4"), 4) and engine.preset("emoji-lcm", how, 4) is None

@@ -217,10 +217,10 @@ def test_somebody_from_elsewhere_stops_and_deletes_what_they_began_and_nothing_e
     assert not tab.runner.running().stopping, "a request without a session is nobody's either"
     tab.stop(visitor())
     thread.join(30)
-    for _ in tab.start(guest, False, *settings(bits="w2a8")):
+    for _ in tab.start(guest, settings(tab, bits="w2a8")):
         pass
     own = tab.visit("guest").shown.name
-    for _ in tab.start(guest, False, *settings(steps=4)):  # goes on with the owner's: it stays the owner's
+    for _ in tab.start(guest, settings(tab, steps=4)):  # goes on with the owner's: it stays the owner's
         pass
     assert tab.visit("guest").shown.name == scene.saved
     for chosen in ([scene.saved], [own, scene.saved]):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsched.commands.options import add_scorer
 from qsched.commands.result import Interrupted, Result
-from qsched.sizes import size
+from qsched.words import size
 
 if TYPE_CHECKING:
     from qsched.models.parts import Part

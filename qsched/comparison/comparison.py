@@ -24,6 +24,7 @@ from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq, quality_name
 from qsched.scoring.signatures import Badge, failure_badges
 from qsched.scoring.similarity import similarity
 from qsched.scoring.weights import ScorerError
+from qsched.settings import SEED
 
 FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
 PROMPT_LIMIT = 2000
@@ -50,13 +51,8 @@ class Settings:
         prompt = " ".join(self.prompt.split()) if isinstance(self.prompt, str) else ""
         if not prompt:
             raise ValueError("Please type a prompt: there is nothing to draw yet.")
-        if self.steps not in backbone.spec.steps:
-            raise ValueError(
-                f"{backbone.spec.title} runs in {_steps_in_words(backbone.spec.steps)} steps, not "
-                f"{self.steps}."
-            )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise ValueError(f"The seed must be a whole number from 0 to {2**31 - 1}, not {self.seed}.")
+        backbone.spec.steps_checked(self.steps)
+        SEED.check(self.seed)
         BitWidth.parse(self.quantization.bits)
         check_decoder(backbone, self.tiny_decoder)
         return replace(self, prompt=prompt[:PROMPT_LIMIT])
@@ -360,7 +356,3 @@ def _elapsed(backbone: Backbone, begin: float) -> float:
     if backbone.device.type == "cuda":
         torch.cuda.synchronize(backbone.device)
     return time.perf_counter() - begin
-
-
-def _steps_in_words(steps: tuple[int, ...]) -> str:
-    return ", ".join(map(str, steps[:-1])) + f" or {steps[-1]}" if len(steps) > 1 else str(steps[0])

@@ -20,6 +20,7 @@ from qsched.hub.session import LOGIN, TransferState, as_refusal, endpoint, expla
 from qsched.presets import Preset
 from qsched.schedulers import with_coefficients
 from qsched.version import __version__
+from qsched.words import steps_in_words
 
 
 class PublishError(RuntimeError):
@@ -64,7 +65,7 @@ def publish(
         (folder / "README.md").write_text(model_card(preset, twin, usage), "utf-8")
         published = Published(f"{endpoint()}/{repo}", tuple(sorted(path.name for path in folder.iterdir())))
         if not dry_run:
-            title = f"Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps"
+            title = f"Q-Sched scheduler for {preset.backbone}, {preset.bits}, {steps_in_words(preset.steps)}"
             _push(folder, repo, private, title, token or get_token(), timeout)
     return published
 

@@ -51,8 +51,8 @@ from qsched.hub.session import (
 )
 from qsched.hub.source import OWNERS, BackboneError, Source
 from qsched.hub.transfer import Damaged, RemoteFile, download
-from qsched.sizes import size
 from qsched.version import __version__
+from qsched.words import size
 
 __all__ = ["fetch", "is_ready", "revision_of"]
 

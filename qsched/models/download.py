@@ -16,7 +16,7 @@ from qsched.models.memory import plan as memory
 from qsched.models.parts import Part, parts
 from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec
-from qsched.sizes import size
+from qsched.words import size
 
 PULSE = 0.3
 """Seconds between two looks at a download."""

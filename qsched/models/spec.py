@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qsched.hub.source import BackboneError, Source, pinned
+from qsched.words import one_of
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,17 @@ class BackboneSpec:
         repo, revision = pinned(str(source))
         files = self.files if revision and repo == self.source else ANY_FILES
         return replace(self, source=repo, files=files, revision=revision, chosen=str(source))
+
+    def steps_checked(self, steps: int | None) -> int:
+        """The step count, the default for None.
+
+        Raises:
+            ValueError: one sentence, if it does not run in so many.
+        """
+        steps = self.default_steps if steps is None else steps
+        if steps not in self.steps:
+            raise ValueError(f"{self.title} runs in {one_of(self.steps)} steps, not {steps}.")
+        return steps
 
     def lora_file(self, steps: int) -> str | None:
         """The adapter's file for this step count, None for a model without adapters.

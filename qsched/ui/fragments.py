@@ -10,8 +10,8 @@ from qsched.presets import Preset, preset_name
 from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
 from qsched.scoring.signatures import Badge
 from qsched.search.options import DESCENTS
-from qsched.sizes import size
 from qsched.surfaces.stability import too_few
+from qsched.words import size, steps_in_words
 
 KEYS = {FULL_PRECISION: "full-precision", NAIVE: "naive", QSCHED: "qsched"}
 TITLES = {FULL_PRECISION: "Full precision", NAIVE: "Naive", QSCHED: "Q-Sched"}
@@ -196,7 +196,7 @@ def notes(lines: tuple[str, ...]) -> str:
 def no_surface(backbone: str, bits: str, steps: int, reason: str = "", method: str = "plain") -> str:
     """How to make the preset that is missing."""
     why = reason or (
-        f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} "
+        f"There is no preset for {bits.upper()} at {steps_in_words(steps)} "
         f"with these settings yet, so no surface and no best known coefficients."
     )
     return (
@@ -214,7 +214,7 @@ def published(preset: Preset) -> str:
     command = search_command(preset.backbone, preset.bits, preset.steps, preset.method)
     return (
         f'<div class="no-surface published"><p>Best known for {preset.bits.upper()} at '
-        f"{preset.steps} steps: {escape(rows)}. "
+        f"{steps_in_words(preset.steps)}: {escape(rows)}. "
         f"<b>{escape(preset.mark or '')}</b></p><p>No surface: run a "
         f"search.</p><code>{escape(command)}</code></div>"
     )

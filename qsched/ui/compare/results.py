@@ -6,10 +6,10 @@ import gradio as gr
 from PIL.Image import Image
 
 from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparison
-from qsched.scoring import K_DEFAULT
-from qsched.surfaces.stability import HIGHEST_K
-from qsched.ui import fragments, values
+from qsched.settings import K
+from qsched.ui import fragments
 from qsched.ui.images import image_box, shown
+from qsched.ui.widgets import widget
 
 NAMES = (FULL_PRECISION, NAIVE, QSCHED)
 PAIRS = [(fragments.TITLES[name], name) for name in NAMES]
@@ -82,14 +82,11 @@ def build_results() -> Results:
                 "cells are within the noise of the plain scheduler.</p>",
                 elem_classes="plain",
             )
-            k = gr.Slider(
-                0,
-                HIGHEST_K,
-                value=K_DEFAULT,
-                step=values.K_STEP,
+            k = widget(
+                gr.Slider,
+                K,
                 label="k, weight of the quality in JAQ",
                 info="Weighs stored scores: makes no image.",
-                elem_id="k",
                 buttons=[],
             )
             surface = image_box("surface", "Loss surface")

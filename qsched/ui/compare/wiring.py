@@ -17,7 +17,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     pair = [r.left, r.right]
     third, shown, chosen = tab.third, tab.shown, tab.chosen
     pair_and_dark = {tab.dark, *pair}
-    given = {*c.settings, c.shape, *pair_and_dark, *c.sliders}
+    given = {*c.settings.values(), c.shape, *pair_and_dark, *c.sliders}
     make = {
         "fn": reports_errors(tab.generate),
         "inputs": given,

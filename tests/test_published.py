@@ -81,7 +81,7 @@ def test_a_missing_surface_and_one_beside_the_mark_are_refused(tmp_path):
 
 def test_export_needs_no_download(line, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("qsched.hub.session.cache_folder", lambda: tmp_path / "hub")
+    monkeypatch.setattr("qsched.scoring.weights.cache_folder", lambda: tmp_path / "hub")
     monkeypatch.setattr("qsched.hub.fetch.is_ready", lambda source: False)
     data = line.ok("export", "--preset", FILE, "--out", tmp_path / "out")
     assert data["mark"] == MARK and MARK in (tmp_path / "out" / "README.md").read_text()

@@ -153,7 +153,7 @@ def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantiza
 
 def add_steps(parser: argparse.ArgumentParser) -> None:
     """--steps."""
-    add(parser, STEPS, metavar="N", help="denoiser calls (default: the backbone's own)")
+    add(parser, STEPS, type=integer(1), metavar="N", help="denoiser calls (default: the backbone's own)")
 
 
 def add_coefficients(parser: argparse.ArgumentParser) -> None:

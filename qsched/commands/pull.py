@@ -67,7 +67,7 @@ def _fetch(part: "Part", offline: bool) -> dict[str, Any]:
     """One part, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    from qsched.hub.cache import revision_of
+    from qsched.hub.fetch import revision_of
 
     first: list[int] = []
     with tqdm(desc=part.name, unit="B", unit_scale=True, disable=None, leave=False) as bar:

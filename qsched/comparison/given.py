@@ -7,7 +7,7 @@ from typing import Any
 
 from qsched import settings as table
 from qsched.comparison.comparison import Settings
-from qsched.quantization import Quantization
+from qsched.quantization import BitWidth, Quantization
 from qsched.settings import Setting
 
 
@@ -26,9 +26,9 @@ def quantization_of(given: Mapping[str, Any]) -> Quantization:
     Raises:
         ValueError: one sentence about the first value that cannot be set.
     """
-    values = {setting.name: checked(setting, given) for setting in table.QUANTIZATION}
+    values = {setting.name: checked(setting, given) for setting in table.QUANTIZATION[1:]}
     return Quantization(
-        values["bits"],
+        str(BitWidth.parse(given.get("bits", table.BITS.default))),
         values["group_size"] or None,
         values["activation_scale"],
         values["scope"],

@@ -7,19 +7,18 @@ The preset itself stays here: it holds the prompts, which are the user's.
 """
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import get_token
 from huggingface_hub.utils import validate_repo_id
 
 from qsched.export.model_card import model_card
 from qsched.export.usage import export_scheduler
-from qsched.hub.session import LOGIN, TransferState, as_refusal, endpoint, explain, is_offline, supervise
+from qsched.hub.errors import LOGIN, Failure, endpoint, explain, is_offline
+from qsched.hub.process import converse
 from qsched.presets import Preset
 from qsched.schedulers import with_coefficients
-from qsched.version import __version__
 from qsched.words import steps_in_words
 
 
@@ -90,21 +89,16 @@ def _push(folder: Path, repo: str, private: bool, title: str, token: str | None,
         raise PublishError(
             f"You are not logged in to the Hub: {LOGIN} and a token that may write, or set HF_TOKEN."
         )
-    api = HfApi(endpoint=endpoint(), token=token, library_name="qsched", library_version=__version__)
-    for call in (
-        partial(api.create_repo, repo, private=True if private else None, exist_ok=True),
-        partial(api.upload_folder, repo_id=repo, folder_path=folder, commit_message=title),
-    ):
-        try:
-            supervise([call], TransferState(), timeout)
-        except Exception as error:
-            raise PublishError(_in_words(error, repo)) from error
+    asked = {"folder": str(folder), "repo": repo, "private": private, "title": title, "token": token}
+    try:
+        converse("push", timeout, **asked)
+    except Failure as failure:
+        raise PublishError(_in_words(failure, repo)) from failure
 
 
-def _in_words(error: Exception, repo: str) -> str:
-    refusal = as_refusal(error)
-    if refusal is not None and refusal.status == 401:
+def _in_words(failure: Failure, repo: str) -> str:
+    if failure.status == 401:
         return f"The Hub does not accept your token: {LOGIN} again, or set HF_TOKEN to one that may write."
-    if refusal is not None and refusal.status == 403:
+    if failure.status == 403:
         return f"You may not write to {repo}: check the owner's name, and that your token may write there."
-    return explain(error, repo)
+    return explain(failure, repo)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 
 from qsched.hub import fetch as hub
-from qsched.hub.session import is_offline
+from qsched.hub.errors import is_offline
 from qsched.hub.source import BackboneError, Source
 from qsched.models.devices import pick_device
 from qsched.models.memory import plan as memory

@@ -5,7 +5,7 @@ from html import escape
 
 import gradio as gr
 
-from qsched.hub.session import is_offline
+from qsched.hub.errors import is_offline
 from qsched.hub.source import BackboneError
 from qsched.models.download import (
     download_progress,

@@ -104,7 +104,7 @@ def test_images_come_nearer_to_full_precision_than_plain_rounding(method):
         naive.append(comparison.naive.ssim - plain.naive.ssim)
         moved.append(comparison.qsched.ssim != comparison.naive.ssim)
     assert sum(naive) > 0 and all(moved)
-    written = record(embedded(), comparison)
+    written = record(comparison)
     assert written["settings"]["quantization"]["method"] == method and written["size"]["notes"]
     assert json.dumps(written["size"])
 
@@ -172,8 +172,8 @@ def test_the_command_line_knows_the_registry():
 
 
 def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
+    from qsched.comparison.facts import arithmetic
     from qsched.comparison.given import quantization_of
-    from qsched.server.arithmetic import describe
     from qsched.server.engine import Engine
     from qsched.ui import fragments, values
 
@@ -186,7 +186,7 @@ def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
     assert how == Quantization("w4a4", method="svdquant")
     engine = Engine(load=lambda *a, **k: embedded())
     assert engine.preset("emoji-lcm", Quantization("w4a4"), 4) and engine.preset("emoji-lcm", how, 4) is None
-    assert "SVDQuant: a branch of rank 32" in describe(embedded(), how)[1]
+    assert "SVDQuant: a branch of rank 32" in arithmetic(embedded().quantized(how).report)
     missing = fragments.no_surface("emoji-lcm", "w4a4", 4, method="svdquant")
     assert "--method svdquant" in missing and "w4a4-svdquant-4steps.json" in missing
 

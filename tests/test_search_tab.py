@@ -270,15 +270,6 @@ def test_a_storage_that_cannot_be_used_is_one_sentence_without_its_password(tab,
         assert str(tmp_path) not in sentence_for(caught.value) + end[tab.results.notes]
 
 
-def test_a_space_that_lends_its_gpu_names_the_command(tab, monkeypatch):
-    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-    updates = tab.planned(settings(tab))
-    assert "python -m qsched search --backbone emoji-lcm --bits w4a8 --steps 2" in updates[tab.inputs.plan]
-    assert updates[tab.inputs.start] == gr.update(interactive=False)
-    with pytest.raises(gr.Error, match="lends its GPU"):
-        next(tab.start(visitor(), settings(tab)))
-
-
 def test_searches_are_kept_in_the_users_folder_and_on_a_space_in_a_temporary_one(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr("sys.platform", "linux")

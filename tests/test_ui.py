@@ -20,7 +20,6 @@ from qsched.models.registry import SPECS
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring.signatures import Badge
-from qsched.server.arithmetic import describe
 from qsched.server.engine import Engine
 from qsched.settings import MOST_STEPS, SHAPE
 from qsched.ui import fragments, values
@@ -217,8 +216,8 @@ def test_the_snippet_runs_as_written(engine):
 
 
 def test_the_device_line_says_what_is_simulated(engine):
-    device, arithmetic = describe(engine.backbone("emoji-lcm"), Quantization())
-    assert "CPU" in device and ("real" in arithmetic or "simulated" in arithmetic)
+    facts = engine.compare("a", "emoji-lcm", *engine.opening()).facts
+    assert "CPU" in facts.device_name and ("real" in facts.arithmetic or "simulated" in facts.arithmetic)
 
 
 @pytest.mark.parametrize(

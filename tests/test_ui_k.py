@@ -96,7 +96,7 @@ def test_k_stays_with_the_session_through_drags_and_new_images(engine, tab):
     settings = engine.session("a").comparison.settings
     engine.compare("a", "emoji-lcm", replace(settings, seed=5), Coefficients.identity())
     assert engine.session("a").k == 0.5
-    assert json.loads(open(downloads.record_file(engine, engine.session("a"))).read())["scorer"]["k"] == 0.5
+    assert json.loads(open(downloads.record_file(engine.session("a"))).read())["scorer"]["k"] == 0.5
 
 
 def test_a_number_still_being_typed_changes_nothing_and_an_unknown_session_is_said(engine, tab):

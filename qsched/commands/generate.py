@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> Result:
         Coefficients.identity(),
     )
     comparison = compare(backbone, settings, chosen)
-    data = record(backbone, comparison, args.k)
+    data = record(comparison, args.k)
     made_for = preset and (preset.backbone, preset.bits, preset.steps, preset.method)
     if preset is not None and made_for != (backbone.spec.id, how.bits, steps, how.method):
         by = "" if preset.method == "plain" else f" by {preset.method}"

@@ -16,11 +16,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
+from qsched.comparison.facts import Facts, facts_of
 from qsched.models.base import Backbone, Condition
+from qsched.models.spec import BackboneSpec
 from qsched.quantization import BitWidth, Quantization
 from qsched.sampling.coefficients import Coefficients
-from qsched.sampling.loop import Noise, check_decoder, decode, draw_noise, first_prediction, sample
-from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq, quality_name
+from qsched.sampling.loop import Noise, decode, draw_noise, first_prediction, sample
+from qsched.scoring import K_DEFAULT, Scorer, jaq
 from qsched.scoring.signatures import Badge, failure_badges
 from qsched.scoring.similarity import similarity
 from qsched.scoring.weights import ScorerError
@@ -48,13 +50,17 @@ class Settings:
         Raises:
             ValueError: one clear sentence about what this backbone cannot do.
         """
+        return self.check_for(backbone.spec, backbone.has_tiny_decoder)
+
+    def check_for(self, spec: BackboneSpec, has_tiny_decoder: bool) -> "Settings":
+        """The same without a loaded backbone."""
         prompt = " ".join(self.prompt.split()) if isinstance(self.prompt, str) else ""
         if not prompt:
             raise ValueError("Please type a prompt: there is nothing to draw yet.")
-        backbone.spec.steps_checked(self.steps)
+        spec.steps_checked(self.steps)
         SEED.check(self.seed)
         BitWidth.parse(self.quantization.bits)
-        check_decoder(backbone, self.tiny_decoder)
+        spec.check_decoder(self.tiny_decoder, has_tiny_decoder)
         return replace(self, prompt=prompt[:PROMPT_LIMIT])
 
 
@@ -106,7 +112,7 @@ class Column:
 class Comparison:
     """Three columns and what a drag needs to make the third again.
 
-    backbone: its id and revision, which the images belong to. quality_name: what the columns' quality is.
+    backbone: its id and revision, which the images belong to. facts: what the images were made with.
     """
 
     backbone: str
@@ -121,12 +127,16 @@ class Comparison:
     reference: Tensor = field(repr=False)
     first: Tensor = field(repr=False)
     first_s: float = field(repr=False)
-    quality_name: str = QUALITY
+    facts: Facts = field(repr=False)
 
     @property
     def columns(self) -> tuple[Column, Column, Column]:
         """Full precision, naive, Q-Sched."""
         return self.full_precision, self.naive, self.qsched
+
+    def plain(self) -> "Comparison":
+        """With c_x = c_eps = 1, which is what naive quantization is."""
+        return replace(self, coefficients=Coefficients.identity(), qsched=replace(self.naive, name=QSCHED))
 
     @property
     def nbytes(self) -> int:
@@ -221,7 +231,7 @@ def compare(
         reference,
         first.cpu().clone(),
         first_s,
-        quality_name=quality_name(judge),
+        facts_of(backbone, settings.steps, quantized.report, judge),
     )
     return rescale(backbone, comparison, coefficients)
 
@@ -239,30 +249,29 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
     if coefficients == comparison.coefficients:
         return comparison
     if coefficients.is_identity:
-        column = replace(comparison.naive, name=QSCHED)
-    else:
-        quantized = backbone.quantized(settings.quantization)
-        first_run = backbone.first_run(quantized.module, settings.tiny_decoder)
-        images, rest_s = _continue(
-            backbone,
-            comparison.condition,
-            comparison.noise,
-            settings,
-            coefficients,
-            quantized.module,
-            comparison.first.to(backbone.device),
-        )
-        column = _column(
-            backbone,
-            judge_of(backbone),
-            settings,
-            QSCHED,
-            images,
-            comparison.reference,
-            quantized.report.bytes_after,
-            comparison.first_s + rest_s,
-            first_run or comparison.naive.first_run,  # the first prediction is from there
-        )
+        return comparison.plain()
+    quantized = backbone.quantized(settings.quantization)
+    first_run = backbone.first_run(quantized.module, settings.tiny_decoder)
+    images, rest_s = _continue(
+        backbone,
+        comparison.condition,
+        comparison.noise,
+        settings,
+        coefficients,
+        quantized.module,
+        comparison.first.to(backbone.device),
+    )
+    column = _column(
+        backbone,
+        judge_of(backbone),
+        settings,
+        QSCHED,
+        images,
+        comparison.reference,
+        quantized.report.bytes_after,
+        comparison.first_s + rest_s,
+        first_run or comparison.naive.first_run,  # the first prediction is from there
+    )
     return replace(comparison, coefficients=coefficients, qsched=column)
 
 

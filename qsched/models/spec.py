@@ -77,6 +77,16 @@ class BackboneSpec:
             raise ValueError(f"{self.title} runs in {one_of(self.steps)} steps, not {steps}.")
         return steps
 
+    def check_decoder(self, tiny: bool, has_tiny: bool) -> None:
+        """Refuse the tiny decoder where there is none.
+
+        Raises:
+            ValueError: one sentence.
+        """
+        if tiny and not has_tiny:
+            advice = f"run `python -m qsched pull {self.id}`" if self.tiny_vae else "use the full one"
+            raise ValueError(f"{self.title} has no tiny decoder here: {advice}.")
+
     def lora_file(self, steps: int) -> str | None:
         """The adapter's file for this step count, None for a model without adapters.
 

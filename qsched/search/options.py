@@ -10,7 +10,6 @@ from qsched.models.base import Backbone
 from qsched.presets import SHAPES
 from qsched.quantization import BitWidth, Quantization
 from qsched.sampling.coefficients import Coefficients
-from qsched.sampling.loop import check_decoder
 from qsched.settings import HIGH, LOW, PAIR_SHAPE, RESOLUTION, SEEDS, STRATEGY, K
 
 STRATEGIES = {
@@ -103,7 +102,7 @@ class SearchOptions:
             raise ValueError(
                 f"The whole grid first is a choice of the strategies {' and '.join(DESCENTS)} alone."
             )
-        check_decoder(backbone, self.tiny_decoder)
+        backbone.spec.check_decoder(self.tiny_decoder, backbone.has_tiny_decoder)
         if self.seeds < 1 or self.seed < 0 or self.seed + self.seeds > 2**31:
             raise ValueError(f"The seeds must lie in 0 to {2**31 - 1} and there must be at least one.")
         if not (np.isfinite(self.k) and self.k >= 0):

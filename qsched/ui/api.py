@@ -9,6 +9,7 @@ import gradio as gr
 from PIL.Image import Image
 
 from qsched.comparison.given import checked, settings_of
+from qsched.comparison.record import record
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import SOURCE as SEPARATOR
 from qsched.server.engine import Engine, named
@@ -59,7 +60,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         finally:
             engine.forget(visit)
         images = {name: _file(column.image) for name, column in zip(NAMES, comparison.columns, strict=True)}
-        return engine.record(backbone, comparison, k) | {"images": images}
+        return record(comparison, k) | {"images": images}
 
     _describe(compare, defaults)
     return compare

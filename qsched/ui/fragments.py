@@ -6,8 +6,9 @@ from html import escape
 from typing import Any
 
 from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
+from qsched.comparison.facts import ScorerFacts
 from qsched.presets import Preset, preset_name
-from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
+from qsched.scoring import K_DEFAULT, QUALITY
 from qsched.scoring.signatures import Badge
 from qsched.search.options import DESCENTS
 from qsched.surfaces.stability import too_few
@@ -78,9 +79,10 @@ def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
     """
     lpips = any(column.lpips is not None for column in comparison.columns)
     metrics = {name: why for name, why in METRICS if lpips or name != "LPIPS"}
-    if comparison.quality_name != QUALITY:
-        metrics = {comparison.quality_name if name == QUALITY else name: why for name, why in metrics.items()}
-        metrics[comparison.quality_name] = PREFERENCE
+    quality = comparison.facts.scorer.quality
+    if quality != QUALITY:
+        metrics = {quality if name == QUALITY else name: why for name, why in metrics.items()}
+        metrics[quality] = PREFERENCE
     head = "".join(
         f'<span role="columnheader" title="{escape(why.format(k=f"{k:g}"))}">{escape(name)}</span>'
         for name, why in metrics.items()
@@ -132,10 +134,18 @@ def badge(found: Badge) -> str:
     return f'<span class="chip" tabindex="0" data-why="{escape(why)}" aria-label="{escape(f"{found.name}: {why}")}">{escape(found.name)}</span>'  # noqa: E501
 
 
-def definition(scorer: Scorer | None, k: float = K_DEFAULT) -> str:
-    """What JAQ is and who scored, to stand beside the numbers; None: nobody."""
-    formula = escape(jaq_definition(scorer).replace(" * ", " · "))
-    if scorer is None:
+def lent(image_s: int, drag_s: int) -> str:
+    """What a call of a GPU that is lent costs."""
+    return (
+        f"This Space lends a GPU for each call: an image asks for {image_s} s of your minutes of the day, "
+        f"new coefficients for {drag_s} s, which compute the 25 nearest points at once."
+    )
+
+
+def definition(scorer: ScorerFacts, k: float = K_DEFAULT) -> str:
+    """What JAQ is and who scored, to stand beside the numbers."""
+    formula = escape(scorer.jaq.replace(" * ", " · "))
+    if scorer.name is None:
         return f'<p class="fine"><b>{formula}</b> with k = {k:g}; nobody has scored these images.</p>'
     return (
         f'<p class="fine"><b>{formula}</b> with k = {k:g}, scored by <b>{escape(scorer.name)}</b>: '

@@ -1,6 +1,7 @@
 """The whole page: header, tabs, and how it is launched."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault(
@@ -95,7 +96,7 @@ def build_app(
     Raises:
         ValueError: unknown backbone.
     """
-    engine = engine or Engine(backbone, source, device, on_device=_on_device())
+    engine = engine or Engine(backbone, source, device, lend=_lender())
     with Page(title=preview.TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         demo.engine, demo.talk = engine, talk
         dark = gr.Checkbox(False, visible="hidden", elem_id="dark", label="Dark")
@@ -123,9 +124,9 @@ def build_app(
     return demo.queue(max_size=64)
 
 
-def _on_device() -> Any:
+def _lender() -> Callable | None:
     if not os.environ.get("SPACES_ZERO_GPU"):
-        return lambda function: function
+        return None
     import spaces  # only there: it patches torch
 
     return spaces.GPU

@@ -102,8 +102,10 @@ class CompareTab:
     ) -> dict:
         """Outputs for the whole tab; notes: sentences to show before those of the comparison."""
         c, r, comparison = self.controls, self.results, held.comparison
-        settings, backbone = comparison.settings, self.engine.backbone(held.backbone)
+        settings, has_tiny = comparison.settings, self.engine.has_tiny_decoder(held.backbone)
         known = self.engine.best_known(held.backbone, settings, held.k) is not None
+        if self.engine.lends(held.backbone):
+            notes += (fragments.lent(*self.engine.call_seconds(held.backbone, settings.steps)),)
         notes += comparison.notes if known else (*comparison.notes, links.nothing_known(settings))
         return (
             slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
@@ -113,11 +115,9 @@ class CompareTab:
                 r.notes: fragments.notes(notes),
                 c.search: gr.update(visible=not known),
                 c.state: links.stamp(held),
-                c.decoder: gr.update(
-                    visible=backbone.has_tiny_decoder, value="tiny" if settings.tiny_decoder else "full"
-                ),
-                c.drafts: gr.update(visible=backbone.has_tiny_decoder and not settings.tiny_decoder),
-                c.device: fragments.device_note(*self.engine.describe(held.backbone, settings.quantization)),
+                c.decoder: gr.update(visible=has_tiny, value="tiny" if settings.tiny_decoder else "full"),
+                c.drafts: gr.update(visible=has_tiny and not settings.tiny_decoder),
+                c.device: fragments.device_note(comparison.facts.device_name, comparison.facts.arithmetic),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
             }
@@ -135,8 +135,7 @@ class CompareTab:
 
     def definition(self, held: Session) -> str:
         """What JAQ is, at the session's k, and who scored."""
-        scorer = self.engine.scorer(held.backbone) if held.comparison.naive.scored else None
-        return fragments.definition(scorer, held.k)
+        return fragments.definition(held.comparison.facts.scorer, held.k)
 
     def coefficients(self, given: dict, steps: int) -> Coefficients:
         """The sliders' values as coefficients."""
@@ -176,7 +175,7 @@ class CompareTab:
         backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
         notes, wanted = link.notes, (backbone, settings)
         try:
-            if settings.tiny_decoder and not self.engine.backbone(backbone).has_tiny_decoder:
+            if settings.tiny_decoder and not self.engine.has_tiny_decoder(backbone, load=True):
                 notes += ("There is no tiny decoder here: the full one is used.",)
                 settings = replace(settings, tiny_decoder=False)
                 wanted = backbone, settings
@@ -206,7 +205,7 @@ class CompareTab:
         if held and held.backbone != backbone and named_values["steps"] not in spec.steps:
             named_values["steps"] = spec.default_steps
         settings = settings_of(named_values)
-        if settings.tiny_decoder and not self.engine.backbone(backbone).has_tiny_decoder:
+        if settings.tiny_decoder and not self.engine.has_tiny_decoder(backbone, load=True):
             settings = replace(settings, tiny_decoder=False)
         return backbone, settings
 
@@ -408,7 +407,7 @@ class CompareTab:
         """A handler that writes a download of the session."""
 
         def save(request: gr.Request):
-            return write(self.engine, self.held(request))
+            return write(self.held(request))
 
         save.__name__, save.__doc__ = name, write.__doc__
         return reports_errors(save)

@@ -2,7 +2,6 @@
 saved.
 """
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -108,7 +107,7 @@ class SearchTab:
         i = self.inputs
         start = (
             {}
-            if self.lent() is None
+            if self.lent(values[i.backbone]) is None
             else {i.start: gr.update(interactive=False), i.cost: gr.update(interactive=False)}
         )
         try:
@@ -117,13 +116,13 @@ class SearchTab:
         except ValueError as error:
             return start | {i.plan: search_fragments.wrong(sentence_for(error)), i.quantizer: ""}
         text = search_fragments.plan(self.runner.planned(backbone, options), options)
-        if why := self.lent() or cannot_run(self.engine.spec(backbone), self.engine.device):
+        if why := self.lent(backbone) or cannot_run(self.engine.spec(backbone), self.engine.device):
             text += search_fragments.elsewhere(why, backbone, options)
         return start | {i.plan: text, i.quantizer: search_fragments.quantizer(options.quantization)}
 
-    def lent(self) -> str | None:
-        """Why no search can run here, None if it can."""
-        if os.environ.get("SPACES_ZERO_GPU"):
+    def lent(self, backbone: str) -> str | None:
+        """Why no search of a backbone can run here, None if it can."""
+        if self.engine.lends(backbone):
             return (
                 "This Space lends its GPU for seconds, and a search takes longer. Run it on your own machine:"
             )
@@ -163,9 +162,9 @@ class SearchTab:
     def start(self, request: gr.Request, values: dict) -> Iterator[dict]:
         """Start or resume, and show how it goes until it is over."""
         i, r, visit = self.inputs, self.results, self.visit(request.session_hash)
-        if lent := self.lent():
-            toast(lent)
         backbone, options = search_inputs.options_from(self.engine, self.given(values))
+        if lent := self.lent(backbone):
+            toast(lent)
         run = self.runner.start(request.session_hash, backbone, options)
         try:
             visit.dark, shown, drawn, with_image = values[self.compare.dark], None, None, 0
@@ -362,7 +361,7 @@ class SearchTab:
         held = self.engine.session(request.session_hash)
         old = held.comparison.settings if held else self.engine.opening(shown.backbone)[0]
         backbone, options = shown.backbone, shown.options
-        tiny = options.tiny_decoder and self.engine.backbone(backbone).has_tiny_decoder
+        tiny = options.tiny_decoder and self.engine.has_tiny_decoder(backbone, load=True)
         settings = Settings(old.prompt, old.seed, options.steps, options.quantization, tiny)
         self.engine.compare(request.session_hash, backbone, settings, shown.coefficients)
         self.visit(request.session_hash).taken_over = (backbone, settings.quantization, settings.steps, tiny)

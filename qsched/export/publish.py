@@ -56,7 +56,7 @@ def publish(
         PublishError: one sentence, whatever went wrong.
         TypeError: the scheduler has no Q-Sched twin. PresetError: no room for a temporary folder.
     """
-    _check_name(repo)
+    check_name(repo)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "scheduler"
         usage = export_scheduler(preset, scheduler, folder, called=repo)
@@ -65,11 +65,16 @@ def publish(
         published = Published(f"{endpoint()}/{repo}", tuple(sorted(path.name for path in folder.iterdir())))
         if not dry_run:
             title = f"Q-Sched scheduler for {preset.backbone}, {preset.bits}, {steps_in_words(preset.steps)}"
-            _push(folder, repo, private, title, token or get_token(), timeout)
+            push(folder, repo, title, private=private, token=token, timeout=timeout)
     return published
 
 
-def _check_name(repo: str) -> None:
+def check_name(repo: str) -> None:
+    """Refuse what is no name for a repository.
+
+    Raises:
+        PublishError: one sentence.
+    """
     try:
         validate_repo_id(repo)
     except ValueError:
@@ -82,16 +87,36 @@ def _check_name(repo: str) -> None:
         )
 
 
-def _push(folder: Path, repo: str, private: bool, title: str, token: str | None, timeout: float) -> None:
+def push(
+    folder: Path,
+    repo: str,
+    title: str,
+    *,
+    kind: str = "model",
+    private: bool = False,
+    token: str | None = None,
+    timeout: float = 10,
+) -> None:
+    """Upload a folder to a repository on the Hub, which is made if it does not exist.
+
+    Args:
+        title: of the commit.
+        kind: "model" or "space".
+        token: None takes the one of `hf auth login` or HF_TOKEN.
+        timeout: seconds to wait for each of the two calls.
+    Raises:
+        PublishError: one sentence, whatever went wrong.
+    """
+    token = token or get_token()
     if is_offline():
         raise PublishError(f"{repo} cannot be pushed offline (HF_HUB_OFFLINE is set).")
     if token is None:
         raise PublishError(
             f"You are not logged in to the Hub: {LOGIN} and a token that may write, or set HF_TOKEN."
         )
-    asked = {"folder": str(folder), "repo": repo, "private": private, "title": title, "token": token}
+    asked = {"folder": str(folder), "repo": repo, "kind": kind, "private": private, "title": title}
     try:
-        converse("push", timeout, **asked)
+        converse("push", timeout, **asked, token=token)
     except Failure as failure:
         raise PublishError(_in_words(failure, repo)) from failure
 

@@ -88,12 +88,16 @@ def file(url: str, place: str, sha256: str) -> str:
     return place
 
 
-def push(folder: str, repo: str, private: bool, title: str, token: str) -> str:
-    """Upload a folder to a model repository, which is made if need be; the address of the commit."""
+def push(folder: str, repo: str, kind: str, private: bool, title: str, token: str) -> str:
+    """Upload a folder to a repository, which is made if need be; the address of the commit.
+
+    kind: "model" or "space".
+    """
     api = HfApi(token=token, library_name="qsched", library_version=__version__)
-    api.create_repo(repo, private=True if private else None, exist_ok=True)
+    sdk = {"space_sdk": "gradio"} if kind == "space" else {}
+    api.create_repo(repo, repo_type=kind, private=True if private else None, exist_ok=True, **sdk)
     say(done=0, total=0)
-    return str(api.upload_folder(repo_id=repo, folder_path=folder, commit_message=title))
+    return str(api.upload_folder(repo_id=repo, repo_type=kind, folder_path=folder, commit_message=title))
 
 
 CALLS = {"snapshot": snapshot, "file": file, "push": push}

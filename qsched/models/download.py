@@ -38,6 +38,17 @@ def to_fetch(spec: BackboneSpec) -> list[Part]:
     return [part for part in parts(spec) if not part.is_here()]
 
 
+def fetch_all(id: str) -> None:
+    """Fetch what a backbone lacks here, if it is one that is not shipped.
+
+    Raises:
+        BackboneError: one sentence.
+    """
+    spec = SPECS.get(id)
+    for part in to_fetch(spec) if spec and spec.family != "emoji" else ():
+        part.fetch()
+
+
 def download_size(spec: BackboneSpec) -> str:
     """What `download_progress` fetches at most, for people; of another repository than the family's own it is
     an estimate.

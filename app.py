@@ -5,6 +5,8 @@ Also the entry of a Hugging Face Space, which runs this file without arguments.
 """
 
 import atexit
+import contextlib
+import io
 import os
 import shutil
 import sys
@@ -48,13 +50,17 @@ def main(argv: list[str] | None = None) -> int:
             searches=options.searches,
         )
         demo.engine.warm_up()
-        _, url, public = demo.launch(
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # gradio prints the address of its MCP server, quiet or not
+            _, url, public = demo.launch(
+                server_name=options.host,
+                server_port=options.port,
+                share=options.share,
+                quiet=True,
+                mcp_server=True,
+                prevent_thread_lock=True,
+            )
     except (ValueError, OSError, BackboneError) as error:
         return fail(error)
     print(

@@ -123,7 +123,7 @@ def serving(presets: Path, load=tiny_backbone, talk=False):
     engine = Engine(load=load, presets=presets)
     app = build_app(engine=engine, talk=talk, searches=str(presets / "searches.sqlite3"))
     engine.warm_up()
-    _, url, _ = app.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
+    _, url, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, mcp_server=True)
     try:
         yield url.rstrip("/"), engine
     finally:

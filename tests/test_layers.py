@@ -34,7 +34,8 @@ qsched.
 INSIDE = {
     "ui": (
         "page",
-        "about_tab api search",
+        "about_tab api",
+        "search",
         "compare",
         "events preview theme",
         "values widgets images fragments visitors",

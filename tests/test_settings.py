@@ -17,7 +17,7 @@ from qsched.scoring import K_DEFAULT
 from qsched.search.options import STRATEGIES
 from qsched.settings import IN_EVERY_LINK, IN_SOME_LINKS, QUANTIZATION, K
 from qsched.surfaces.stability import HIGHEST_K
-from qsched.ui.api import PARAMETERS, public_compare
+from qsched.ui.api import public_compare
 from qsched.ui.widgets import widget
 
 ALL = [value for value in vars(table).values() if isinstance(value, table.Setting)]
@@ -74,11 +74,12 @@ def test_command_line_and_api_have_the_names_and_defaults_of_the_table():
     given = vars(parser.parse_args(["--quantize-all", "--tiny-decoder", "--group-size", "64"]))
     assert (given["keep"], given["decoder"], given["group_size"]) == (False, "tiny", 64)
     compare = public_compare(type("Engine", (), {"default": "emoji-lcm"}))
-    parameters = inspect.signature(compare).parameters
-    for setting in PARAMETERS:
-        assert setting.help in compare.__doc__
-        if setting.default is not None:
-            assert parameters[setting.name].default == setting.default
+    parameters = dict(inspect.signature(compare).parameters)
+    assert parameters.pop("request").default is None and len(parameters) == 15
+    by_name = {setting.name: setting for setting in (*IN_EVERY_LINK, *IN_SOME_LINKS)}
+    for name, parameter in parameters.items():
+        assert by_name[name].help in compare.__doc__
+        assert name in ("prompt", "steps") or parameter.default == by_name[name].default
 
 
 def test_a_widget_takes_label_default_choices_and_range_from_the_table():

@@ -1,4 +1,4 @@
-"""What scripts can call: one endpoint that does what the page does and answers with numbers."""
+"""What scripts and agents (MCP) can call: what the page does, answered with numbers and files."""
 
 import inspect
 import uuid
@@ -13,6 +13,8 @@ from qsched.comparison.record import record
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import SOURCE as SEPARATOR
 from qsched.server.engine import Engine, named
+from qsched.server.search_runner import Runner
+from qsched.server.searches import Searches
 from qsched.settings import (
     ACTIVATION_SCALE,
     BACKBONE,
@@ -29,65 +31,134 @@ from qsched.settings import (
     SOURCE,
     STEPS,
     K,
+    Setting,
 )
+from qsched.ui.compare.links import nothing_known
 from qsched.ui.images import drawn
+from qsched.ui.search.export_files import scheduler_file
 from qsched.ui.visitors import CHOOSE_SOURCE, require_local
 
 NAMES = ("full_precision", "naive", "qsched")
 """Of the images, as `python -m qsched generate` names its files."""
-PARAMETERS = (
-    PROMPT, BITS, SEED, STEPS, C_X, C_EPS, BACKBONE, K,
-    METHOD, SOURCE, DECODER, GROUP_SIZE, ACTIVATION_SCALE, SCOPE, KEEP,
-)  # fmt: skip
-"""Of /compare, in this order."""
+ADVANCED = (METHOD, SOURCE, DECODER, GROUP_SIZE, ACTIVATION_SCALE, SCOPE, KEEP)
 
 
 def public_compare(engine: Engine) -> Callable[..., dict]:
     """The endpoint /compare of an engine."""
-    defaults = {"steps": 4, "backbone": engine.default}
 
-    def compare(*values: Any, **named_values: Any) -> dict[str, Any]:
-        given = compare.__signature__.bind(*values, **named_values).arguments
-        given = {"steps": defaults["steps"]} | given
-        settings, k, source = settings_of(given), checked(K, given), given.get("source", "")
-        backbone = named(given.get("backbone", engine.default), source)
+    def compare(given: dict[str, Any], request: gr.Request | None) -> dict[str, Any]:
+        settings, k, source = settings_of(given), checked(K, given), given["source"]
+        backbone = named(given["backbone"], source)
         if SEPARATOR in backbone:
-            require_local(given.get("request"), CHOOSE_SOURCE)
+            require_local(request, CHOOSE_SOURCE)
         coefficients = _coefficients(given) or engine.start(backbone, settings, k)
         visit = f"api-{uuid.uuid4().hex}"
         try:
             comparison = engine.compare(visit, backbone, settings, coefficients)
         finally:
             engine.forget(visit)
-        images = {name: _file(column.image) for name, column in zip(NAMES, comparison.columns, strict=True)}
+        images = {name: _image(column.image) for name, column in zip(NAMES, comparison.columns, strict=True)}
         return record(comparison, k) | {"images": images}
 
-    _describe(compare, defaults)
-    return compare
+    return _described(
+        compare,
+        "Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that "
+        "reproduces it, its scores, and the images. Coefficients that are left empty are the best known.",
+        {
+            PROMPT: ...,
+            BITS: "w4a8",
+            SEED: 0,
+            STEPS: 4,
+            C_X: None,
+            C_EPS: None,
+            BACKBONE: engine.default,
+            K: 2.0,
+        }
+        | {setting: setting.default for setting in ADVANCED},
+    )
 
 
-def _describe(compare: Callable, defaults: dict[str, Any]) -> None:
-    """Give the endpoint named parameters with types, defaults and descriptions, for gradio."""
-    parameters = []
-    for setting in PARAMETERS:
-        kind = list[float] | None if setting.kind is tuple else setting.kind
-        default = (
-            inspect.Parameter.empty if setting is PROMPT else defaults.get(setting.name, setting.default)
+def public_export(engine: Engine) -> Callable[..., dict]:
+    """The endpoint /export of an engine."""
+
+    def export(given: dict[str, Any], request: gr.Request | None) -> dict[str, Any]:
+        settings = settings_of(given)
+        preset = engine.preset(given["backbone"], settings.quantization, settings.steps)
+        if preset is None:
+            raise ValueError(nothing_known(settings))
+        return {
+            "coefficients": preset.coefficients.to_dict(),
+            "shape": preset.shape,
+            "held_out": (preset.held_out or {}).get("differences"),
+            "scheduler": _file(scheduler_file(preset, engine)),
+        }
+
+    return _described(
+        export,
+        "The best known coefficients c_x and c_eps for a bit-width and a step count, with a zip that holds a "
+        "drop-in diffusers scheduler and the code that uses it.",
+        {BITS: "w4a8", STEPS: 4, BACKBONE: engine.default} | {s: s.default for s in (METHOD, GROUP_SIZE)},
+    )
+
+
+def public_searches(store: Searches, runner: Runner) -> Callable[[], list]:
+    """The endpoint /searches of a page's saved searches."""
+
+    def searches() -> list[dict[str, Any]]:
+        """All searches for coefficients, the latest first: what is searched, how far each is, its best point,
+        and whether it is running."""
+        running = runner.running()
+        return [
+            {
+                "name": search.name,
+                "backbone": search.backbone,
+                "bits": search.options.quantization.bits,
+                "steps": search.options.steps,
+                "strategy": search.options.strategy,
+                "done": search.done,
+                "total": search.total,
+                "best": search.best and {"c_x": search.best[0].c_x, "c_eps": search.best[0].c_eps},
+                "jaq": search.best and search.best[1],
+                "begun": search.begun,
+                "running": bool(running and running.name == search.name),
+            }
+            for search in store.list()
+        ]
+
+    return searches
+
+
+def _described(endpoint: Callable, what: str, parameters: dict[Setting, Any]) -> Callable[..., dict]:
+    """An endpoint with named, typed and described parameters, as gradio and MCP clients show them.
+
+    Args:
+        endpoint: is called with the values by name, and the request.
+        parameters: setting -> default, ... for none.
+    """
+
+    def call(*values: Any, **named_values: Any) -> dict[str, Any]:
+        bound = signature.bind(*values, **named_values)
+        bound.apply_defaults()
+        return endpoint(bound.arguments, bound.arguments.pop("request"))
+
+    how = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    made = [
+        inspect.Parameter(
+            setting.name,
+            how,
+            default=inspect.Parameter.empty if default is ... else default,
+            annotation=list[float] | None if setting.kind is tuple else setting.kind,
         )
-        how = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters.append(inspect.Parameter(setting.name, how, default=default, annotation=kind))
-    request = inspect.Parameter("request", how, default=None, annotation=gr.Request | None)
-    compare.__signature__ = inspect.Signature([*parameters, request], return_annotation=dict[str, Any])
-    compare.__annotations__ = {p.name: p.annotation for p in (*parameters, request)} | {
-        "return": dict[str, Any]
-    }
-    compare.__doc__ = "\n".join([
-        "Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that",
-        "reproduces it, and with the images. Coefficients that are left empty are the best known.",
-        "",
-        "Args:",
-        *(f"    {setting.name}: {setting.help}" for setting in PARAMETERS),
-    ])  # fmt: skip
+        for setting, default in parameters.items()
+    ]
+    made.append(inspect.Parameter("request", how, default=None, annotation=gr.Request | None))
+    signature = call.__signature__ = inspect.Signature(made, return_annotation=dict[str, Any])
+    call.__annotations__ = {p.name: p.annotation for p in made} | {"return": dict[str, Any]}
+    call.__name__ = endpoint.__name__
+    call.__doc__ = "\n".join(
+        [what, "", "Args:", *(f"    {setting.name}: {setting.help}" for setting in parameters)]
+    )
+    return call
 
 
 def _coefficients(given: dict[str, Any]) -> Coefficients | None:
@@ -100,6 +171,10 @@ def _coefficients(given: dict[str, Any]) -> Coefficients | None:
     return Coefficients(*rows) if given.get("c_x") or given.get("c_eps") else None
 
 
-def _file(image: Image) -> dict[str, Any]:
-    """An image as a file that gradio serves and its client downloads."""
-    return {"path": drawn(image), "meta": {"_type": "gradio.FileData"}}
+def _image(image: Image) -> dict[str, Any]:
+    return _file(drawn(image))
+
+
+def _file(path: str) -> dict[str, Any]:
+    """A file that gradio serves and its client downloads."""
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}

@@ -15,7 +15,7 @@ from qsched.server.engine import Engine
 from qsched.server.searches import Searches
 from qsched.ui import preview, theme
 from qsched.ui.about_tab import build_about
-from qsched.ui.api import public_compare
+from qsched.ui.api import public_compare, public_export, public_searches
 from qsched.ui.compare.tab import CompareTab
 from qsched.ui.compare.wiring import wire
 from qsched.ui.errors import reports_errors, toast
@@ -115,12 +115,11 @@ def build_app(
         wire_search(search, demo, tabs, searching)
         demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
         demo.compare, demo.search = compare, search
-        gr.api(
-            reports_errors(public_compare(engine), page=False),
-            api_name="compare",
-            concurrency_id="device",
-            concurrency_limit=1,
-        )
+        device = {"concurrency_id": "device", "concurrency_limit": 1}
+        gr.api(reports_errors(public_compare(engine), page=False), api_name="compare", **device)
+        gr.api(reports_errors(public_export(engine), page=False), api_name="export")
+        saved = public_searches(search.searches, search.runner)
+        gr.api(reports_errors(saved, page=False), api_name="searches")
     return demo.queue(max_size=64)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from qsched.quantization import BitWidth, QuantConv2d, QuantLinear, pack, unpack
 from qsched.quantization import layers as packed_layers
-from qsched.quantization.layers import _int_mm_is_exact, automatic_execution
+from qsched.quantization.layers import _has_vnni, _int_mm_is_exact, automatic_execution
 from qsched.quantization.packing import int_mm, quantize_activation
 
 CPU = torch.device("cpu")
@@ -205,6 +205,10 @@ def test_empty_batch_and_single_token():
 
 def test_auto_is_a_rule_and_no_measurement(monkeypatch):
     layer = QuantLinear(nn.Linear(16, 8), BitWidth(4, 8))
+    assert _has_vnni() == torch.cpu._is_vnni_supported()
+    monkeypatch.setattr(packed_layers, "_has_vnni", lambda: False)
+    assert layer.uses(CPU, torch.float32) == "fake", "without such instructions it takes 17 times as long"
+    monkeypatch.setattr(packed_layers, "_has_vnni", lambda: True)
     try:
         _int_mm_is_exact.cache_clear()
         assert layer.uses(CPU, torch.float32) == ("int8" if _int_mm_is_exact() else "fake")

@@ -25,9 +25,9 @@ float32):
     CPUs nor Hopper have int4 products in reach of torch. Grouped weights, grouped and depthwise convolutions,
     16-bit activations and padding with anything but zeros fall back to "fake", and so do layers of more than
     131,071 inputs, whose int32 sums could overflow.
-  "auto" is a rule and never a measurement: int8 on a CPU with instructions for integer products
-    (VNNI) whose products are exact, "fake" elsewhere. Two kinds of machine may differ; name the execution where bits must repeat: one ulp can flip a rounding
-    and 4 bits make that visible.
+  "auto" is a rule and never a measurement: int8 on a CPU with instructions for integer products (VNNI) whose
+    products are exact, "fake" elsewhere. Two kinds of machine may differ; name the execution where bits must
+    repeat: one ulp can flip a rounding and 4 bits make that visible.
 Unpacking at every call can cost more than a small model's arithmetic (a 12 M-parameter U-Net in "fake": +30 %
 at batch 1), so small models may keep the unpacked weights, `cache`. That is memory and not storage: it is in
 no state_dict, copy or pickle, no stored size counts it, and SizeReport.cache_bytes names it.

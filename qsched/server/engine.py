@@ -204,11 +204,15 @@ class Engine:
         """The best coefficients of the shipped preset at this k (None: its own), None without a readable
         preset.
         """
+        preset = self.readable_preset(backbone, settings)
+        return preset.best(preset.k if k is None else k) if preset else None
+
+    def readable_preset(self, backbone: str, settings: Settings) -> Preset | None:
+        """As `preset`; None too if it is broken."""
         try:
-            preset = self.preset(backbone, settings.quantization, settings.steps)
+            return self.preset(backbone, settings.quantization, settings.steps)
         except PresetError:
             return None
-        return preset.best(preset.k if k is None else k) if preset else None
 
     def start(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients:
         """Where the coefficients begin for these settings: the best known ones, 1 where nothing is known."""

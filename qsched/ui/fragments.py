@@ -72,6 +72,45 @@ def latency(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
 
 
+SAME_JAQ = 0.02
+"""A difference of one image's JAQ that says nothing."""
+
+
+def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:
+    """Whether Q-Sched is better than naive quantization, on this image and on prompts that the search of the
+    preset never saw, in words.
+    """
+    column, naive = comparison.qsched, comparison.naive
+    if not column.scored:
+        return ""
+    difference = column.jaq_difference(naive, k)
+    text = (
+        f"{_judged(difference if abs(difference) >= SAME_JAQ else 0, 'naive')} on this prompt: "
+        f"<b>{signed(difference)} JAQ</b> at the same {size(column.stored_bytes)}, without training."
+    )
+    if comparison.coefficients.is_identity:
+        text = "c<sub>x</sub> = c<sub>ε</sub> = 1 is the plain scheduler: the same image as naive."
+    held = preset.held_out if preset else None
+    if held and held["k"] == k:
+        found, columns = held["differences"]["Q-Sched - naive"]["jaq"], held["columns"]
+        lost = columns["full precision"]["jaq"]["mean"] - columns["naive"]["jaq"]["mean"]
+        sure = found["mean"] if found["low"] > 0 or found["high"] < 0 else 0
+        whose = "" if comparison.coefficients == preset.best(k) else ", the best known coefficients"
+        share = f", {100 * found['mean'] / lost:.0f} % of the damage" if lost > 0 and sure > 0 else ""
+        text += (
+            f" {_judged(sure)} on {len(held['prompts'])} held-out prompts{whose}: "
+            f"<b>{signed(found['mean'])}</b> [{signed(found['low'])}, {signed(found['high'])}]{share}."
+        )
+    return f'<p class="verdict" role="status">{text}</p>'
+
+
+def _judged(difference: float, other: str = "") -> str:
+    tone, word, link = ("good", "Better", "than") if difference > 0 else ("bad", "Worse", "than")
+    if not difference:
+        tone, word, link = "fair", "No difference", "from"
+    return f'<b class="{tone}">{word}</b>' + (f" {link} {other}" if other else "")
+
+
 def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
     """The score table: a row per image on a wide page, a column per image on a phone.
 

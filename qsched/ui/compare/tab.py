@@ -8,6 +8,7 @@ import gradio as gr
 
 from qsched.comparison.comparison import Settings
 from qsched.comparison.given import named_quantization, quantization_of, settings_of
+from qsched.presets import Preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import SOURCE, Engine, Session, named
@@ -16,7 +17,15 @@ from qsched.ui import fragments, values
 from qsched.ui.compare import download as arrival_view
 from qsched.ui.compare import links, surface_view
 from qsched.ui.compare.controls import Controls, build_controls, slider_updates
-from qsched.ui.compare.results import Results, all_columns, build_results, drafted, third_column, wiped
+from qsched.ui.compare.results import (
+    Results,
+    all_columns,
+    build_results,
+    drafted,
+    judged,
+    third_column,
+    wiped,
+)
 from qsched.ui.errors import explained, reports_errors, toast
 from qsched.ui.visitors import CHOOSE_SOURCE, DOWNLOAD, is_local, require_local
 from qsched.words import steps_in_words
@@ -109,7 +118,7 @@ class CompareTab:
         notes += comparison.notes if known else (*comparison.notes, links.nothing_known(settings))
         return (
             slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
-            | all_columns(r, comparison, held.k)
+            | all_columns(r, comparison, held.k, self.known(held))
             | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
                 r.notes: fragments.notes(notes),
@@ -132,6 +141,10 @@ class CompareTab:
         """Which surface belongs to a session."""
         settings = held.comparison.settings
         return surface_view.Place(held.backbone, settings.quantization, settings.steps)
+
+    def known(self, held: Session) -> Preset | None:
+        """The shipped preset for what a session shows, None if there is none that can be read."""
+        return self.engine.readable_preset(held.backbone, held.comparison.settings)
 
     def definition(self, held: Session) -> str:
         """What JAQ is, at the session's k, and who scored."""
@@ -157,7 +170,7 @@ class CompareTab:
 
     def third_shown(self, held: Session) -> dict:
         """Outputs for the third image and the state that it belongs to."""
-        return third_column(self.results, held.comparison, held.k) | {
+        return third_column(self.results, held.comparison, held.k, self.known(held)) | {
             self.controls.hint: "",
             self.controls.state: links.stamp(held),
         }
@@ -363,13 +376,14 @@ class CompareTab:
             return {self.results.geometry: gr.skip()}
         self.held(request)
         held = self.engine.weigh(request.session_hash, K.check(k)) or toast(UNKNOWN)
-        return surface_view.draw(
-            self.results, self.engine, self.place(held), dark, self.controls.best, held.k
-        ) | {
-            self.results.scores: fragments.scores(held.comparison, held.k),
-            self.results.definition: self.definition(held),
-            self.controls.state: links.stamp(held),
-        }
+        return (
+            surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k)
+            | judged(self.results, held.comparison, held.k, self.known(held))
+            | {
+                self.results.definition: self.definition(held),
+                self.controls.state: links.stamp(held),
+            }
+        )
 
     def sweep(self, request: gr.Request, dark: bool):
         """The k sweep, when its accordion is opened."""

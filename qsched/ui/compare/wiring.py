@@ -107,7 +107,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         [r.k.input, r.k.release],
         reports_errors(tab.weigh),
         [r.k, tab.dark],
-        [r.scores, r.definition, c.state, *r.map, c.best],
+        [r.verdict, r.scores, r.definition, c.state, *r.map, c.best],
         api_name="weigh",
         **QUIET,
     )

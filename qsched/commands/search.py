@@ -18,11 +18,13 @@ from qsched.commands.options import (
     open_backbone,
     quantization,
 )
-from qsched.commands.output import writable_folder
+from qsched.commands.output import table, writable_folder
 from qsched.commands.result import Interrupted, Result
 
 if TYPE_CHECKING:
+    from qsched.models.base import Backbone
     from qsched.presets import Preset
+    from qsched.quantization import Quantization
     from qsched.search.run import Progress
 
 
@@ -65,11 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strategy",
         default="shared",
-        choices=("exhaustive", "shared", "adaptive", "ends", "per-step"),
+        choices=("exhaustive", "shared", "adaptive", "ends", "per-step", "fit"),
         help="exhaustive: every point from scratch, the paper's way; shared: the same grid with the "
         "work shared; adaptive: "
         "a model of the surface chooses 15 of its points; ends, per-step: adaptive, then a pair "
-        "for each end of the path, or one per step (default: %(default)s)",
+        "for each end of the path, or one per step; fit: least squares per step, without a "
+        "scored image (default: %(default)s)",
     )
     parser.add_argument(
         "--whole-grid",
@@ -110,6 +113,8 @@ def run(args: argparse.Namespace) -> Result:
         writable_folder(out.parent)
     storage = args.storage or (f"sqlite:///{out.with_suffix('.sqlite3')}" if out is not None else None)
     backbone = open_backbone(args)
+    if args.strategy == "fit":
+        return _fit(args, backbone, how, out)
     options = SearchOptions(
         how, choose_prompts(args.prompts, backbone.spec.family, "calibration"), args.steps, args.seed,
         args.seeds,
@@ -158,6 +163,52 @@ def run(args: argparse.Namespace) -> Result:
         "scorer": facts["scorer"],
     }
     return Result(data, _found(preset, out))
+
+
+def _fit(args: argparse.Namespace, backbone: "Backbone", how: "Quantization", out: Path | None) -> Result:
+    """Fit the coefficients of every step, write the preset, say what they explain."""
+    from tqdm import tqdm
+
+    from qsched.presets import save_preset
+    from qsched.prompts.builtin import choose_prompts
+    from qsched.search.fitted import fit_preset
+    from qsched.search.options import SearchOptions
+
+    if args.seeds != 1 or args.storage or args.study or args.whole_grid:
+        raise ValueError(
+            "A fit has no points: --seeds, --storage, --study and --whole-grid are for searches."
+        )
+    prompts = choose_prompts(args.prompts, backbone.spec.family, "calibration")
+    if args.dry_run:
+        calls = 2 * len(prompts) * SearchOptions(how, prompts, args.steps).checked(backbone).steps
+        return Result({"dry_run": True, "calls": calls}, f"{calls} denoiser calls, no image scored.")
+    with tqdm(desc=f"fit {how.bits}", unit="step", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        preset = fit_preset(backbone, how, prompts, args.steps, seed=args.seed, on_step=progress)
+    save_preset(preset, out)
+    facts, coefficients = preset.provenance, preset.coefficients.expand(preset.steps)
+    data = {
+        "preset": str(out),
+        "strategy": "fit",
+        "coefficients": preset.coefficients.to_dict(),
+        "shape": preset.shape,
+        "explained": facts["explained"],
+        "duration_s": facts["duration_s"],
+        "denoiser_calls": facts["denoiser_calls"],
+    }
+    rows = [
+        *(
+            [name, *(f"{c:.3f}" for c in row)]
+            for name, row in zip(("c_x", "c_eps"), coefficients, strict=True)
+        ),
+        ["explained", *(f"{100 * share:.0f} %" for share in facts["explained"])],
+    ]
+    steps = table([["", *(f"step {i + 1}" for i in range(preset.steps))], *rows])
+    return Result(data, f"{preset.mark}\n\n{steps}\n\nThe preset is in {out}.")
 
 
 def _cost(plan: dict) -> str:

@@ -53,9 +53,9 @@ class Preset:
         shape: how a point of the surface becomes coefficients, "constant" or "ramp"; without a surface any
             shape.
         coefficients: the ones to use.
-        surface: scores of the grid; the images of a cell are the prompts, once per seed. None: the
-            coefficients were published elsewhere and not measured here; then provenance names their source
-            under "published".
+        surface: scores of the grid; the images of a cell are the prompts, once per seed. None: no image was
+            scored for the coefficients; then provenance has the strategy "fit", or names under "published"
+            where they come from.
         settings: of the quantizer, keyword arguments such as group_size.
         prompts: the search's prompts.
         held_out: results on prompts that the search never saw.
@@ -90,7 +90,7 @@ class Preset:
         if not all(isinstance(prompt, str) for prompt in self.prompts):
             raise ValueError("prompts must be a list of texts")
         if self.surface is None:
-            return self._check_published()
+            return self._check_without_surface()
         if "published" in self.provenance:
             raise ValueError(
                 "it has a surface, and its provenance says that its coefficients were only published"
@@ -101,9 +101,12 @@ class Preset:
             raise ValueError("prompts must be a list of at least one text")
         self.surface.laid_out(len(self.prompts))
 
-    def _check_published(self) -> None:
+    def _check_without_surface(self) -> None:
         source = self.provenance.get("published")
-        if not isinstance(source, str) or not source.strip():
+        if self.fitted:
+            if not self.prompts:
+                raise ValueError("prompts must be a list of at least one text")
+        elif not isinstance(source, str) or not source.strip():
             raise ValueError(
                 "it has no surface, and its provenance does not name where its coefficients were published"
             )
@@ -114,16 +117,26 @@ class Preset:
     def published(self) -> str | None:
         """Where coefficients that were not measured here were published;
 
-        None for those that a search has found.
+        None for those that a search or a fit has found.
         """
-        return None if self.surface is not None else " ".join(self.provenance["published"].split())
+        if self.surface is not None or self.fitted:
+            return None
+        return " ".join(self.provenance["published"].split())
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the coefficients are a least-squares fit, for which no image was scored."""
+        return self.surface is None and self.provenance.get("strategy") == "fit"
 
     @property
     def mark(self) -> str | None:
-        """What has to stand beside published coefficients, one sentence;
+        """What has to stand beside published or fitted coefficients, one sentence;
 
         None for those that a search has found.
         """
+        if self.fitted:
+            prompts = "1 prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} prompts"
+            return f"These coefficients are a least-squares fit on {prompts}; no image was scored for them."
         return self.published and f"These coefficients are published ({self.published}), not measured here."
 
     @property

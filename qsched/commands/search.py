@@ -19,12 +19,14 @@ from qsched.commands.options import (
     open_backbone,
     quantization,
 )
-from qsched.commands.output import writable_folder
+from qsched.commands.output import table, writable_folder
 from qsched.commands.result import Interrupted, Result
 from qsched.settings import HIGH, LOW, PAIR_SHAPE, RESOLUTION, SEED, SEEDS, STRATEGY
 
 if TYPE_CHECKING:
+    from qsched.models.base import Backbone
     from qsched.presets import Preset
+    from qsched.quantization import Quantization
     from qsched.search.run import Progress
 
 
@@ -51,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_steps(parser)
     add(parser, SEED)
     add(parser, SEEDS, metavar="N")
-    add(parser, STRATEGY)
+    fit = "; fit: least squares per step, without a scored image (default: %(default)s)"
+    add(parser, STRATEGY, choices=(*STRATEGY.choices, "fit"), help=STRATEGY.help + fit)
     parser.add_argument(
         "--whole-grid",
         action="store_true",
@@ -91,6 +94,8 @@ def run(args: argparse.Namespace) -> Result:
         writable_folder(out.parent)
     storage = args.storage or (f"sqlite:///{out.with_suffix('.sqlite3')}" if out is not None else None)
     backbone = open_backbone(args)
+    if args.strategy == "fit":
+        return _fit(args, backbone, how, out)
     options = SearchOptions(
         how,
         choose_prompts(args.prompts, backbone.spec.family, "calibration"),
@@ -148,6 +153,52 @@ def run(args: argparse.Namespace) -> Result:
         "scorer": facts["scorer"],
     }
     return Result(data, _found(preset, out))
+
+
+def _fit(args: argparse.Namespace, backbone: "Backbone", how: "Quantization", out: Path | None) -> Result:
+    """Fit the coefficients of every step, write the preset, say what they explain."""
+    from tqdm import tqdm
+
+    from qsched.presets import save_preset
+    from qsched.prompts.builtin import choose_prompts
+    from qsched.search.fitted import fit_preset
+    from qsched.search.options import SearchOptions
+
+    if args.seeds != 1 or args.storage or args.study or args.whole_grid:
+        raise ValueError(
+            "A fit has no points: --seeds, --storage, --study and --whole-grid are for searches."
+        )
+    prompts = choose_prompts(args.prompts, backbone.spec.family, "calibration")
+    if args.dry_run:
+        calls = 2 * len(prompts) * SearchOptions(how, prompts, args.steps).checked(backbone).steps
+        return Result({"dry_run": True, "calls": calls}, f"{calls} denoiser calls, no image scored.")
+    with tqdm(desc=f"fit {how.bits}", unit="step", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        preset = fit_preset(backbone, how, prompts, args.steps, seed=args.seed, on_step=progress)
+    save_preset(preset, out)
+    facts, coefficients = preset.provenance, preset.coefficients.expand(preset.steps)
+    data = {
+        "preset": str(out),
+        "strategy": "fit",
+        "coefficients": preset.coefficients.to_dict(),
+        "shape": preset.shape,
+        "explained": facts["explained"],
+        "duration_s": facts["duration_s"],
+        "denoiser_calls": facts["denoiser_calls"],
+    }
+    rows = [
+        *(
+            [name, *(f"{c:.3f}" for c in row)]
+            for name, row in zip(("c_x", "c_eps"), coefficients, strict=True)
+        ),
+        ["explained", *(f"{100 * share:.0f} %" for share in facts["explained"])],
+    ]
+    steps = table([["", *(f"step {i + 1}" for i in range(preset.steps))], *rows])
+    return Result(data, f"{preset.mark}\n\n{steps}\n\nThe preset is in {out}.")
 
 
 def _cost(plan: dict) -> str:

@@ -153,7 +153,7 @@ def fit(
         seed: of the noise, per image as everywhere.
         on_step: called with (steps done, steps in all).
     Raises:
-        ValueError: no prompts.
+        ValueError: no prompts, or a prediction that is not finite.
     """
     if not prompts:
         raise ValueError("A fit needs at least one prompt.")
@@ -175,6 +175,8 @@ def fit(
             mine = max(0, min(len(prompts) - begin, len(rows)))
             fitted = _added(fitted, quantized[:mine], x[:mine], full[:mine])
             unseen = _added(unseen, quantized[mine:], x[mine:], full[mine:])
+        if not np.isfinite(fitted.matrix).all():
+            raise ValueError(f"A prediction at step {index + 1} is not finite: nothing can be fitted.")
         c_x, c_eps = _coefficients(fitted, *_affine(scheduler, backbone, index))
         found.append(StepFit(c_x, c_eps, fitted, unseen))
         scheduler.set_coefficients(*(_at(index, value, steps) for value in (c_x, c_eps)))

@@ -232,7 +232,7 @@ def evaluate(
         raise ValueError(f"The preset is for {preset.backbone}, and the backbone is {backbone.spec.id}.")
     if preset.steps not in backbone.spec.steps:
         raise ValueError(f"{backbone.spec.title} does not run in the preset's {preset.steps} steps.")
-    if preset.surface is not None and backbone.revision != preset.revision and not any_revision:
+    if not preset.published and backbone.revision != preset.revision and not any_revision:
         raise ValueError(
             f"The preset was made with revision {preset.revision} of {preset.backbone}, and this is revision "
             f"{backbone.revision}; --any-revision evaluates it all the same."
@@ -342,13 +342,13 @@ def _notes(
     notes = []
     if seen := set(prompts) & set(preset.prompts):
         notes.append(
-            f"{len(seen)} of the {len(prompts)} prompts were used for the search: the result "
+            f"{len(seen)} of the {len(prompts)} prompts were used to find the coefficients: the result "
             f"flatters Q-Sched."
         )
     if preset.mark:
         notes.append(preset.mark)
-    elif backbone.revision != preset.revision:
-        notes.append("The preset was searched on other weights than the ones evaluated here.")
+    if not preset.published and backbone.revision != preset.revision:
+        notes.append("The preset was made with other weights than the ones evaluated here.")
     if set(seeds) & set(preset.provenance.get("seeds", ())):
         notes.append("Some of the seeds were used for the search.")
     if len(prompts) < FEW_PROMPTS:

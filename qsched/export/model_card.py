@@ -79,7 +79,9 @@ def _facts(preset: Preset) -> dict[str, str]:
         facts["published"] = preset.published
     else:
         facts["calibration"] = f"{_many(len(preset.prompts), 'prompt')}, {_many(seeds, 'noise seed')} each"
-    if found.get("strategy"):
+    if preset.fitted:
+        facts["fit"] = "least squares of the full-precision prediction, no image scored"
+    elif found.get("strategy"):
         facts["search"] = f"{found['strategy']}, {found.get('points_done', '?')} points"
     return {name: " ".join(value.split()).replace("|", "\\|") for name, value in facts.items()}
 

@@ -7,17 +7,15 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 import optuna
 import sqlalchemy
 
-from qsched.evaluation.provenance import device_name, versions
+from qsched.evaluation.provenance import made_with, versions
 from qsched.models.base import Backbone
 from qsched.presets import Preset
 from qsched.quantization import Quantization
-from qsched.sampling.loop import prepare_scheduler
 from qsched.scoring import jaq_definition
 from qsched.search.job import SearchError
 from qsched.search.options import GRIDS, Candidate, SearchOptions
@@ -262,11 +260,7 @@ def _about(backbone: Backbone, options: SearchOptions) -> dict[str, Any]:
         "provenance": {
             "scorer": {"name": scorer.name, "definition": scorer.definition},
             "jaq": jaq_definition(scorer),
-            "timesteps": prepare_scheduler(backbone, options.steps, None).timesteps.tolist(),
-            "execution": backbone.quantized(options.quantization).report.execution,
-            "device": device_name(backbone.device),
-            "dtype": str(backbone.dtype).removeprefix("torch."),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **made_with(backbone, options.quantization, options.steps),
             "versions": versions(optuna=optuna.__version__),
         },
     }

@@ -145,5 +145,5 @@ window.qsched = (() => {
 
   const toggleDark = () => document.body.classList.toggle("dark");
 
-  return { mark, copy, share, toggleDark };
+  return { mark, copy, share, toggleDark, rest };
 })();

@@ -70,10 +70,12 @@ DRAFT = (
 
 def not_asked(coefficients: Coefficients) -> str:
     """Under the last image while a hand moves: these coefficients would ask for a lent GPU. The page asks
-    when the hand rests.
+    when the hand lets go.
     """
     at = f"c_x {coefficients.c_x}, c_eps {coefficients.c_eps}"
-    return f'<div class="caption" data-draft title="{at}"><span>Stop to ask for the GPU.</span></div>'
+    return (
+        f'<div class="caption" data-draft="lent" title="{at}"><span>Let go to ask for the GPU.</span></div>'
+    )
 
 
 def latency(seconds: float) -> str:

@@ -134,7 +134,7 @@ BITS = Setting(
     choices={bits: bits.upper() for bits in MAIN_BITS + OTHER_BITS},
 )  # fmt: skip
 STEPS = Setting(
-    "steps", "Steps", "denoiser calls per image", kind=int, low=1, high=MOST_STEPS, noun="The step count"
+    "steps", "Steps", "denoiser calls per image", kind=int, low=1, high=1000, noun="The step count"
 )
 PROMPT = Setting("prompt", "Prompt", "what to draw")
 SEED = Setting("seed", "Seed", "of the noise", 0, int, low=0, high=LARGEST_SEED)

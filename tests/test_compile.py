@@ -98,7 +98,6 @@ def test_the_rivals_layers_are_one_graph_too():
 def test_the_execution_is_decided_before_a_layer_is_traced(monkeypatch, chosen, cache):
     small, graphs, asked = Small(), Graphs(), []
     quantize(small, "w4a8", execution="auto", cache=cache)
-    monkeypatch.setattr(packed_layers, "_has_vnni", lambda: True)
     monkeypatch.setattr(packed_layers, "_int_mm_is_exact", lambda: asked.append(chosen) or chosen == "int8")
     compiled, x = torch.compile(small, fullgraph=True, backend=graphs), torch.randn(2, 16, 8, 8)
     with torch.inference_mode():

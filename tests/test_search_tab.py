@@ -227,7 +227,7 @@ def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strate
         ({"count": 26}, "must be a whole number from 1 to 25, not 26"),
         ({"source": "own", "text": " \n"}, "Write at least one prompt"),
         ({"source": "file"}, "Choose a file"),
-        ({"steps": 3000}, "step count must be a whole number from 1 to 16"),
+        ({"steps": 3000}, "step count must be a whole number from 1 to 1000"),
     ],
 )
 def test_settings_that_cannot_run_are_one_sentence_before_anything_starts(tab, changes, sentence):

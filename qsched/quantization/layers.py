@@ -258,20 +258,14 @@ class QuantConv2d(PackedLayer):
 
 @torch.compiler.assume_constant_result
 def automatic_execution(device: torch.device) -> str:
-    """What "auto" means on a device: "int8" on a CPU with instructions for integer products (VNNI) that are
-    exact, else "fake".
+    """What "auto" means on a device: "int8" on a CPU whose integer products are exact, else "fake".
 
     A rule and not a measurement, so that the same study gives the same numbers on a busy machine and after
-    every interruption. Measured once, 12 M-parameter U-Net, W4A8: with AVX-512 VNNI int8 takes 73 to 82 % of
-    the time of "fake", on a CPU with AVX2 alone 17 times as long. On CUDA nothing was measured here; eager
-    int8 products are published as far slower than bf16. For torch.compile the answer is a constant, found
-    before the layer is traced.
+    every interruption. Measured once on two cores with AVX-512 VNNI, 12 M-parameter U-Net, W4A8: int8 takes
+    73 to 82 % of the time of "fake". On CUDA nothing was measured here; eager int8 products are published as
+    far slower than bf16. For torch.compile the answer is a constant, found before the layer is traced.
     """
-    return "int8" if device.type == "cpu" and _has_vnni() and _int_mm_is_exact() else "fake"
-
-
-def _has_vnni() -> bool:
-    return getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
+    return "int8" if device.type == "cpu" and _int_mm_is_exact() else "fake"
 
 
 @functools.cache

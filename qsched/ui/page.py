@@ -70,9 +70,15 @@ class Page(gr.Blocks):
         state = args[0] if args else kwargs.get("state")
         blocks = [state[block._id] if state and block._id in state else block for block in block_fn.inputs]
         checked = [_checked(block, value, strict) for block, value in zip(blocks, inputs, strict=False)]
-        return await super().preprocess_data(
-            block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs
-        )
+        try:
+            return await super().preprocess_data(
+                block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs
+            )
+        except gr.Error as error:  # such as a choice that is none; gradio would log where it arose
+            error.print_exception = False
+            raise
+        except Exception:
+            toast("This input cannot be used.")
 
 
 def build_app(
@@ -132,6 +138,11 @@ def _lender() -> Callable | None:
 
 
 def _checked(block: Any, value: Any, strict: bool) -> Any:
+    if isinstance(block, gr.Checkbox):
+        return value is True
+    one = isinstance(block, gr.Radio | gr.Dropdown) and not getattr(block, "multiselect", False)
+    if one and not isinstance(value, str | int | float):
+        toast(f"{block.label}: choose one.")
     if not isinstance(block, gr.Slider) or (_is_number(value) and block.minimum <= value <= block.maximum):
         return value
     typing = value is None or (

@@ -407,6 +407,12 @@ class CompareTab:
         """
         return wiped(self.held(request).comparison, left, right)
 
+    def example(self, sample: list[str]) -> str:
+        """The prompt of a chosen example."""
+        if not isinstance(sample, list) or not sample:
+            toast("There is no such example.")
+        return str(sample[0])
+
     def complain(self, given: dict) -> None:
         """Called when the hint changes: a number out of range ends as a toast before this line is reached."""
 

@@ -69,7 +69,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     rolled = c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN)
     settle(rolled.then(api_name="generate_seed", **make), "_seed")
     chosen_example = c.examples.click(
-        lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN
+        reports_errors(tab.example), c.examples, c.prompt, api_name="example", **HIDDEN
     )
     settle(chosen_example.then(api_name="generate_example", **make), "_example")
     moves = [event for slider in c.sliders for event in (slider.input, slider.release)]

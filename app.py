@@ -5,6 +5,8 @@ Also the entry of a Hugging Face Space, which runs this file without arguments.
 """
 
 import atexit
+import contextlib
+import io
 import os
 import shutil
 import sys
@@ -14,6 +16,7 @@ import time
 from qsched.commands.cli import Parser, UsageError
 from qsched.commands.options import integer
 from qsched.quiet import quiet
+from qsched.settings import BACKBONE
 
 BEGIN = time.perf_counter()
 
@@ -33,9 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     if os.environ.get("SPACES_ZERO_GPU"):
         import spaces  # noqa: F401 - it has to see torch before anyone touches CUDA
     from qsched.hub.source import BackboneError
+    from qsched.models.download import fetch_all
     from qsched.ui.page import build_app
 
     try:
+        if os.environ.get("SPACE_ID") and not options.source:  # nobody is there who could press Download
+            fetch_all(options.backbone)
         demo = build_app(
             options.backbone,
             source=options.source,
@@ -44,13 +50,17 @@ def main(argv: list[str] | None = None) -> int:
             searches=options.searches,
         )
         demo.engine.warm_up()
-        _, url, public = demo.launch(
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            quiet=True,
-            prevent_thread_lock=True,
-        )
+        with contextlib.redirect_stdout(
+            io.StringIO()
+        ):  # gradio prints the address of its MCP server, quiet or not
+            _, url, public = demo.launch(
+                server_name=options.host,
+                server_port=options.port,
+                share=options.share,
+                quiet=True,
+                mcp_server=True,
+                prevent_thread_lock=True,
+            )
     except (ValueError, OSError, BackboneError) as error:
         return fail(error)
     print(
@@ -81,9 +91,9 @@ def parser() -> Parser:
     options = Parser(prog="app.py", description="See, understand and use Q-Sched in the browser.")
     options.add_argument(
         "--backbone",
-        default="emoji-lcm",
+        default=os.environ.get("QSCHED_BACKBONE", BACKBONE.default),
         metavar="ID",
-        help="what a first visitor sees (default: emoji-lcm, which ships with the app)",
+        help="what a first visitor sees (default: QSCHED_BACKBONE, else emoji-lcm, which ships with the app)",
     )
     options.add_argument(
         "--source",

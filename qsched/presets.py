@@ -12,7 +12,7 @@ import re
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -25,10 +25,8 @@ __all__ = [
     "PRESETS",
     "Preset",
     "PresetError",
-    "PresetFile",
     "Surface",
     "find_preset",
-    "list_presets",
     "load_preset",
     "save_preset",
 ]
@@ -266,31 +264,6 @@ def save_preset(preset: Preset, path: str | Path) -> None:
         raise PresetError(f"The preset cannot be written to {path}: {error.strerror}.") from None
     finally:
         temporary.unlink(missing_ok=True)
-
-
-class PresetFile(NamedTuple):
-    """A preset on disk, known by its name alone."""
-
-    backbone: str
-    bits: str
-    steps: int
-    path: Path
-    method: str = "plain"
-
-
-def list_presets(folder: str | Path = PRESETS) -> list[PresetFile]:
-    """The presets in a folder, sorted by backbone, bits (most first) and steps, without reading them."""
-    found = []
-    for path in Path(folder).glob("*/*.json"):
-        if name := _FILE.fullmatch(path.name):
-            found.append(PresetFile(path.parent.name, name[1], int(name[3]), path, name[2] or "plain"))
-    order = lambda file: (
-        file.backbone,
-        [-int(n) for n in re.findall(r"\d+", file.bits)],
-        file.steps,
-        file.method,
-    )
-    return sorted(found, key=order)
 
 
 def find_preset(

@@ -108,7 +108,7 @@ def write_preset(folder: Path, bits: str = "w4a8", steps: int = 4) -> Preset:
 def given(tab, **changes):
     """What the page sends: the widgets as they were built, with these changes."""
     c, r = tab.controls, tab.results
-    widgets = [*c.settings, c.shape, tab.dark, r.left, r.right, *c.sliders]
+    widgets = [*c.settings.values(), c.shape, tab.dark, r.left, r.right, *c.sliders]
     return {widget: widget.value for widget in widgets} | {
         getattr(c, name): value for name, value in changes.items()
     }
@@ -123,7 +123,7 @@ def serving(presets: Path, load=tiny_backbone, talk=False):
     engine = Engine(load=load, presets=presets)
     app = build_app(engine=engine, talk=talk, searches=str(presets / "searches.sqlite3"))
     engine.warm_up()
-    _, url, _ = app.launch(server_name="127.0.0.1", server_port=None, prevent_thread_lock=True, quiet=True)
+    _, url, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, mcp_server=True)
     try:
         yield url.rstrip("/"), engine
     finally:

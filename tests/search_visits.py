@@ -9,19 +9,18 @@ from browser_app import tiny_backbone, write_preset
 from qsched.server.engine import Engine
 from qsched.ui.page import build_app
 
-NAMES = (
-    "backbone bits steps strategy low high resolution shape seeds k source count text file group scale "
-    "scope keep method tiny"
-).split()
-USUAL = dict(
-    zip(NAMES, ["emoji-lcm", "w4a8", 2, "shared", 0.9, 1.1, 3, "ramp", 1, 2, "built-in", 3, "", None, 0,
-        "token", "all", True, "plain", False],
-        strict=True)
-)  # fmt: skip
+USUAL = {
+    "backbone": "emoji-lcm", "bits": "w4a8", "steps": 2, "strategy": "shared", "low": 0.9, "high": 1.1,
+    "resolution": 3, "shape": "ramp", "seeds": 1, "k": 2, "source": "built-in", "count": 3, "text": "",
+    "file": None, "decoder": False,
+    "group_size": 0, "activation_scale": "token", "scope": "all", "keep": True, "method": "plain",
+}  # fmt: skip
 
 
-def settings(**changes):
-    return list((USUAL | changes).values())
+def settings(tab, dark=False, **changes):
+    """What the page sends: the widgets of the Search tab with their values."""
+    values = USUAL | changes
+    return {widget: values[name] for name, widget in tab.asked.items()} | {tab.compare.dark: dark}
 
 
 def visitor(name="a", host="127.0.0.1:7860", client="127.0.0.1", page=None, **headers):
@@ -51,7 +50,7 @@ def search_tab(tmp_path):
 def run(tab, name="a", **changes):
     """All updates of a search, in one."""
     merged = {}
-    for updates in tab.start(visitor(name), False, *settings(**changes)):
+    for updates in tab.start(visitor(name), settings(tab, **changes)):
         merged |= updates
     return merged
 
@@ -64,7 +63,7 @@ def html(updates, widget):
 def in_background(tab, **changes):
     """A search in a thread that ends it when asked: (thread, list of updates)."""
     seen = []
-    thread = threading.Thread(target=lambda: seen.extend(tab.start(visitor(), False, *settings(**changes))))
+    thread = threading.Thread(target=lambda: seen.extend(tab.start(visitor(), settings(tab, **changes))))
     thread.start()
     return thread, seen
 

@@ -222,7 +222,7 @@ def test_every_image_has_a_text(visit):
 
 def test_the_footer_holds_no_lone_divider(visit):
     for visitor in (visit(), visit(**PHONE)):
-        assert visitor.page.locator("footer").inner_text().strip() in ("", "Use via API")
+        assert visitor.page.locator("footer").inner_text().strip() in ("", "Use via API or MCP")
 
 
 def test_nothing_says_left_where_the_form_is_above(visit):

@@ -160,7 +160,7 @@ def test_it_knows_its_size_and_does_not_grow():
 
 
 def test_the_record_reproduces_the_comparison(comparison):
-    stored = json.loads(json.dumps(record(embedded(), comparison, k=1.0), allow_nan=False))
+    stored = json.loads(json.dumps(record(comparison, k=1.0), allow_nan=False))
     settings = stored["settings"] | {"quantization": Quantization(**stored["settings"]["quantization"])}
     again = compare(embedded(), Settings(**settings), Coefficients.from_dict(stored["coefficients"]))
     for column, numbers in zip(again.columns, stored["columns"], strict=True):
@@ -187,7 +187,7 @@ def test_white_space_makes_no_other_image():
 def test_a_broken_trajectory_is_scored_badly_and_recorded_as_json():
     broken = compare(embedded(), Settings("fox", steps=2), Coefficients.constant(3e38, 3e38))
     assert broken.qsched.image.size == (64, 64)
-    text = json.dumps(record(embedded(), broken), allow_nan=False)
+    text = json.dumps(record(broken), allow_nan=False)
     assert json.loads(text)["columns"][2]["alignment"] is not None
     image = io.BytesIO()
     broken.qsched.image.save(image, "png")

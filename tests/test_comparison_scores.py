@@ -73,7 +73,7 @@ def test_images_sizes_and_similarity_come_without_a_scorer(blind):
 
 
 def test_the_record_says_that_nobody_scored(blind):
-    data = json.loads(to_json(record(blind, compare(blind, SETTINGS, POINT))))
+    data = json.loads(to_json(record(compare(blind, SETTINGS, POINT))))
     assert data["scorer"]["name"] is None and data["scorer"]["definition"] is None
     assert all(
         column[name] is None
@@ -89,7 +89,9 @@ def test_the_page_shows_dashes_and_why(blind):
     # four scores of each image, SSIM and PSNR of full precision
     assert table.count(fragments.NONE) == 3 * 4 + 2
     assert f"{comparison.qsched.ssim:.3f}" in table and "LPIPS" not in table
-    assert WHY in fragments.notes(comparison.notes) and "nobody" in fragments.definition(None)
+    assert WHY in fragments.notes(comparison.notes) and "nobody" in fragments.definition(
+        comparison.facts.scorer
+    )
 
 
 def test_scores_appear_once_the_scorer_can_be_had(blind, monkeypatch):
@@ -138,14 +140,14 @@ def test_another_quality_and_lpips_are_named_as_they_are(monkeypatch, cli, tmp_p
     monkeypatch.setattr(embedded(), "_scorer", Preferences())
     comparison = compare(embedded(), SETTINGS, POINT)
     assert (
-        comparison.quality_name == "HPSv2.1"
+        comparison.facts.scorer.quality == "HPSv2.1"
         and comparison.full_precision.lpips == 0 < comparison.qsched.lpips
     )
     table = fragments.scores(comparison)
     assert "CLIP-IQA" not in table and "HPSv2.1" in table and "LPIPS" in table
     assert f"{comparison.qsched.lpips:.3f}" in table
-    assert "HPSv2.1" in fragments.definition(embedded().scorer())
-    data = record(embedded(), comparison)
+    assert "HPSv2.1" in fragments.definition(comparison.facts.scorer)
+    data = record(comparison)
     assert (
         data["scorer"]["jaq"] == "JAQ = log(CLIPScore) + k * HPSv2.1"
         and data["scorer"]["quality"] == "HPSv2.1"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from qsched.embedded.data.dataset import STYLES
-from qsched.presets import list_presets, load_preset
+from qsched.presets import PRESETS, load_preset
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -111,12 +111,11 @@ def test_shipped_presets_belong_to_the_shipped_weights():
     from qsched.prompts.builtin import builtin_prompts
 
     backbone = load_backbone("emoji-lcm", device="cpu")
-    files = [file for file in list_presets() if file.backbone == "emoji-lcm"]
+    shipped = {path: load_preset(path) for path in (PRESETS / "emoji-lcm").glob("*.json")}
     every = itertools.product(("w8a8", "w4a8", "w4a4", "w3a8", "w2a8"), (1, 2, 4, 8))
-    assert {(file.bits, file.steps) for file in files} >= set(every)
-    for file in files:
-        preset = load_preset(file.path)
-        assert preset.revision == backbone.revision, f"{file.path.name} was searched on other weights"
+    assert {(preset.bits, preset.steps) for preset in shipped.values()} >= set(every)
+    for path, preset in shipped.items():
+        assert preset.revision == backbone.revision, f"{path.name} was searched on other weights"
         assert preset.prompts == builtin_prompts("emoji", "calibration")
         assert preset.surface.seeds >= 3 or preset.steps != backbone.spec.default_steps
         assert preset.held_out["prompts"] == builtin_prompts("emoji", "held-out")

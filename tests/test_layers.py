@@ -20,11 +20,12 @@ LAYERS = """
     quantizers
     presets plots
     sampling
+    settings
     models surfaces quantized_models
     scoring
     hub
     quantization schedulers prompts
-    sizes quiet version
+    words quiet version
 """
 """From the top down. A folder (or file) of qsched may import what stands in a lower line, and nothing else of
 qsched.
@@ -33,10 +34,11 @@ qsched.
 INSIDE = {
     "ui": (
         "page",
-        "about_tab api search",
+        "about_tab api",
+        "search",
         "compare",
         "events preview theme",
-        "values images fragments visitors",
+        "values widgets images fragments visitors",
         "errors",
     ),
     "embedded": ("__main__", "whole sheet export", "report", "denoiser", "judges", "training", "data"),

@@ -195,6 +195,18 @@ def test_all_zero_and_tiny_weights():
     assert relative(y[:, 4:], linear(x)[:, 4:]) < 0.02
 
 
+@pytest.mark.parametrize("vnni", [True, False])
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 1, 1), (17, 1024, 8), (33, 3000, 24), (5, 9999, 3)])
+def test_integer_products_are_exact_with_and_without_instructions_for_them(monkeypatch, vnni, m, k, n):
+    monkeypatch.setattr("qsched.quantization.packing.has_vnni", lambda: vnni)
+    for a in (torch.full((m, k), -128, dtype=torch.int8), torch.randint(-128, 128, (m, k), dtype=torch.int8)):
+        b = torch.full((n, k), -128, dtype=torch.int8)
+        b[:, ::3] = 127
+        product = int_mm(a, b)
+        assert product.dtype == torch.int32
+        assert torch.equal(product.double(), a.double() @ b.double().t())
+
+
 def test_empty_batch_and_single_token():
     for execution in ("fake", "int8"):
         linear = QuantLinear(nn.Linear(16, 8), BitWidth(4, 8), execution=execution)

@@ -81,7 +81,7 @@ def test_a_missing_surface_and_one_beside_the_mark_are_refused(tmp_path):
 
 def test_export_needs_no_download(line, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("qsched.hub.session.cache_folder", lambda: tmp_path / "hub")
+    monkeypatch.setattr("qsched.scoring.weights.cache_folder", lambda: tmp_path / "hub")
     monkeypatch.setattr("qsched.hub.fetch.is_ready", lambda source: False)
     data = line.ok("export", "--preset", FILE, "--out", tmp_path / "out")
     assert data["mark"] == MARK and MARK in (tmp_path / "out" / "README.md").read_text()
@@ -139,7 +139,7 @@ def test_the_page_offers_it_with_its_mark(engine):
 def test_whoever_stands_at_the_best_known_follows_to_it(engine):
     settings = Settings("a red fox", 0, 4, Quantization("w4a4"))
     assert engine.best_known("sdxl-turbo", settings, 3.0) == load_preset(FILE).coefficients
-    link = links.resolve(engine, links.values.read_link({"backbone": "sdxl-turbo", "bits": "w4a4"}))
+    link = links.resolve(engine, links.read_link({"backbone": "sdxl-turbo", "bits": "w4a4"}))
     assert link[2] == load_preset(FILE).coefficients and link[3] == "ends"
 
 

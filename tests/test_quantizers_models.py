@@ -15,7 +15,7 @@ from qsched.comparison.comparison import Settings, compare
 from qsched.comparison.record import record
 from qsched.evaluation.held_out import evaluate, quantization_of
 from qsched.export.usage import export_scheduler
-from qsched.presets import find_preset, list_presets, preset_name, save_preset
+from qsched.presets import find_preset, preset_name, save_preset
 from qsched.quantization import Quantization, stored_bytes
 from qsched.quantizers import mixdq as mixdq_module
 from qsched.quantizers.bos import BosLinear
@@ -104,7 +104,7 @@ def test_images_come_nearer_to_full_precision_than_plain_rounding(method):
         naive.append(comparison.naive.ssim - plain.naive.ssim)
         moved.append(comparison.qsched.ssim != comparison.naive.ssim)
     assert sum(naive) > 0 and all(moved)
-    written = record(embedded(), comparison)
+    written = record(comparison)
     assert written["settings"]["quantization"]["method"] == method and written["size"]["notes"]
     assert json.dumps(written["size"])
 
@@ -120,10 +120,6 @@ def test_a_search_a_preset_and_an_evaluation_keep_to_the_method(tmp_path):
         "a preset of another method under plain's name"
     )
     assert find_preset("emoji-lcm", "w4a4", 1, tmp_path, "mixdq") is None
-    assert {(f.bits, f.steps, f.method) for f in list_presets(tmp_path)} == {
-        ("w4a4", 1, "plain"),
-        ("w4a4", 1, "svdquant"),
-    }
     result = evaluate(embedded(), found, PROMPTS[1:2], seeds=1)
     plain = evaluate(
         embedded(), replace(found, settings=found.settings | {"method": "plain"}), PROMPTS[1:2], seeds=1
@@ -166,13 +162,14 @@ def test_an_unknown_method_is_named():
 
 
 def test_the_command_line_knows_the_registry():
-    from qsched.commands.options import METHODS as NAMES
+    from qsched.settings import METHOD
 
-    assert NAMES == tuple(METHODS)
+    assert list(METHOD.choices) == list(METHODS)
 
 
 def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
-    from qsched.server.arithmetic import describe
+    from qsched.comparison.facts import arithmetic
+    from qsched.comparison.given import quantization_of
     from qsched.server.engine import Engine
     from qsched.ui import fragments, values
 
@@ -181,11 +178,11 @@ def test_the_page_offers_every_method_and_says_what_cannot_run(monkeypatch):
     assert [name for _, name in choices] == list(METHODS)
     assert [name for label, name in choices if "(not here)" in label] == ["torchao"]
     assert "torchao is not installed" in values.method_note()
-    how = values.quantization_from("w4a4", 0, "token", "all", True, "svdquant")
+    how = quantization_of({"bits": "w4a4", "method": "svdquant"})
     assert how == Quantization("w4a4", method="svdquant")
     engine = Engine(load=lambda *a, **k: embedded())
     assert engine.preset("emoji-lcm", Quantization("w4a4"), 4) and engine.preset("emoji-lcm", how, 4) is None
-    assert "SVDQuant: a branch of rank 32" in describe(embedded(), how)[1]
+    assert "SVDQuant: a branch of rank 32" in arithmetic(embedded().quantized(how).report)
     missing = fragments.no_surface("emoji-lcm", "w4a4", 4, method="svdquant")
     assert "--method svdquant" in missing and "w4a4-svdquant-4steps.json" in missing
 

@@ -32,17 +32,17 @@ def test_the_tab_opens_with_the_settings_of_compare_and_keeps_changes(tab):
     i = tab.inputs
     opening = tab.engine.opening()
     tab.engine.compare("a", "emoji-lcm", Settings("fox", 3, 2, Quantization("w3a8", 64)), opening[1])
-    updates = tab.open(visitor(), *settings())
+    updates = tab.open(visitor(), settings(tab))
     assert (updates[i.bits], updates[i.steps]["value"]) == ("w3a8", 2)
-    assert i.bits not in tab.open(visitor(), *settings(bits="w2a8")), "what was chosen by hand stays"
+    assert i.bits not in tab.open(visitor(), settings(tab, bits="w2a8")), "what was chosen by hand stays"
     tab.engine.compare("a", "emoji-lcm", *opening)
-    assert tab.open(visitor(), *settings())[i.bits] == "w4a8"
+    assert tab.open(visitor(), settings(tab))[i.bits] == "w4a8"
 
 
 def test_use_this_shows_the_coefficients_in_compare_with_its_prompt_and_seed(tab):
     settings_, coefficients = tab.engine.opening()
     tab.engine.compare("a", "emoji-lcm", Settings("a blue house", 5, 4, settings_.quantization), coefficients)
-    run(tab, bits="w3a8", group=64)
+    run(tab, bits="w3a8", group_size=64)
     updates = tab.use(visitor(), False, NAIVE, QSCHED)
     comparison, shown = tab.engine.session("a").comparison, tab.visit("a").shown
     assert comparison.coefficients == shown.coefficients
@@ -55,7 +55,7 @@ def test_use_this_shows_the_coefficients_in_compare_with_its_prompt_and_seed(tab
     c = tab.compare.controls
     assert updates[c.bits] == "w3a8" and updates[c.group_size] == 64 and updates[c.shape]["value"] == "ramp"
     assert updates[c.c_x[0]]["value"] == pytest.approx(shown.point[0])
-    outputs = {*tab.compare.shown, *tab.compare.chosen, *c.quantization[1:]}
+    outputs = {*tab.compare.shown, *tab.compare.chosen, *c.quantization.values()}
     assert set(updates) <= outputs
 
 
@@ -164,7 +164,7 @@ def test_saved_searches_are_listed_shown_compared_and_deleted(tab):
     newest, oldest = (
         search.name for search in sorted(tab.searches.list(), key=lambda s: "w2a8" not in s.name)
     )
-    listed = tab.open(visitor("c"), *settings())[r.saved]["choices"]
+    listed = tab.open(visitor("c"), settings(tab))[r.saved]["choices"]
     assert {name for _, name in listed} == {newest, oldest}
     text = next(text for text, name in listed if name == oldest)
     assert all(word in text for word in ("emoji-lcm", "W4A8", "2 steps", "shared", "9/9 points", "JAQ"))

@@ -29,22 +29,22 @@ def tab(tmp_path):
 
 def test_the_cost_is_announced_without_an_image_and_measured_on_demand(tab):
     calls = tab.engine.backbone("emoji-lcm").calls
-    told = html(tab.planned(*settings()), tab.inputs.plan)
+    told = html(tab.planned(settings(tab)), tab.inputs.plan)
     assert (
         "9 points" in told and "27 images" in told and "30 denoiser calls" in told and "not measured" in told
     )
     assert tab.engine.backbone("emoji-lcm").calls == calls
-    waiting, found = tab.cost(*settings())
+    waiting, found = tab.cost(settings(tab))
     assert "Measuring" in waiting[tab.inputs.plan] and "images/s" in found[tab.inputs.plan]
-    assert "images/s" in html(tab.planned(*settings()), tab.inputs.plan), "the rate is remembered"
+    assert "images/s" in html(tab.planned(settings(tab)), tab.inputs.plan), "the rate is remembered"
     assert not tab.searches.list(), "measuring stores no search"
 
 
 def test_what_compare_quantizes_otherwise_is_said_in_words(tab):
     i = tab.inputs
-    assert html(tab.planned(*settings()), i.quantizer) == ""
-    changed = dict(group=64, scale="tensor", scope="linear", keep=False, method="svdquant")
-    text = html(tab.planned(*settings(**changed)), i.quantizer)
+    assert html(tab.planned(settings(tab)), i.quantizer) == ""
+    changed = dict(group_size=64, activation_scale="tensor", scope="linear", keep=False, method="svdquant")
+    text = html(tab.planned(settings(tab, **changed)), i.quantizer)
     for words in ("SVDQuant", "per 64 weights", "per tensor", "linear layers only", "no layer kept"):
         assert words in text
 
@@ -54,7 +54,7 @@ def test_the_measured_rate_counts_every_denoiser_call(tab):
     decode, before = backbone.decode, backbone.calls
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "decode", lambda latents: images.append(len(latents)) or decode(latents))
-        list(tab.cost(*settings(steps=4, count=25)))
+        list(tab.cost(settings(tab, steps=4, count=25)))
     assert images and backbone.calls - before >= sum(images) * (4 - 1), (
         "an image whose calls come from memory would be too cheap"
     )
@@ -62,7 +62,7 @@ def test_the_measured_rate_counts_every_denoiser_call(tab):
 
 def test_the_cost_says_what_is_stored_already(tab):
     run(tab)
-    *_, found = tab.cost(*settings(resolution=5))
+    *_, found = tab.cost(settings(tab, resolution=5))
     assert "25 points</b> (9 of them stored)" in found[tab.inputs.plan]
 
 
@@ -85,7 +85,7 @@ def test_a_search_runs_to_its_end_and_shows_the_best(tab):
 
 def test_the_heatmap_fills_while_it_runs(tab):
     counts = []
-    for _ in tab.start(visitor(), False, *settings(resolution=5, count=25, steps=4)):
+    for _ in tab.start(visitor(), settings(tab, resolution=5, count=25, steps=4)):
         counts.append(int(np.isfinite(tab.visit("a").shown.surface.jaq()).sum()))
     assert counts[-1] == 25 and len(set(counts)) >= 3 and counts == sorted(counts)
 
@@ -122,7 +122,7 @@ def test_a_second_search_is_refused_with_a_sentence(tab):
     thread, _ = in_background(tab, resolution=9, count=25, steps=4)
     until(lambda: tab.runner.running_for("a"))
     with pytest.raises(gr.Error, match="A search is running already"):
-        next(reports_errors(tab.start)(visitor("b"), False, *settings()))
+        next(reports_errors(tab.start)(visitor("b"), settings(tab)))
     tab.stop(visitor("b"))
     assert tab.runner.running_for("a"), "another page cannot stop it"
     tab.forget(visitor("a"))
@@ -217,37 +217,43 @@ def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strate
     ("changes", "sentence"),
     [
         ({"strategy": "per-step", "steps": 1}, "With a single step"),
-        ({"low": None}, "The lowest coefficient must be a number."),
+        ({"low": None}, "The lowest coefficient must be a number from 0.5 to 1.5, not left empty"),
         ({"low": 1.2}, "The range of the coefficients must satisfy"),
-        ({"high": 1.7}, "The range must lie between 0.5 and 1.5"),
+        ({"high": 1.7}, "The highest coefficient must be a number from 0.5 to 1.5"),
         ({"resolution": 3.5}, "must be a whole number"),
-        ({"resolution": 500}, "must be 2 to 51, not 500"),
-        ({"seeds": 0}, "seeds per prompt must be 1 to 100"),
-        ({"k": -1}, "k must be a finite number"),
-        ({"count": 26}, "must be 1 to 25, not 26"),
+        ({"resolution": 500}, "must be a whole number from 2 to 51, not 500"),
+        ({"seeds": 0}, "seeds per prompt must be a whole number from 1 to 100"),
+        ({"k": -1}, "k must be a number from 0 to 5"),
+        ({"count": 26}, "must be a whole number from 1 to 25, not 26"),
         ({"source": "own", "text": " \n"}, "Write at least one prompt"),
         ({"source": "file"}, "Choose a file"),
-        ({"steps": 3000}, "steps must be 1 to 1000"),
+        ({"steps": 3000}, "step count must be a whole number from 1 to 1000"),
     ],
 )
 def test_settings_that_cannot_run_are_one_sentence_before_anything_starts(tab, changes, sentence):
     with pytest.raises(gr.Error, match=sentence):
-        next(reports_errors(tab.start)(visitor(), False, *settings(**changes)))
-    assert sentence in html(tab.planned(*settings(**changes)), tab.inputs.plan)
+        next(reports_errors(tab.start)(visitor(), settings(tab, **changes)))
+    assert sentence in html(tab.planned(settings(tab, **changes)), tab.inputs.plan)
     assert tab.runner.running() is None
 
 
 def test_prompts_come_from_text_and_from_files(tab, tmp_path):
-    own = options_from(tab.engine, *settings(source="own", text="a fox\n\n a  house \na fox"))[1]
+    own = options_from(tab.engine, tab.given(settings(tab, source="own", text="a fox\n\n a  house \na fox")))[
+        1
+    ]
     assert list(own.prompts) == ["a fox", "a house"]
     (tmp_path / "p.yaml").write_text("- a fox\n- a house\n")
     assert (
-        list(options_from(tab.engine, *settings(source="file", file=str(tmp_path / "p.yaml")))[1].prompts)
+        list(
+            options_from(tab.engine, tab.given(settings(tab, source="file", file=str(tmp_path / "p.yaml"))))[
+                1
+            ].prompts
+        )
         == own.prompts
     )
     (tmp_path / "bad.yaml").write_text("a: [")
     with pytest.raises(ValueError, match=r"^bad\.yaml is not a prompt file"):
-        options_from(tab.engine, *settings(source="file", file=str(tmp_path / "bad.yaml")))
+        options_from(tab.engine, tab.given(settings(tab, source="file", file=str(tmp_path / "bad.yaml"))))
 
 
 def test_a_storage_that_cannot_be_used_is_one_sentence_without_its_password(tab, tmp_path):
@@ -262,15 +268,6 @@ def test_a_storage_that_cannot_be_used_is_one_sentence_without_its_password(tab,
         assert 'data-state="failed"' in html(end, tab.results.progress)
         assert 'class="note"' in end[tab.results.notes] and "secret" not in end[tab.results.notes]
         assert str(tmp_path) not in sentence_for(caught.value) + end[tab.results.notes]
-
-
-def test_a_space_that_lends_its_gpu_names_the_command(tab, monkeypatch):
-    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-    updates = tab.planned(*settings())
-    assert "python -m qsched search --backbone emoji-lcm --bits w4a8 --steps 2" in updates[tab.inputs.plan]
-    assert updates[tab.inputs.start] == gr.update(interactive=False)
-    with pytest.raises(gr.Error, match="lends its GPU"):
-        next(tab.start(visitor(), False, *settings()))
 
 
 def test_searches_are_kept_in_the_users_folder_and_on_a_space_in_a_temporary_one(monkeypatch, tmp_path):

@@ -2,8 +2,6 @@
 images.
 """
 
-import pickle
-
 import pytest
 from browser_app import tiny_backbone
 
@@ -71,24 +69,3 @@ def test_all_sessions_together_hold_a_limited_number_of_bytes(engine, monkeypatc
     monkeypatch.setattr(engine_module, "ALL_SESSIONS_BYTES", 1)
     assert engine.rescale("8", at(1)) and engine.session("8"), "the latest stays"
     assert not engine.session("7")
-
-
-def test_another_process_gets_no_older_images(tmp_path):
-    sizes = []
-
-    def elsewhere(function):
-        def call(*arguments):
-            sent = pickle.dumps(arguments)
-            sizes.append(len(sent))
-            return pickle.loads(pickle.dumps(function(*pickle.loads(sent))))
-
-        return call
-
-    engine = Engine(load=tiny_backbone, presets=tmp_path, on_device=elsewhere)
-    engine.compare("a", "emoji-lcm", FOX, at(0))
-    for index in range(1, 12):
-        engine.rescale("a", at(index))
-    assert len(engine.session("a").history) == 12, "what came back from there is remembered here"
-    assert len(sizes) == 12 and max(sizes[1:]) - min(sizes[1:]) < 100, "what is sent does not grow"
-    engine.rescale("a", at(3))
-    assert len(sizes) == 12, "and a position seen before asks nobody"

@@ -40,7 +40,7 @@ def test_one_decoder_draws_all_three_columns_and_every_drag(decoders):
     backbone, used = decoders
     small = compare(backbone, TINY, Coefficients.ramp(1.1, 0.9))
     moved = rescale(backbone, small, Coefficients.ramp(0.9, 1.1))
-    assert used == ["tiny"] * 4 and record(backbone, moved)["settings"]["tiny_decoder"]
+    assert used == ["tiny"] * 4 and record(moved)["settings"]["tiny_decoder"]
     whole = compare(backbone, FULL, Coefficients.ramp(0.9, 1.1), moved)
     assert used[4:] == ["full"] * 3, "what the other decoder drew is not reused"
     for a, b in zip(moved.columns, whole.columns, strict=True):

@@ -20,8 +20,8 @@ from qsched.models.registry import SPECS
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring.signatures import Badge
-from qsched.server.arithmetic import describe
 from qsched.server.engine import Engine
+from qsched.settings import MOST_STEPS, SHAPE
 from qsched.ui import fragments, values
 from qsched.ui.about_tab import snippet
 from qsched.ui.compare import links
@@ -52,7 +52,7 @@ def test_sliders_become_coefficients_and_back(shape, steps, expected):
     c_x, c_eps = values.sliders_from(expected, steps, shape)
     used = sum(values.visible_sliders(shape, steps))
     assert c_x[:used] == c_eps[:used] == NUMBERS[:used]
-    assert len(c_x) == values.MOST_STEPS
+    assert len(c_x) == MOST_STEPS
 
 
 def test_every_shape_survives_every_other_one():
@@ -61,14 +61,14 @@ def test_every_shape_survives_every_other_one():
         Coefficients.ramp(1.3, 0.8),
         Coefficients.per_step([1.1, 1, 0.9], [1, 1.1, 1.2]),
     ):
-        for shape in values.SHAPES:
+        for shape in SHAPE.choices:
             rows = values.sliders_from(coefficients, 3, shape)
             values.coefficients_from(shape, *rows, 3).expand(3)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, 0, -1, 7, None, "1", True])
 def test_bad_coefficients_are_one_sentence(bad):
-    with pytest.raises(ValueError, match=r"^c_eps must be a number from 0.05 to 5.0, not "):
+    with pytest.raises(ValueError, match=r"^c_eps must be a number from 0.05 to 5, not "):
         values.coefficients_from("constant", [1.0], [bad], 4)
 
 
@@ -78,10 +78,12 @@ def test_an_unknown_shape_is_named():
 
 
 def test_links_are_read_and_what_is_wrong_is_said():
-    link = values.read_link(
+    link = links.read_link(
         {"bits": "W3A8", "seed": "5", "steps": "2", "shape": "ramp", "c_x": "1.05", "c_eps": "0.9"}
     )
-    assert (link.bits, link.seed, link.steps, link.c_x, link.notes) == ("w3a8", 5, 2, (1.05,), ())
+    assert link == links.Link(
+        {"bits": "w3a8", "seed": 5, "steps": 2, "shape": "ramp", "c_x": (1.05,), "c_eps": (0.9,)}
+    )
     broken = {
         "bits": "w5a5",
         "seed": "-1",
@@ -91,8 +93,8 @@ def test_links_are_read_and_what_is_wrong_is_said():
         "c_eps": "9",
         "backbone": "x",
     }
-    link = values.read_link(broken)
-    assert len(link.notes) == len(broken) and link == values.Link(notes=link.notes)
+    link = links.read_link(broken)
+    assert len(link.notes) == len(broken) and not link.given
 
 
 def test_links_carry_how_the_model_is_quantized_and_where_it_comes_from(engine, tmp_path):
@@ -104,7 +106,7 @@ def test_links_carry_how_the_model_is_quantized_and_where_it_comes_from(engine, 
         "keep": "0",
         "decoder": "tiny",
     }
-    link = values.read_link(query | {"source": str(tmp_path)})
+    link = links.read_link(query | {"source": str(tmp_path)})
     backbone, settings, *_ = links.resolve(engine, link)
     assert backbone == f"emoji-lcm@{tmp_path}" and settings.tiny_decoder and link.notes == ()
     assert settings.quantization == Quantization("w4a8", 64, "tensor", "linear", False, "svdquant")
@@ -116,15 +118,15 @@ def test_links_carry_how_the_model_is_quantized_and_where_it_comes_from(engine, 
         "keep": "maybe",
         "decoder": "x",
     }
-    link = values.read_link(broken | {"source": "no/such/place"})
-    assert len(link.notes) == 7 and link == values.Link(notes=link.notes)
+    link = links.read_link(broken | {"source": "no/such/place"})
+    assert len(link.notes) == 7 and not link.given
     assert links.resolve(engine, link)[1] == engine.opening()[0]
-    link = values.read_link({"source": str(tmp_path)}, sources=False)
-    assert link.source is None and "source is ignored" in link.notes[0]
+    link = links.read_link({"source": str(tmp_path)}, sources=False)
+    assert "source" not in link.given and "source is ignored" in link.notes[0]
 
 
 def test_a_link_with_the_wrong_number_of_steps_still_opens(engine):
-    link = values.read_link({"shape": "per-step", "c_x": "1.1,1.2", "c_eps": "0.9", "steps": "4"})
+    link = links.read_link({"shape": "per-step", "c_x": "1.1,1.2", "c_eps": "0.9", "steps": "4"})
     _, settings, coefficients, shape, _ = links.resolve(engine, link)
     assert shape == "per-step" and coefficients.expand(settings.steps)[0].tolist() == pytest.approx(
         [1.1, 1.2, 1.2, 1.2]
@@ -214,8 +216,8 @@ def test_the_snippet_runs_as_written(engine):
 
 
 def test_the_device_line_says_what_is_simulated(engine):
-    device, arithmetic = describe(engine.backbone("emoji-lcm"), Quantization())
-    assert "CPU" in device and ("real" in arithmetic or "simulated" in arithmetic)
+    facts = engine.compare("a", "emoji-lcm", *engine.opening()).facts
+    assert "CPU" in facts.device_name and ("real" in facts.arithmetic or "simulated" in facts.arithmetic)
 
 
 @pytest.mark.parametrize(
@@ -260,14 +262,14 @@ def test_the_endpoint_answers_with_a_record(tmp_path):
         how = client.predict("fox", "w4a8", 3, 1, **more)["settings"]["quantization"]
         assert (how["method"], how["group_size"], how["keep_high_precision"]) == ("svdquant", 16, False)
         for wrong, sentence in (
-            ({"method": "gptq"}, "Unknown method .*gptq"),
+            ({"method": "gptq"}, "The method must be plain, .* not .*gptq"),
             ({"decoder": "small"}, "full or tiny, not .*small"),
             ({"decoder": "tiny"}, "has no tiny decoder"),
             ({"steps": 2.5}, r"The step count must be a whole number from 1 to \d+, not 2\.5"),
             ({"seed": -1}, "The seed must be a whole number"),
             ({"group_size": 7.5}, "The group size must be a whole number"),
-            ({"c_x": [9.0]}, r"c_x must be a number from 0\.05 to 5\.0, not 9\.0"),
-            ({"method": "<b>&"}, r"Unknown method '<b>&'"),  # a script is no page: nothing is escaped
+            ({"c_x": [9.0]}, r"c_x must be a number from 0\.05 to 5, not 9\.0"),
+            ({"method": "<b>&"}, "torchao, not '<b>&'"),  # a script is no page: nothing is escaped
         ):
             with pytest.raises(Exception, match=sentence):
                 client.predict("fox", "w4a8", **{"seed": 0, "steps": 1} | wrong, api_name="/compare")

@@ -16,8 +16,9 @@ from qsched.presets import save_preset
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import jaq
 from qsched.server.engine import Engine
+from qsched.settings import K
 from qsched.surfaces.surface import Surface
-from qsched.ui import fragments, values
+from qsched.ui import fragments
 from qsched.ui.api import public_compare
 from qsched.ui.compare import links, surface_view
 from qsched.ui.compare import save as downloads
@@ -95,7 +96,7 @@ def test_k_stays_with_the_session_through_drags_and_new_images(engine, tab):
     settings = engine.session("a").comparison.settings
     engine.compare("a", "emoji-lcm", replace(settings, seed=5), Coefficients.identity())
     assert engine.session("a").k == 0.5
-    assert json.loads(open(downloads.record_file(engine, engine.session("a"))).read())["scorer"]["k"] == 0.5
+    assert json.loads(open(downloads.record_file(engine.session("a"))).read())["scorer"]["k"] == 0.5
 
 
 def test_a_number_still_being_typed_changes_nothing_and_an_unknown_session_is_said(engine, tab):
@@ -110,18 +111,18 @@ def test_a_number_still_being_typed_changes_nothing_and_an_unknown_session_is_sa
 
 @pytest.mark.parametrize("bad", [-0.1, 5.1, math.nan, None, "2", True])
 def test_a_bad_k_is_one_sentence(bad):
-    with pytest.raises(ValueError, match=r"^k must be a number from 0 to 5\.$"):
-        values.k_from(bad)
+    with pytest.raises(ValueError, match=r"^k must be a number from 0 to 5, not .*\.$"):
+        K.check(bad)
 
 
 def test_links_carry_k(engine):
-    assert values.read_link({"k": "3.5"}).k == 3.5 and values.read_link({"k": "0"}).k == 0
+    assert links.read_link({"k": "3.5"}).given["k"] == 3.5 and links.read_link({"k": "0"}).given["k"] == 0
     for broken in ("nan", "9", "x"):
-        link = values.read_link({"k": broken})
-        assert link.k is None and "k was not understood" in link.notes[0]
-    *_, coefficients, _, k = links.resolve(engine, values.read_link({"k": "5"}))
+        link = links.read_link({"k": broken})
+        assert "k" not in link.given and "k was not understood" in link.notes[0]
+    *_, coefficients, _, k = links.resolve(engine, links.read_link({"k": "5"}))
     assert k == 5 and coefficients != engine.opening()[1], "the best known at that k"
-    assert links.resolve(engine, values.Link())[-1] == 2
+    assert links.resolve(engine, links.Link())[-1] == 2
 
 
 def test_whoever_stands_at_the_best_known_follows_it_at_the_same_k(engine, tmp_path):

@@ -4,14 +4,13 @@ machine as it is.
 
 import builtins
 import inspect
-import json
 import os
 from types import SimpleNamespace
 
 import gradio as gr
-import httpx
 import pytest
 from browser_app import tiny_backbone, write_preset
+from http_events import send
 from search_visits import in_background, run, settings, until, visitor
 
 from qsched.export.publish import Published
@@ -128,27 +127,8 @@ class Scene:
 
     def call(self, url, fn, session, headers, data=None):
         """The server's answer to one event, as text, the way the page sends it."""
-        body = {"fn_index": fn._id, "data": self.data(fn) if data is None else data, "session_hash": session}
-        body |= {"event_data": {"index": [400, 300], "value": None, "selected": True}, "trigger_id": None}
-        query = {"source": self.source}
-        if not fn.queue:
-            answer = httpx.post(
-                f"{url}/gradio_api/run/predict", json=body, params=query, headers=headers, timeout=60
-            )
-            return answer.text
-        joined = httpx.post(
-            f"{url}/gradio_api/queue/join", json=body, params=query, headers=headers, timeout=60
-        )
-        event = joined.json()["event_id"]
-        where = f"{url}/gradio_api/queue/data?session_hash={session}"
-        with httpx.stream("GET", where, headers=headers, timeout=60) as stream:
-            said = ""
-            for line in stream.iter_lines():
-                message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
-                said += json.dumps(message) if message.get("event_id") == event else ""
-                if message.get("msg") == "process_completed" and message.get("event_id") == event:
-                    return said
-        raise AssertionError(f"{fn.api_name} gave no answer")
+        data = self.data(fn) if data is None else data
+        return send(url, fn, data, session, headers, {"source": self.source})
 
     def call_all(self, url, session, headers):
         """Every handler's answer by its name; what deletes comes last, so that there is something to take
@@ -217,10 +197,10 @@ def test_somebody_from_elsewhere_stops_and_deletes_what_they_began_and_nothing_e
     assert not tab.runner.running().stopping, "a request without a session is nobody's either"
     tab.stop(visitor())
     thread.join(30)
-    for _ in tab.start(guest, False, *settings(bits="w2a8")):
+    for _ in tab.start(guest, settings(tab, bits="w2a8")):
         pass
     own = tab.visit("guest").shown.name
-    for _ in tab.start(guest, False, *settings(steps=4)):  # goes on with the owner's: it stays the owner's
+    for _ in tab.start(guest, settings(tab, steps=4)):  # goes on with the owner's: it stays the owner's
         pass
     assert tab.visit("guest").shown.name == scene.saved
     for chosen in ([scene.saved], [own, scene.saved]):

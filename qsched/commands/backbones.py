@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qsched.commands.options import add_backbone, open_backbone
 from qsched.commands.output import table
 from qsched.commands.result import Result
-from qsched.sizes import size
+from qsched.words import size
 
 if TYPE_CHECKING:
     import torch

@@ -2,10 +2,17 @@
 
 import argparse
 
-from qsched.commands.options import add_backbone, add_granularity, integer, open_backbone, quantization
+from qsched.commands.options import (
+    add_backbone,
+    add_granularity,
+    add_steps,
+    integer,
+    open_backbone,
+    quantization,
+)
 from qsched.commands.output import table
 from qsched.commands.result import Result
-from qsched.sizes import size
+from qsched.words import size, steps_in_words
 
 WIDTHS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 
@@ -15,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits", nargs="+", default=WIDTHS, metavar="WnAm", help=f"bit-widths (default: {' '.join(WIDTHS)})"
     )
-    parser.add_argument("--steps", type=integer(1), help="denoiser calls (default: the backbone's own)")
+    add_steps(parser)
     parser.add_argument(
         "--batches",
         type=integer(1, 4096),
@@ -43,12 +50,7 @@ def run(args: argparse.Namespace) -> Result:
 
     widths = [quantization(args, bits) for bits in args.bits]
     backbone = open_backbone(args)
-    steps = args.steps or backbone.spec.default_steps
-    if steps not in backbone.spec.steps:
-        raise ValueError(
-            f"{backbone.spec.title} runs in {min(backbone.spec.steps)} to "
-            f"{max(backbone.spec.steps)} steps, not {steps}."
-        )
+    steps = backbone.spec.steps_checked(args.steps)
     batches = sorted({1, *args.batches})
     with tqdm(total=len(widths), desc="bench", unit="width", disable=None) as bar:
         data = benchmark(
@@ -71,8 +73,8 @@ def run(args: argparse.Namespace) -> Result:
         )
     peak = data["peak_memory_bytes"]
     about = (
-        f"{data['backbone']}, {steps} steps, {data['device']}, {data['threads']} threads, medians of "
-        f"{args.repeats} after {WARM_UP} warm-up runs"
+        f"{data['backbone']}, {steps_in_words(steps)}, {data['device']}, {data['threads']} threads, "
+        f"medians of {args.repeats} after {WARM_UP} warm-up runs"
     )
     return Result(
         data, "\n".join([table(rows), "", about + (f"; peak memory {size(peak)}." if peak else ".")])

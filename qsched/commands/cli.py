@@ -26,6 +26,7 @@ COMMANDS = {
     "presets": "search and judge the presets of many bit-widths and step counts",
     "surface": "how sure a preset is, and how its optimum moves with k",
     "export": "write a preset's coefficients as a diffusers scheduler folder",
+    "space": "publish this app as a Hugging Face Space",
     "bench": "measure latency, memory and throughput of this machine",
 }
 

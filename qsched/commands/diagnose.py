@@ -2,27 +2,33 @@
 
 import argparse
 
-from qsched.commands.options import add_backbone, add_quantization, integer, open_backbone, quantization
+from qsched.commands.options import (
+    add,
+    add_backbone,
+    add_quantization,
+    add_steps,
+    integer,
+    open_backbone,
+    quantization,
+)
 from qsched.commands.output import table
 from qsched.commands.result import Result
+from qsched.settings import SEED
+from qsched.words import steps_in_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What is quantized and how, and on how many prompts it is measured."""
     add_backbone(parser)
     add_quantization(parser)
-    parser.add_argument(
-        "--steps", type=integer(1), metavar="N", help="denoiser calls (default: the backbone's own)"
-    )
+    add_steps(parser)
     parser.add_argument(
         "--prompts", metavar="FILE|N", default=16, help="calibration prompts to fit on (default: 16)"
     )
     parser.add_argument(
         "--held-out", metavar="FILE|N", default=16, help="prompts that measure the fit (default: %(default)s)"
     )
-    parser.add_argument(
-        "--seed", type=integer(0), default=0, metavar="N", help="of the noise (default: %(default)s)"
-    )
+    add(parser, SEED, metavar="N")
     parser.add_argument(
         "--layers", type=integer(1), default=10, metavar="N", help="to list (default: %(default)s)"
     )
@@ -38,10 +44,7 @@ def run(args: argparse.Namespace) -> Result:
 
     settings = quantization(args)
     backbone = open_backbone(args)
-    steps = args.steps or backbone.spec.default_steps
-    if steps not in backbone.spec.steps:
-        known = ", ".join(map(str, backbone.spec.steps))
-        raise ValueError(f"{backbone.spec.title} runs in {known} steps, not in {steps}.")
+    steps = backbone.spec.steps_checked(args.steps)
     fitted, unseen = (
         choose_prompts(choice, backbone.spec.family, use)
         for choice, use in ((args.prompts, "calibration"), (args.held_out, "held-out"))
@@ -81,7 +84,7 @@ def run(args: argparse.Namespace) -> Result:
     numbers = [[name, *(f"{value:.3f}" for value in row)] for name, row in data["coefficients"].items()]
     text = "\n\n".join(
         [
-            f"{backbone.spec.title}, {settings.bits.upper()}, {steps} steps. Squared error of the "
+            f"{backbone.spec.title}, {settings.bits.upper()}, {steps_in_words(steps)}. Squared error of the "
             f"prediction with one layer "
             f"quantized, against all {len(found.layers)} quantized ({found.weights:,} weights):",
             table([["layer", "weights", *header[1:]], *layers]),

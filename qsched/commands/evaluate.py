@@ -2,8 +2,9 @@
 
 import argparse
 
-from qsched.commands.options import add_backbone, add_k, add_scorer, integer, open_backbone
+from qsched.commands.options import add, add_backbone, add_k, add_scorer, open_backbone
 from qsched.commands.result import Result
+from qsched.settings import SEEDS
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             "prompts (default: all of them)"
         ),
     )
-    parser.add_argument(
-        "--seeds",
-        type=integer(1, 1000),
-        default=5,
-        metavar="N",
-        help="noise draws per prompt (default: %(default)s)",
-    )
+    add(parser, SEEDS, default=5, metavar="N")
     parser.add_argument(
         "--any-revision", action="store_true", help="also evaluate a preset that was made with other weights"
     )

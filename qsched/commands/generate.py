@@ -5,20 +5,22 @@ import io
 from typing import TYPE_CHECKING
 
 from qsched.commands.options import (
+    add,
     add_backbone,
     add_coefficients,
     add_decoder,
     add_k,
     add_quantization,
     add_scorer,
+    add_steps,
     coefficients,
-    integer,
     open_backbone,
     quantization,
 )
 from qsched.commands.output import table, to_json, writable_folder, write_files
 from qsched.commands.result import Result
-from qsched.sizes import size
+from qsched.settings import PROMPT, SEED
+from qsched.words import size, steps_in_words
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,12 +30,12 @@ FILES = ("full_precision.png", "naive.png", "qsched.png")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What to draw, how, and where to put it."""
-    parser.add_argument("--prompt", required=True, metavar="TEXT", help="what to draw")
+    add(parser, PROMPT, required=True, metavar="TEXT")
     parser.add_argument(
         "--out", required=True, metavar="DIR", help=f"folder for {', '.join(FILES)} and result.json"
     )
-    parser.add_argument("--seed", type=integer(0), default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--steps", type=integer(1), help="denoiser calls (default: the backbone's own)")
+    add(parser, SEED)
+    add_steps(parser)
     parser.add_argument("--preset", metavar="FILE", help="take the coefficients from this preset")
     add_backbone(parser)
     add_quantization(parser)
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> Result:
         raise ValueError("Give either --preset or --c-x and --c-eps, not both.")
     preset = load_preset(args.preset) if args.preset else None
     steps = args.steps or (SPECS[args.backbone].default_steps if args.backbone in SPECS else 1)
-    settings = Settings(args.prompt, args.seed, steps, how, args.tiny_decoder)
+    settings = Settings(args.prompt, args.seed, steps, how, args.decoder == "tiny")
     backbone = open_backbone(args)
     settings = settings.check(backbone)
     folder = writable_folder(args.out)
@@ -69,16 +71,16 @@ def run(args: argparse.Namespace) -> Result:
     chosen.expand(steps)
     compare(
         backbone,
-        Settings("warm-up", 0, min(backbone.spec.steps), how, args.tiny_decoder),
+        Settings("warm-up", 0, min(backbone.spec.steps), how, args.decoder == "tiny"),
         Coefficients.identity(),
     )
     comparison = compare(backbone, settings, chosen)
-    data = record(backbone, comparison, args.k)
+    data = record(comparison, args.k)
     made_for = preset and (preset.backbone, preset.bits, preset.steps, preset.method)
     if preset is not None and made_for != (backbone.spec.id, how.bits, steps, how.method):
         by = "" if preset.method == "plain" else f" by {preset.method}"
         data["notes"].append(
-            f"The preset was made for {preset.backbone}, {preset.bits}{by}, {preset.steps} steps."
+            f"The preset was made for {preset.backbone}, {preset.bits}{by}, {steps_in_words(preset.steps)}."
         )
     if preset is not None and preset.mark:
         data["notes"].append(preset.mark)

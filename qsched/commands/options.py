@@ -3,7 +3,24 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from qsched.settings import (
+    ACTIVATION_SCALE,
+    BACKBONE,
+    BITS,
+    C_EPS,
+    C_X,
+    DECODER,
+    GROUP_SIZE,
+    KEEP,
+    METHOD,
+    SCOPE,
+    SOURCE,
+    STEPS,
+    K,
+    Setting,
+)
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -13,12 +30,8 @@ if TYPE_CHECKING:
     from qsched.sampling.coefficients import Coefficients
 
 
-METHODS = ("plain", "mixdq", "svdquant", "torchao")
-"""Those of qsched.quantizers, spelled out so that --help need not import them."""
-
-
 SCORERS = ("clip-b32", "clip-l14", "hps")
-"""Those of qsched.scoring.loading, likewise."""
+"""Those of qsched.scoring.loading, spelled out so that --help need not import them."""
 
 
 def integer(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
@@ -53,17 +66,32 @@ def number(low: float = -math.inf) -> Callable[[str], float]:
     return read
 
 
+def add(parser: argparse.ArgumentParser, *settings: Setting, **options: Any) -> None:
+    """Arguments for settings, with their names, defaults, choices, ranges and help; options: of add_argument,
+    in place of those; None leaves one out.
+    """
+    for setting in settings:
+        facts = {"dest": setting.name, "default": setting.default, "help": setting.help}
+        if setting.default not in (None, ""):
+            facts["help"] += " (default: %(default)s)"
+        if setting.kind is int:
+            facts["type"] = integer(int(setting.low), int(setting.high))
+        elif setting.kind is float:
+            facts["type"] = number()
+        elif setting.kind is tuple:
+            facts |= {"type": number(), "nargs": "+", "metavar": "C"}
+        elif setting.choices:
+            facts["choices"] = tuple(setting.choices)
+        facts |= options
+        known = {name: value for name, value in facts.items() if value is not None or name == "default"}
+        parser.add_argument(setting.on_command_line, **known)
+
+
 def add_backbone(parser: argparse.ArgumentParser, choose: bool = True) -> None:
     """--backbone (unless something else decides it), --source, --device, --dtype."""
     if choose:
-        parser.add_argument(
-            "--backbone", default="emoji-lcm", metavar="ID", help="which model (default: %(default)s)"
-        )
-    parser.add_argument(
-        "--source",
-        metavar="PATH_OR_ID",
-        help="load this family from another folder or Hub id (ID@REVISION pins it)",
-    )
+        add(parser, BACKBONE, choices=None, metavar="ID")
+    add(parser, SOURCE, default=None, metavar="PATH_OR_ID", help=f"{SOURCE.help} (ID@REVISION pins it)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, float16, bfloat16 (default: %(default)s)"
@@ -99,34 +127,17 @@ def open_scheduler(args: argparse.Namespace, id: str) -> "SchedulerMixin":
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     """--bits and the quantizer's options."""
-    parser.add_argument(
-        "--bits",
-        default="w4a8",
-        help="bit-width, such as w8a8, w4a8, w4a4, w3a8, w2a8 (default: %(default)s)",
-    )
+    add(parser, BITS, choices=None)
     add_granularity(parser)
 
 
 def add_granularity(parser: argparse.ArgumentParser) -> None:
     """The quantizer's options besides the bit-width."""
-    parser.add_argument(
-        "--group-size",
-        type=integer(1),
-        metavar="N",
-        help="weights per scale (default: one scale per channel)",
-    )
-    parser.add_argument(
-        "--activation-scale", default="token", choices=("token", "tensor"), help="(default: %(default)s)"
-    )
-    parser.add_argument(
-        "--scope", default="all", choices=("all", "linear"), help="layers to quantize (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--quantize-all", action="store_true", help="also the layers kept in high precision by convention"
-    )
-    parser.add_argument(
-        "--method", default="plain", choices=METHODS, help="of quantizing (default: %(default)s)"
-    )
+    help = "weights per scale (default: one scale per channel)"
+    add(parser, GROUP_SIZE, type=integer(1), metavar="N", help=help)
+    add(parser, ACTIVATION_SCALE, SCOPE, METHOD)
+    help = "also the layers kept in high precision by convention"
+    add(parser, KEEP, action="store_false", help=help)
 
 
 def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantization":
@@ -135,23 +146,19 @@ def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantiza
     Raises:
         ValueError: an unknown bit-width; the message lists the known ones.
     """
-    from qsched.quantization import BitWidth, Quantization
+    from qsched.comparison.given import quantization_of
 
-    name = str(BitWidth.parse(bits or args.bits))
-    return Quantization(
-        name, args.group_size, args.activation_scale, args.scope, not args.quantize_all, args.method
-    )
+    return quantization_of(vars(args) | ({"bits": bits} if bits else {}))
+
+
+def add_steps(parser: argparse.ArgumentParser) -> None:
+    """--steps."""
+    add(parser, STEPS, type=integer(1), metavar="N", help="denoiser calls (default: the backbone's own)")
 
 
 def add_coefficients(parser: argparse.ArgumentParser) -> None:
     """--c-x and --c-eps."""
-    meaning = "one number (every step), two (first and last step) or one per step"
-    parser.add_argument(
-        "--c-x", type=number(), nargs="+", metavar="C", help=f"factor of the noisy sample: {meaning}"
-    )
-    parser.add_argument(
-        "--c-eps", type=number(), nargs="+", metavar="C", help="factor of the prediction, likewise"
-    )
+    add(parser, C_X, C_EPS)
 
 
 def coefficients(args: argparse.Namespace) -> "Coefficients | None":
@@ -170,10 +177,13 @@ def coefficients(args: argparse.Namespace) -> "Coefficients | None":
 
 def add_decoder(parser: argparse.ArgumentParser) -> None:
     """--tiny-decoder."""
-    parser.add_argument(
-        "--tiny-decoder",
-        action="store_true",
-        help="decode with the small, fast decoder, where the backbone has one",
+    add(
+        parser,
+        DECODER,
+        choices=None,
+        action="store_const",
+        const="tiny",
+        help=DECODER.help.partition(": ")[2],
     )
 
 
@@ -190,6 +200,4 @@ def add_scorer(parser: argparse.ArgumentParser) -> None:
 
 def add_k(parser: argparse.ArgumentParser) -> None:
     """--k."""
-    parser.add_argument(
-        "--k", type=number(0), default=2.0, help="weight of CLIP-IQA in JAQ (default: %(default)g)"
-    )
+    add(parser, K, type=number(0))

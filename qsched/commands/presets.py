@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qsched.commands.options import (
+    add,
     add_backbone,
     add_granularity,
     add_k,
@@ -18,6 +19,7 @@ from qsched.commands.options import (
 )
 from qsched.commands.output import writable_folder
 from qsched.commands.result import Interrupted, Result
+from qsched.settings import RESOLUTION, SEEDS
 
 if TYPE_CHECKING:
     from qsched.models.base import Backbone
@@ -45,22 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--steps", type=integer(1), nargs="+", metavar="N", help="(default: all that the backbone runs in)"
     )
-    parser.add_argument(
-        "--grid", type=integer(2, 1001), default=11, metavar="N", help="(default: %(default)s)"
-    )
+    add(parser, RESOLUTION, metavar="N")
     parser.add_argument(
         "--prompts", metavar="FILE|N", help="of the search (default: the built-in calibration prompts)"
     )
     parser.add_argument(
         "--held-out", metavar="FILE|N", help="prompts to judge on (default: the built-in held-out ones)"
     )
-    parser.add_argument(
-        "--seeds",
-        type=integer(1, 1000),
-        default=3,
-        metavar="N",
-        help="noise draws per prompt (default: %(default)s)",
-    )
+    add(parser, SEEDS, default=3, metavar="N")
     parser.add_argument(
         "--storage", metavar="URL", help="Optuna storage (default: searches.sqlite3 in the folder)"
     )
@@ -86,7 +80,7 @@ def run(args: argparse.Namespace) -> Result:
     prompts = choose_prompts(args.prompts, family, "calibration")
     unseen = choose_prompts(args.held_out, family, "held-out")
     storage, made = args.storage or f"sqlite:///{folder / 'searches.sqlite3'}", {}
-    alike = {"seeds": args.seeds, "resolution": args.grid, "k": args.k}
+    alike = {"seeds": args.seeds, "resolution": args.resolution, "k": args.k}
     one, more = {"strategy": "shared", "shape": "constant"}, {"strategy": "ends", "whole_grid": True}
     todo = [
         SearchOptions(how, prompts, steps, **alike, **(one if steps == 1 else more))

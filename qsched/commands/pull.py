@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qsched.commands.options import add_scorer
 from qsched.commands.result import Interrupted, Result
-from qsched.sizes import size
+from qsched.words import size
 
 if TYPE_CHECKING:
     from qsched.models.parts import Part
@@ -67,7 +67,7 @@ def _fetch(part: "Part", offline: bool) -> dict[str, Any]:
     """One part, with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    from qsched.hub.cache import revision_of
+    from qsched.hub.fetch import revision_of
 
     first: list[int] = []
     with tqdm(desc=part.name, unit="B", unit_scale=True, disable=None, leave=False) as bar:

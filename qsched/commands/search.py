@@ -8,18 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qsched.commands.options import (
+    add,
     add_backbone,
     add_decoder,
     add_k,
     add_quantization,
     add_scorer,
-    integer,
+    add_steps,
     number,
     open_backbone,
     quantization,
 )
 from qsched.commands.output import table, writable_folder
 from qsched.commands.result import Interrupted, Result
+from qsched.settings import HIGH, LOW, PAIR_SHAPE, RESOLUTION, SEED, SEEDS, STRATEGY
 
 if TYPE_CHECKING:
     from qsched.models.base import Backbone
@@ -33,47 +35,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", metavar="PRESET.json", help="the preset to write (not needed with --dry-run)"
     )
-    parser.add_argument(
-        "--grid", type=integer(2, 1001), default=11, metavar="N", help="N x N points (default: %(default)s)"
-    )
+    add(parser, RESOLUTION, metavar="N")
     parser.add_argument(
         "--range",
         type=number(0),
         nargs=2,
-        default=(0.8, 1.2),
+        default=(LOW.default, HIGH.default),
         metavar=("LOW", "HIGH"),
         help="of both coefficients (default: 0.8 1.2)",
     )
-    parser.add_argument(
-        "--shape",
-        default="ramp",
-        choices=("ramp", "constant"),
-        help="ramp: from the point to 1 over the steps (default: %(default)s)",
-    )
+    add(parser, PAIR_SHAPE)
     parser.add_argument(
         "--prompts",
         metavar="FILE|N",
         help="a file of prompts, or how many of the built-in calibration prompts (default: all 25)",
     )
-    parser.add_argument("--steps", type=integer(1), help="denoiser calls (default: the backbone's own)")
-    parser.add_argument("--seed", type=integer(0), default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument(
-        "--seeds",
-        type=integer(1, 1000),
-        default=1,
-        metavar="N",
-        help="noise draws per prompt (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--strategy",
-        default="shared",
-        choices=("exhaustive", "shared", "adaptive", "ends", "per-step", "fit"),
-        help="exhaustive: every point from scratch, the paper's way; shared: the same grid with the "
-        "work shared; adaptive: "
-        "a model of the surface chooses 15 of its points; ends, per-step: adaptive, then a pair "
-        "for each end of the path, or one per step; fit: least squares per step, without a "
-        "scored image (default: %(default)s)",
-    )
+    add_steps(parser)
+    add(parser, SEED)
+    add(parser, SEEDS, metavar="N")
+    fitted = "fit: least squares per step, without a scored image (default: %(default)s)"
+    add(parser, STRATEGY, choices=(*STRATEGY.choices, "fit"), help=f"{STRATEGY.help}; {fitted}")
     parser.add_argument(
         "--whole-grid",
         action="store_true",
@@ -105,7 +86,7 @@ def run(args: argparse.Namespace) -> Result:
 
     if args.out is None and not args.dry_run:
         raise ValueError("--out is missing: where should the preset go? (--dry-run does without.)")
-    grid(*args.range, args.grid)
+    grid(*args.range, args.resolution)
     how, out = quantization(args), None if args.out is None else Path(args.out)
     if out is not None and not args.dry_run:
         if out.is_dir():
@@ -116,10 +97,19 @@ def run(args: argparse.Namespace) -> Result:
     if args.strategy == "fit":
         return _fit(args, backbone, how, out)
     options = SearchOptions(
-        how, choose_prompts(args.prompts, backbone.spec.family, "calibration"), args.steps, args.seed,
+        how,
+        choose_prompts(args.prompts, backbone.spec.family, "calibration"),
+        args.steps,
+        args.seed,
         args.seeds,
-        tuple(args.range), args.grid, args.shape, args.k, args.strategy, args.tiny_decoder, args.whole_grid,
-    )  # fmt: skip
+        c_range=tuple(args.range),
+        resolution=args.resolution,
+        shape=args.shape,
+        k=args.k,
+        strategy=args.strategy,
+        tiny_decoder=args.decoder == "tiny",
+        whole_grid=args.whole_grid,
+    )
     if args.dry_run:
         stored = args.storage or (
             storage if out is not None and out.with_suffix(".sqlite3").exists() else None

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qsched.commands.options import number
 from qsched.commands.output import table, writable_folder, write_files
 from qsched.commands.result import Result
+from qsched.words import steps_in_words
 
 if TYPE_CHECKING:
     from qsched.presets import Preset
@@ -73,7 +74,8 @@ def _draw(preset: "Preset", k: float, sweep: bool, folder: Path, path: Path) -> 
     from qsched.plots.heatmap import surface_figure
     from qsched.plots.sweep import k_sweep_figure
 
-    note = f"{preset.backbone}, {preset.bits.upper()}, {preset.steps} steps, {len(preset.prompts)} prompts"
+    how = f"{preset.bits.upper()}, {steps_in_words(preset.steps)}"
+    note = f"{preset.backbone}, {how}, {len(preset.prompts)} prompts"
     images = {path.name: surface_figure(preset.surface, None, k, note=note, formula=preset.formula).image}
     if sweep:
         images[f"{path.stem}-sweep{path.suffix}"] = k_sweep_figure(

@@ -16,14 +16,17 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
+from qsched.comparison.facts import Facts, facts_of
 from qsched.models.base import Backbone, Condition
+from qsched.models.spec import BackboneSpec
 from qsched.quantization import BitWidth, Quantization
 from qsched.sampling.coefficients import Coefficients
-from qsched.sampling.loop import Noise, check_decoder, decode, draw_noise, first_prediction, sample
-from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq, quality_name
+from qsched.sampling.loop import Noise, decode, draw_noise, first_prediction, sample
+from qsched.scoring import K_DEFAULT, Scorer, jaq
 from qsched.scoring.signatures import Badge, failure_badges
 from qsched.scoring.similarity import similarity
 from qsched.scoring.weights import ScorerError
+from qsched.settings import SEED
 
 FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
 PROMPT_LIMIT = 2000
@@ -47,18 +50,17 @@ class Settings:
         Raises:
             ValueError: one clear sentence about what this backbone cannot do.
         """
+        return self.check_for(backbone.spec, backbone.has_tiny_decoder)
+
+    def check_for(self, spec: BackboneSpec, has_tiny_decoder: bool) -> "Settings":
+        """The same without a loaded backbone."""
         prompt = " ".join(self.prompt.split()) if isinstance(self.prompt, str) else ""
         if not prompt:
             raise ValueError("Please type a prompt: there is nothing to draw yet.")
-        if self.steps not in backbone.spec.steps:
-            raise ValueError(
-                f"{backbone.spec.title} runs in {_steps_in_words(backbone.spec.steps)} steps, not "
-                f"{self.steps}."
-            )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
-            raise ValueError(f"The seed must be a whole number from 0 to {2**31 - 1}, not {self.seed}.")
+        spec.steps_checked(self.steps)
+        SEED.check(self.seed)
         BitWidth.parse(self.quantization.bits)
-        check_decoder(backbone, self.tiny_decoder)
+        spec.check_decoder(self.tiny_decoder, has_tiny_decoder)
         return replace(self, prompt=prompt[:PROMPT_LIMIT])
 
 
@@ -110,7 +112,7 @@ class Column:
 class Comparison:
     """Three columns and what a drag needs to make the third again.
 
-    backbone: its id and revision, which the images belong to. quality_name: what the columns' quality is.
+    backbone: its id and revision, which the images belong to. facts: what the images were made with.
     """
 
     backbone: str
@@ -125,12 +127,16 @@ class Comparison:
     reference: Tensor = field(repr=False)
     first: Tensor = field(repr=False)
     first_s: float = field(repr=False)
-    quality_name: str = QUALITY
+    facts: Facts = field(repr=False)
 
     @property
     def columns(self) -> tuple[Column, Column, Column]:
         """Full precision, naive, Q-Sched."""
         return self.full_precision, self.naive, self.qsched
+
+    def plain(self) -> "Comparison":
+        """With c_x = c_eps = 1, which is what naive quantization is."""
+        return replace(self, coefficients=Coefficients.identity(), qsched=replace(self.naive, name=QSCHED))
 
     @property
     def nbytes(self) -> int:
@@ -225,7 +231,7 @@ def compare(
         reference,
         first.cpu().clone(),
         first_s,
-        quality_name=quality_name(judge),
+        facts_of(backbone, settings.steps, quantized.report, judge),
     )
     return rescale(backbone, comparison, coefficients)
 
@@ -243,30 +249,29 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
     if coefficients == comparison.coefficients:
         return comparison
     if coefficients.is_identity:
-        column = replace(comparison.naive, name=QSCHED)
-    else:
-        quantized = backbone.quantized(settings.quantization)
-        first_run = backbone.first_run(quantized.module, settings.tiny_decoder)
-        images, rest_s = _continue(
-            backbone,
-            comparison.condition,
-            comparison.noise,
-            settings,
-            coefficients,
-            quantized.module,
-            comparison.first.to(backbone.device),
-        )
-        column = _column(
-            backbone,
-            judge_of(backbone),
-            settings,
-            QSCHED,
-            images,
-            comparison.reference,
-            quantized.report.bytes_after,
-            comparison.first_s + rest_s,
-            first_run or comparison.naive.first_run,  # the first prediction is from there
-        )
+        return comparison.plain()
+    quantized = backbone.quantized(settings.quantization)
+    first_run = backbone.first_run(quantized.module, settings.tiny_decoder)
+    images, rest_s = _continue(
+        backbone,
+        comparison.condition,
+        comparison.noise,
+        settings,
+        coefficients,
+        quantized.module,
+        comparison.first.to(backbone.device),
+    )
+    column = _column(
+        backbone,
+        judge_of(backbone),
+        settings,
+        QSCHED,
+        images,
+        comparison.reference,
+        quantized.report.bytes_after,
+        comparison.first_s + rest_s,
+        first_run or comparison.naive.first_run,  # the first prediction is from there
+    )
     return replace(comparison, coefficients=coefficients, qsched=column)
 
 
@@ -360,7 +365,3 @@ def _elapsed(backbone: Backbone, begin: float) -> float:
     if backbone.device.type == "cuda":
         torch.cuda.synchronize(backbone.device)
     return time.perf_counter() - begin
-
-
-def _steps_in_words(steps: tuple[int, ...]) -> str:
-    return ", ".join(map(str, steps[:-1])) + f" or {steps[-1]}" if len(steps) > 1 else str(steps[0])

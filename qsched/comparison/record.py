@@ -6,38 +6,25 @@ from typing import Any
 import diffusers
 import torch
 
-from qsched.comparison.comparison import Column, Comparison, judge_of
-from qsched.models.base import Backbone
-from qsched.sampling.loop import prepare_scheduler
-from qsched.scoring import K_DEFAULT, jaq_definition
+from qsched.comparison.comparison import Column, Comparison
+from qsched.scoring import K_DEFAULT
 
 
-def record(backbone: Backbone, comparison: Comparison, k: float = K_DEFAULT) -> dict[str, Any]:
+def record(comparison: Comparison, k: float = K_DEFAULT) -> dict[str, Any]:
     """Everything needed to reproduce the comparison and its numbers, ready for JSON."""
-    report = backbone.quantized(comparison.settings.quantization).report
-    judge = judge_of(backbone)
+    facts = comparison.facts
     return {
         "format": "qsched-comparison",
         "version": 1,
-        "backbone": {
-            "id": backbone.spec.id,
-            "source": backbone.spec.source if backbone.spec.download_bytes else backbone.spec.id,
-            "revision": backbone.revision,
-        },
-        "device": str(backbone.device),
-        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "backbone": {"id": facts.backbone, "source": facts.source, "revision": facts.revision},
+        "device": facts.device,
+        "dtype": facts.dtype,
         "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
         "settings": asdict(comparison.settings),
-        "timesteps": _timesteps(backbone, comparison.settings.steps),
+        "timesteps": list(facts.timesteps),
         "coefficients": comparison.coefficients.to_dict(),
-        "scorer": {
-            "name": getattr(judge, "name", None),
-            "definition": getattr(judge, "definition", None),
-            "quality": comparison.quality_name,
-            "jaq": jaq_definition(judge),
-            "k": k,
-        },
-        "size": report.to_dict(),
+        "scorer": asdict(facts.scorer) | {"k": k},
+        "size": facts.size,
         "notes": list(comparison.notes),
         "columns": [_numbers(column, k, comparison.full_precision) for column in comparison.columns],
     }
@@ -50,7 +37,3 @@ def _numbers(column: Column, k: float, reference: Column) -> dict[str, Any]:
         "jaq_difference": column.jaq_difference(reference, k),
         "badges": [asdict(badge) for badge in column.badges],
     }
-
-
-def _timesteps(backbone: Backbone, steps: int) -> list[float]:
-    return prepare_scheduler(backbone, steps, None).timesteps.tolist()

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 
 from qsched.models.registry import SPECS
 from qsched.presets import Preset
+from qsched.words import steps_in_words
 
 METRICS = {"jaq": "JAQ", "alignment": "CLIPScore", "quality": "CLIP-IQA", "ssim": "SSIM"}
 PAPER = "[Q-Sched](https://arxiv.org/abs/2509.01624)"
@@ -37,15 +38,15 @@ def model_card(preset: Preset, twin: str, usage: str) -> str:
     held_out = _held_out(preset.held_out)
     parts = [
         f"---\n{header.to_yaml()}\n---",
-        f"# Q-Sched scheduler for {title}, {preset.bits}, {preset.steps} steps",
+        f"# Q-Sched scheduler for {title}, {preset.bits}, {steps_in_words(preset.steps)}",
         f"A diffusers scheduler without weights: `{twin}` multiplies, at every step, the noisy "
         f"sample by c_x and the "
         f"prediction by c_eps ({PAPER}), which repairs part of what quantization does to the trajectory.",
         *([f"> {preset.mark}"] if preset.mark else []),
         f"> **These coefficients fit one denoiser**: that of {base_model(preset) or preset.backbone}"
         + (f", revision `{preset.revision}`" if preset.revision else "")
-        + f", quantized to {preset.bits} as below, in {preset.steps} steps. With other weights, another "
-        "bit-width or step count they are only a start: search anew.",
+        + f", quantized to {preset.bits} as below, in {steps_in_words(preset.steps)}. "
+        "With other weights, another bit-width or step count they are only a start: search anew.",
         "\n".join(
             ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in _facts(preset).items())]
         ),

@@ -7,19 +7,19 @@ The preset itself stays here: it holds the prompts, which are the user's.
 """
 
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import get_token
 from huggingface_hub.utils import validate_repo_id
 
 from qsched.export.model_card import model_card
 from qsched.export.usage import export_scheduler
-from qsched.hub.session import LOGIN, TransferState, as_refusal, endpoint, explain, is_offline, supervise
+from qsched.hub.errors import LOGIN, Failure, endpoint, explain, is_offline
+from qsched.hub.process import converse
 from qsched.presets import Preset
 from qsched.schedulers import with_coefficients
-from qsched.version import __version__
+from qsched.words import steps_in_words
 
 
 class PublishError(RuntimeError):
@@ -56,7 +56,7 @@ def publish(
         PublishError: one sentence, whatever went wrong.
         TypeError: the scheduler has no Q-Sched twin. PresetError: no room for a temporary folder.
     """
-    _check_name(repo)
+    check_name(repo)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "scheduler"
         usage = export_scheduler(preset, scheduler, folder, called=repo)
@@ -64,12 +64,17 @@ def publish(
         (folder / "README.md").write_text(model_card(preset, twin, usage), "utf-8")
         published = Published(f"{endpoint()}/{repo}", tuple(sorted(path.name for path in folder.iterdir())))
         if not dry_run:
-            title = f"Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps"
-            _push(folder, repo, private, title, token or get_token(), timeout)
+            title = f"Q-Sched scheduler for {preset.backbone}, {preset.bits}, {steps_in_words(preset.steps)}"
+            push(folder, repo, title, private=private, token=token, timeout=timeout)
     return published
 
 
-def _check_name(repo: str) -> None:
+def check_name(repo: str) -> None:
+    """Refuse what is no name for a repository.
+
+    Raises:
+        PublishError: one sentence.
+    """
     try:
         validate_repo_id(repo)
     except ValueError:
@@ -82,28 +87,43 @@ def _check_name(repo: str) -> None:
         )
 
 
-def _push(folder: Path, repo: str, private: bool, title: str, token: str | None, timeout: float) -> None:
+def push(
+    folder: Path,
+    repo: str,
+    title: str,
+    *,
+    kind: str = "model",
+    private: bool = False,
+    token: str | None = None,
+    timeout: float = 10,
+) -> None:
+    """Upload a folder to a repository on the Hub, which is made if it does not exist.
+
+    Args:
+        title: of the commit.
+        kind: "model" or "space".
+        token: None takes the one of `hf auth login` or HF_TOKEN.
+        timeout: seconds to wait for each of the two calls.
+    Raises:
+        PublishError: one sentence, whatever went wrong.
+    """
+    token = token or get_token()
     if is_offline():
         raise PublishError(f"{repo} cannot be pushed offline (HF_HUB_OFFLINE is set).")
     if token is None:
         raise PublishError(
             f"You are not logged in to the Hub: {LOGIN} and a token that may write, or set HF_TOKEN."
         )
-    api = HfApi(endpoint=endpoint(), token=token, library_name="qsched", library_version=__version__)
-    for call in (
-        partial(api.create_repo, repo, private=True if private else None, exist_ok=True),
-        partial(api.upload_folder, repo_id=repo, folder_path=folder, commit_message=title),
-    ):
-        try:
-            supervise([call], TransferState(), timeout)
-        except Exception as error:
-            raise PublishError(_in_words(error, repo)) from error
+    asked = {"folder": str(folder), "repo": repo, "kind": kind, "private": private, "title": title}
+    try:
+        converse("push", timeout, **asked, token=token)
+    except Failure as failure:
+        raise PublishError(_in_words(failure, repo)) from failure
 
 
-def _in_words(error: Exception, repo: str) -> str:
-    refusal = as_refusal(error)
-    if refusal is not None and refusal.status == 401:
+def _in_words(failure: Failure, repo: str) -> str:
+    if failure.status == 401:
         return f"The Hub does not accept your token: {LOGIN} again, or set HF_TOKEN to one that may write."
-    if refusal is not None and refusal.status == 403:
+    if failure.status == 403:
         return f"You may not write to {repo}: check the owner's name, and that your token may write there."
-    return explain(error, repo)
+    return explain(failure, repo)

@@ -6,6 +6,7 @@ from typing import Any
 from qsched import schedulers
 from qsched.models.registry import SPECS
 from qsched.presets import Preset, PresetError
+from qsched.words import steps_in_words
 
 
 def export_scheduler(
@@ -75,7 +76,7 @@ from schedulers import {twin}
 {load}
 pipe.scheduler = {scheduler}
 {call}"""
-    return f"""# Q-Sched scheduler for {preset.backbone}, {preset.bits}, {preset.steps} steps
+    return f"""# Q-Sched scheduler for {preset.backbone}, {preset.bits}, {steps_in_words(preset.steps)}
 
 {chosen} (one number: every step; two: first and last step). {origin}; with another denoiser or step count they are only a start.
 
@@ -104,6 +105,7 @@ from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.loop import draw_noise, sample
 from qsched.schedulers import {twin}
+from qsched.words import steps_in_words
 
 backbone = load_backbone({preset.backbone!r})
 config = {scheduler}.config

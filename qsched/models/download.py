@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import torch
 
 from qsched.hub import fetch as hub
-from qsched.hub.session import is_offline
+from qsched.hub.errors import is_offline
 from qsched.hub.source import BackboneError, Source
 from qsched.models.devices import pick_device
 from qsched.models.memory import plan as memory
 from qsched.models.parts import Part, parts
 from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec
-from qsched.sizes import size
+from qsched.words import size
 
 PULSE = 0.3
 """Seconds between two looks at a download."""
@@ -36,6 +36,17 @@ def to_fetch(spec: BackboneSpec) -> list[Part]:
     included.
     """
     return [part for part in parts(spec) if not part.is_here()]
+
+
+def fetch_all(id: str) -> None:
+    """Fetch what a backbone lacks here, if it is one that is not shipped.
+
+    Raises:
+        BackboneError: one sentence.
+    """
+    spec = SPECS.get(id)
+    for part in to_fetch(spec) if spec and spec.family != "emoji" else ():
+        part.fetch()
 
 
 def download_size(spec: BackboneSpec) -> str:

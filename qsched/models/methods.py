@@ -22,7 +22,6 @@ class Method:
     and gives (done, all), or None if it has seen enough; None for a method that need not see it.
     """
 
-    title: str
     make: Callable[["Backbone", Quantization], tuple[nn.Module, SizeReport]]
     unavailable: Callable[[], str | None] = lambda: None
     calibrate: Callable[["Backbone", Quantization], tuple[int, int] | None] | None = None
@@ -76,4 +75,4 @@ def options_of(quantization: Quantization) -> dict:
     }
 
 
-PLAIN: dict[str, Method] = {"plain": Method("Plain rounding", _plain)}
+PLAIN: dict[str, Method] = {"plain": Method(_plain)}

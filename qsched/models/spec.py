@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qsched.hub.source import BackboneError, Source, pinned
+from qsched.words import one_of
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,27 @@ class BackboneSpec:
         repo, revision = pinned(str(source))
         files = self.files if revision and repo == self.source else ANY_FILES
         return replace(self, source=repo, files=files, revision=revision, chosen=str(source))
+
+    def steps_checked(self, steps: int | None) -> int:
+        """The step count, the default for None.
+
+        Raises:
+            ValueError: one sentence, if it does not run in so many.
+        """
+        steps = self.default_steps if steps is None else steps
+        if steps not in self.steps:
+            raise ValueError(f"{self.title} runs in {one_of(self.steps)} steps, not {steps}.")
+        return steps
+
+    def check_decoder(self, tiny: bool, has_tiny: bool) -> None:
+        """Refuse the tiny decoder where there is none.
+
+        Raises:
+            ValueError: one sentence.
+        """
+        if tiny and not has_tiny:
+            advice = f"run `python -m qsched pull {self.id}`" if self.tiny_vae else "use the full one"
+            raise ValueError(f"{self.title} has no tiny decoder here: {advice}.")
 
     def lora_file(self, steps: int) -> str | None:
         """The adapter's file for this step count, None for a model without adapters.

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from qsched.sizes import size
+from qsched.words import size
 
 LONGEST_TEXT, LONGEST_DATA = 1_000_000, 16_000_000
 """Bytes. sDCI's 5,000 prompts and MJHQ's 30,000 fit the second."""

@@ -20,7 +20,8 @@ The trade-off is in how it runs. There are two ways, equal up to float rounding 
 float32):
   "fake" multiplies dequantized weights and activations as floats. Any device, any grouping; the size shrinks,
     the time does not.
-  "int8" multiplies int8 by int8 into int32 (torch._int_mm); a convolution is k*k shifted 1x1 products. The
+  "int8" multiplies int8 by int8 into int32 (torch._int_mm; on a CPU without instructions for it the float
+    units, in sums that float32 holds exactly); a convolution is k*k shifted 1x1 products. The
     sums are exact and so do not depend on batch size or kernel; 4-bit operands ride in int8, since neither
     CPUs nor Hopper have int4 products in reach of torch. Grouped weights, grouped and depthwise convolutions,
     16-bit activations and padding with anything but zeros fall back to "fake", and so do layers of more than

@@ -59,7 +59,7 @@ def _torchao(backbone: "Backbone", quantization: "Quantization") -> tuple[nn.Mod
 
 
 METHODS: dict[str, Method] = PLAIN | {
-    "mixdq": Method("MixDQ: bits by sensitivity, first token apart", _mixdq, calibrate=_measure),
-    "svdquant": Method("SVDQuant: low-rank branch", _svdquant, calibrate=_smooth),
-    "torchao": Method("torchao: paper-style, Linear only", _torchao, torchao_available),
+    "mixdq": Method(_mixdq, calibrate=_measure),
+    "svdquant": Method(_svdquant, calibrate=_smooth),
+    "torchao": Method(_torchao, torchao_available),
 }

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from qsched.quantization import BitWidth, SizeReport, layers_to_pack, packed_bytes, quantize
 from qsched.quantizers.calibration import observe
 from qsched.quantizers.low_rank import LowRankLayer
-from qsched.sizes import size
+from qsched.words import size
 
 if TYPE_CHECKING:
     from qsched.models.base import Backbone

@@ -101,21 +101,6 @@ def scaled(scheduler: SchedulerMixin, latents: Tensor, timestep: Tensor) -> Tens
     return scheduler.scale_model_input(latents, timestep) if has_input_scale else latents
 
 
-def check_decoder(backbone: Backbone, tiny: bool) -> None:
-    """Refuse the tiny decoder where there is none.
-
-    Raises:
-        ValueError: one sentence.
-    """
-    if tiny and not backbone.has_tiny_decoder:
-        wanting = (
-            f"run `python -m qsched pull {backbone.spec.id}`"
-            if backbone.spec.tiny_vae
-            else "use the full one"
-        )
-        raise ValueError(f"{backbone.spec.title} has no tiny decoder here: {wanting}.")
-
-
 def decode(backbone: Backbone, latents: Tensor, tiny: bool = False) -> Tensor:
     """Latents (batch, C, H, W) to images (batch, 3, height, width) in [0, 1], by the full or the tiny
     decoder.

@@ -10,8 +10,7 @@ from qsched.models.base import Backbone
 from qsched.presets import SHAPES
 from qsched.quantization import BitWidth, Quantization
 from qsched.sampling.coefficients import Coefficients
-from qsched.sampling.loop import check_decoder
-from qsched.scoring import K_DEFAULT
+from qsched.settings import HIGH, LOW, PAIR_SHAPE, RESOLUTION, SEEDS, STRATEGY, K
 
 STRATEGIES = {
     "exhaustive": "every point of the grid from scratch, as the paper's code does it",
@@ -47,12 +46,12 @@ class SearchOptions:
     prompts: Sequence[str]
     steps: int | None = None
     seed: int = 0
-    seeds: int = 1
-    c_range: tuple[float, float] = (0.8, 1.2)
-    resolution: int = 11
-    shape: str = "ramp"
-    k: float = K_DEFAULT
-    strategy: str = "shared"
+    seeds: int = SEEDS.default
+    c_range: tuple[float, float] = (LOW.default, HIGH.default)
+    resolution: int = RESOLUTION.default
+    shape: str = PAIR_SHAPE.default
+    k: float = K.default
+    strategy: str = STRATEGY.default
     tiny_decoder: bool = False
     whole_grid: bool = False
 
@@ -86,12 +85,9 @@ class SearchOptions:
         """
         quantization = replace(self.quantization, bits=str(BitWidth.parse(self.quantization.bits)))
         prompts = tuple(" ".join(prompt.split()) for prompt in self.prompts)
-        spec = backbone.spec
-        steps = spec.default_steps if self.steps is None else self.steps
+        steps = backbone.spec.steps_checked(self.steps)
         if not prompts or not all(prompts):
             raise ValueError("A search needs at least one prompt, and none of them empty.")
-        if steps not in spec.steps:
-            raise ValueError(f"{spec.title} runs in {', '.join(map(str, spec.steps))} steps, not {steps}.")
         if self.shape not in SHAPES:
             raise ValueError(
                 f"The shape of the coefficients must be {' or '.join(SHAPES)}, not {self.shape!r}."
@@ -106,7 +102,7 @@ class SearchOptions:
             raise ValueError(
                 f"The whole grid first is a choice of the strategies {' and '.join(DESCENTS)} alone."
             )
-        check_decoder(backbone, self.tiny_decoder)
+        backbone.spec.check_decoder(self.tiny_decoder, backbone.has_tiny_decoder)
         if self.seeds < 1 or self.seed < 0 or self.seed + self.seeds > 2**31:
             raise ValueError(f"The seeds must lie in 0 to {2**31 - 1} and there must be at least one.")
         if not (np.isfinite(self.k) and self.k >= 0):

@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import SchedulerMixin
 from PIL.Image import Image
 
-from qsched.comparison.comparison import Comparison, Settings, compare, lacks_lpips, rescale, sketch
-from qsched.comparison.record import record
+from qsched.comparison.comparison import Column, Comparison, Settings, compare, lacks_lpips, rescale, sketch
 from qsched.hub.source import BackboneError
 from qsched.load import load_backbone
 from qsched.models.base import Backbone
 from qsched.models.devices import pick_device
+from qsched.models.diffusers_folder import scheduler_of
 from qsched.models.memory.plan import out_of_memory
 from qsched.models.methods import calibrate
 from qsched.models.parts import has_tiny_decoder
@@ -32,10 +33,10 @@ from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.quantization import Quantization
 from qsched.quantizers.methods import METHODS
 from qsched.sampling.coefficients import Coefficients
-from qsched.scoring import K_DEFAULT, Scorer
-from qsched.server.arithmetic import describe
+from qsched.scoring import K_DEFAULT
 from qsched.server.device_thread import DeviceThread
 from qsched.server.history import History
+from qsched.server.lent import POINTS, Job, neighbours, seconds, snapped
 
 SOURCE = "@"
 """Between a backbone's id and another source of its family, in the name that sessions know it by."""
@@ -95,8 +96,8 @@ class Engine:
         backbone: id that a first visitor sees. source: a folder or Hub id for that backbone. device: "auto"
             or a torch device.
         load: as load_backbone; None is that, for what is downloaded. presets: folder of the presets.
-        on_device: wraps the two functions that need the device, such as spaces.GPU, which runs them in
-            another process: they take and return plain data.
+        lend: on a machine whose GPU is lent for seconds, such as spaces.GPU: wraps a function so that it runs
+            in another process that has the GPU. The embedded model then runs on the CPU in this one.
     """
 
     def __init__(
@@ -107,14 +108,13 @@ class Engine:
         *,
         load: Callable[..., Backbone] | None = None,
         presets: Path = PRESETS,
-        on_device: Callable[[Callable], Callable] = lambda function: function,
+        lend: Callable[..., Callable] | None = None,
     ):
         if backbone not in SPECS:
             raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
         self.default, self.source, self.device = backbone, source, device
         self._load, self._presets = load or load_downloaded, presets
-        self._compare, self._rescale = on_device(self._compare_here), on_device(self._rescale_here)
-        self._divides = self._compare == self._compare_here  # what another process prepares is lost with it
+        self._lent = lend(self._work, duration=lambda job: job.seconds) if lend else None
         self.device_thread = DeviceThread()
         """Whatever computes runs here; a long job that hands it its batches one by one lets the others in
         between.
@@ -142,40 +142,45 @@ class Engine:
         """The name of a backbone from this source; None: from its own."""
         return id if id == self.default and source == self.source else named(id, source)
 
-    @_on_device
+    def lends(self, backbone: str) -> bool:
+        """Whether a backbone computes on a lent GPU, in another process."""
+        return self._lent is not None and self.spec(backbone).family != "emoji"
+
     def backbone(self, backbone: str) -> Backbone:
-        """The loaded backbone; the latest two stay in memory."""
+        """The loaded backbone; the latest two stay in memory. One that computes on a lent GPU is for the
+        process that has it.
+        """
+        load = functools.partial(self._backbone_here, backbone)
+        return load() if self.lends(backbone) else self.device_thread.run(load)
+
+    def _backbone_here(self, backbone: str) -> Backbone:
         spec = self.spec(backbone)
+        device = "cpu" if self._lent and spec.family == "emoji" else self.device
         for name, other in self._backbones.items():
             if name != backbone:
                 release_device(other)
         if backbone not in self._backbones:
-            self._backbones[backbone] = self._load(spec.id, device=self.device, source=spec.chosen)
+            self._backbones[backbone] = self._load(spec.id, device=device, source=spec.chosen)
             while len(self._backbones) > LOADED_BACKBONES:
                 self._backbones.popitem(last=False)
         self._backbones.move_to_end(backbone)
         return self._backbones[backbone]
 
-    def scorer(self, backbone: str) -> Scorer:
-        """The backbone's scorer; does not wait for the device if the backbone is loaded."""
-        return (self._backbones.get(backbone) or self.backbone(backbone)).scorer()
-
-    @_on_device
-    def record(self, backbone: str, comparison: Comparison, k: float) -> dict[str, Any]:
-        """Everything that reproduces a comparison, ready for JSON."""
-        return record(self.backbone(backbone), comparison, k)
-
-    @_on_device
-    def describe(self, backbone: str, quantization: Quantization) -> tuple[str, str]:
-        """What the device is, and how a quantized denoiser runs on it."""
-        return describe(self.backbone(backbone), quantization)
+    def scheduler(self, backbone: str) -> SchedulerMixin:
+        """The backbone's stock scheduler; no large model is loaded for it."""
+        spec, loaded = self.spec(backbone), self._backbones.get(backbone)
+        if loaded is None and spec.family != "emoji":
+            return scheduler_of(spec)
+        return (loaded or self.backbone(backbone)).scheduler
 
     def is_loaded(self, backbone: str) -> bool:
         """Whether a backbone is in memory."""
         return backbone in self._backbones
 
-    def has_tiny_decoder(self, backbone: str) -> bool:
-        """Whether a backbone can decode with a small decoder; it is not loaded for that."""
+    def has_tiny_decoder(self, backbone: str, load: bool = False) -> bool:
+        """Whether a backbone can decode with a small decoder; load: it is loaded here anyway."""
+        if load and not self.lends(backbone):
+            return self.backbone(backbone).has_tiny_decoder
         loaded = self._backbones.get(backbone)
         return loaded.has_tiny_decoder if loaded else has_tiny_decoder(self.spec(backbone))
 
@@ -199,11 +204,15 @@ class Engine:
         """The best coefficients of the shipped preset at this k (None: its own), None without a readable
         preset.
         """
+        preset = self.readable_preset(backbone, settings)
+        return preset.best(preset.k if k is None else k) if preset else None
+
+    def readable_preset(self, backbone: str, settings: Settings) -> Preset | None:
+        """As `preset`; None too if it is broken."""
         try:
-            preset = self.preset(backbone, settings.quantization, settings.steps)
+            return self.preset(backbone, settings.quantization, settings.steps)
         except PresetError:
             return None
-        return preset.best(preset.k if k is None else k) if preset else None
 
     def start(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients:
         """Where the coefficients begin for these settings: the best known ones, 1 where nothing is known."""
@@ -225,8 +234,10 @@ class Engine:
         latencies are alike.
         """
         settings, coefficients = self.opening()
-        if self._divides:
-            self.compare("", self.default, replace(settings, prompt="warm-up"), Coefficients.identity())
+        if self.lends(self.default):
+            self.backbone(self.default)  # in this thread, where a lent GPU's stand-in takes it for later
+            return
+        self.compare("", self.default, replace(settings, prompt="warm-up"), Coefficients.identity())
         self.compare("", self.default, settings, coefficients)
         self.forget("")
 
@@ -244,16 +255,29 @@ class Engine:
         on_progress: called with (done, all) while a method of quantizing sees the model at work; between two
             calls other sessions have the device.
         """
+        if self.lends(backbone):
+            return self._compare_lent(session, backbone, settings, coefficients)
         for piece in self.calibrating(backbone, settings):
             on_progress(*piece)
         return self._compare_all(session, backbone, settings, coefficients)
+
+    def _compare_lent(
+        self, session: str, backbone: str, settings: Settings, coefficients: Coefficients
+    ) -> Comparison:
+        settings.check_for(self.spec(backbone), self.has_tiny_decoder(backbone))  # before a GPU is asked for
+        coefficients.expand(settings.steps)
+        held = self._sessions.get(session)
+        previous = held.comparison if held and held.backbone == backbone else None
+        comparison = self._ask("compare", backbone, 3, settings, settings, coefficients, previous)
+        self._keep(session, backbone, comparison)
+        return comparison
 
     def calibrating(self, backbone: str, settings: Settings) -> Iterator[tuple[int, int]]:
         """Let a method see the model at work, a piece at a time, with (done, all) after each; in between
         others have the device. Needed by nobody, since quantizing does what is left; ends early where others
         change the model meanwhile."""
         method, before = METHODS.get(settings.quantization.method), -1
-        if not self._divides or method is None or method.calibrate is None:
+        if method is None or method.calibrate is None:
             return
         while (piece := self._calibrate(backbone, settings)) is not None and piece[0] > before:
             yield piece
@@ -279,30 +303,78 @@ class Engine:
         else:
             held = self._sessions.get(session)
             previous = held.comparison if held and held.backbone == backbone else None
-            comparison = self._compare(backbone, settings, coefficients, previous)
+            comparison = self._compare_here(backbone, settings, coefficients, previous)
             if key[1:] == self.opening(backbone) and comparison.naive.scored:
                 self._opening[key] = comparison
         self._keep(session, backbone, comparison)
         return comparison
 
-    @_on_device
     def rescale(self, session: str, coefficients: Coefficients) -> Comparison | None:
         """The session's comparison with other coefficients: steps - 1 denoiser calls, none if seen before;
 
-        None if the session is unknown.
+        None if the session is unknown. On a lent GPU: with the nearest coefficients of a grid, and one call
+        computes those around them, too.
         """
         held = self._sessions.get(session)
         if held is None:
             return None
-        comparison = held.at(coefficients) or self._rescale(held.backbone, held.comparison, coefficients)
+        if self.lends(held.backbone):
+            return self._rescale_lent(session, held, coefficients)
+        return self._rescale_all(session, coefficients)
+
+    @_on_device
+    def _rescale_all(self, session: str, coefficients: Coefficients) -> Comparison | None:
+        held = self._sessions.get(session)
+        if held is None:
+            return None
+        comparison = held.at(coefficients) or self._rescale_here(held.backbone, held.comparison, coefficients)
         self._keep(session, held.backbone, comparison)
         return comparison
+
+    def _rescale_lent(self, session: str, held: Session, coefficients: Coefficients) -> Comparison:
+        settings = held.comparison.settings
+        coefficients.expand(settings.steps)
+        point = coefficients if held.at(coefficients) else snapped(coefficients)
+        if point.is_identity:
+            comparison = held.comparison.plain()
+        elif (comparison := held.at(point)) is None:
+            points = tuple(neighbours(point))
+            columns = self._ask("neighbours", held.backbone, POINTS, settings, held.comparison, points)
+            for one, column in zip(points, columns, strict=True):
+                held.history.add(one, column, SESSION_BYTES - held.comparison.nbytes)
+            comparison = replace(held.comparison, coefficients=point, qsched=columns[-1])
+        self._keep(session, held.backbone, comparison)
+        return comparison
+
+    def call_seconds(self, backbone: str, steps: int) -> tuple[int, int]:
+        """For how many seconds a new image and a drag to new coefficients ask a lent GPU."""
+        return tuple(seconds(images, steps, backbone in self._backbones) for images in (3, POINTS))
+
+    def _ask(self, name: str, backbone: str, images: int, settings: Settings, *arguments: Any) -> Any:
+        """Compute on the lent GPU.
+
+        Raises:
+            BackboneError: what went wrong there, in one sentence. Whatever the lender says.
+        """
+        asked = seconds(images, settings.steps, backbone in self._backbones)
+        failed, answer = self._lent(Job(name, backbone, arguments, asked))
+        if failed:
+            raise BackboneError(answer)
+        return answer
+
+    def _work(self, job: Job) -> tuple[bool, Any]:
+        """What the process that has a lent GPU does: (whether it failed, the answer or one sentence)."""
+        work = {"compare": self._compare_here, "neighbours": self._neighbours_here}[job.name]
+        try:
+            return False, work(job.backbone, *job.arguments)
+        except (ValueError, BackboneError) as error:
+            return True, str(error)
 
     def sketch(self, session: str, coefficients: Coefficients) -> Image | None:
         """The session's Q-Sched image by the small decoder, see `qsched.comparison.comparison.sketch`; None
         too where the session is unknown, or another process computes."""
         held = self._sessions.get(session)
-        loaded = self._backbones.get(held.backbone) if held and self._divides else None
+        loaded = self._backbones.get(held.backbone) if held and not self.lends(held.backbone) else None
         if loaded is None or not loaded.has_tiny_decoder or held.at(coefficients):
             return None
         return self._sketch(held, coefficients)
@@ -340,6 +412,11 @@ class Engine:
     def _rescale_here(self, backbone: str, comparison: Comparison, coefficients: Coefficients) -> Comparison:
         with self._memory(backbone):
             return rescale(self.backbone(backbone), comparison, coefficients)
+
+    def _neighbours_here(
+        self, backbone: str, comparison: Comparison, points: tuple[Coefficients, ...]
+    ) -> list[Column]:
+        return [self._rescale_here(backbone, comparison, point).qsched for point in points]
 
     @contextmanager
     def _memory(self, backbone: str) -> Iterator[None]:

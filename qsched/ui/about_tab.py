@@ -71,7 +71,7 @@ def snippet(engine: Engine, session: str) -> str:
     """The drop-in scheduler with a session's coefficients."""
     held = engine.session(session)
     coefficients = held.comparison.coefficients if held else engine.opening()[1]
-    scheduler = f"QSched{type(engine.backbone(held.backbone if held else engine.default).scheduler).__name__}"
+    scheduler = f"QSched{type(engine.scheduler(held.backbone if held else engine.default)).__name__}"
     numbers = ", ".join(f"{name}={value}" for name, value in coefficients.to_dict().items())
     steps = held.comparison.settings.steps if held else engine.opening()[0].steps
     return (

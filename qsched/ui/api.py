@@ -1,5 +1,6 @@
-"""What scripts can call: one endpoint that does what the page does and answers with numbers."""
+"""What scripts and agents (MCP) can call: what the page does, answered with numbers and files."""
 
+import inspect
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -7,85 +8,173 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.given import checked, settings_of
+from qsched.comparison.record import record
 from qsched.sampling.coefficients import Coefficients
-from qsched.scoring import K_DEFAULT
-from qsched.server.engine import SOURCE, Engine, named
-from qsched.ui import values
+from qsched.server.engine import SOURCE as SEPARATOR
+from qsched.server.engine import Engine, named
+from qsched.server.search_runner import Runner
+from qsched.server.searches import Searches
+from qsched.settings import (
+    ACTIVATION_SCALE,
+    BACKBONE,
+    BITS,
+    C_EPS,
+    C_X,
+    DECODER,
+    GROUP_SIZE,
+    KEEP,
+    METHOD,
+    PROMPT,
+    SCOPE,
+    SEED,
+    SOURCE,
+    STEPS,
+    K,
+    Setting,
+)
+from qsched.ui.compare.links import nothing_known
 from qsched.ui.images import drawn
+from qsched.ui.search.export_files import scheduler_file
 from qsched.ui.visitors import CHOOSE_SOURCE, require_local
 
 NAMES = ("full_precision", "naive", "qsched")
 """Of the images, as `python -m qsched generate` names its files."""
+ADVANCED = (METHOD, SOURCE, DECODER, GROUP_SIZE, ACTIVATION_SCALE, SCOPE, KEEP)
 
 
 def public_compare(engine: Engine) -> Callable[..., dict]:
     """The endpoint /compare of an engine."""
 
-    def compare(
-        prompt: str,
-        bits: str = "w4a8",
-        seed: int = 0,
-        steps: int = 4,
-        c_x: list[float] | None = None,
-        c_eps: list[float] | None = None,
-        backbone: str = engine.default,
-        k: float = K_DEFAULT,
-        method: str = "plain",
-        source: str = "",
-        decoder: str = "full",
-        group_size: int = 0,
-        activation_scale: str = "token",
-        scope: str = "all",
-        keep: bool = True,
-        request: gr.Request | None = None,
-    ) -> dict[str, Any]:
-        """Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that
-        reproduces it, and with the images.
-
-        Args:
-            prompt: what to draw.
-            bits: bit-width such as w4a8.
-            seed: of the noise.
-            steps: denoiser calls per image.
-            c_x: one number (constant), two (first and last step) or one per step; empty for the best known.
-            c_eps: likewise.
-            backbone: id of the model.
-            k: weight of CLIP-IQA in JAQ, 0 to 5.
-            method: of quantizing: plain, mixdq, svdquant or torchao.
-            source: a folder of the server or a Hub id of the same family in place of the backbone's own,
-                which only somebody at the server may give; empty for its own.
-            decoder: full or tiny.
-            group_size: weights per scale; 0 for one scale per output channel.
-            activation_scale: token or tensor.
-            scope: all layers, or linear only.
-            keep: whether conv_in, conv_out and embeddings keep high precision.
-        """
-        if decoder not in values.DECODERS:
-            raise ValueError(f"The decoder must be {' or '.join(values.DECODERS)}, not {decoder!r}.")
-        how = values.quantization_from(bits, group_size, activation_scale, scope, keep, method)
-        steps = values.integer("step count", steps, 1, values.MOST_STEPS)
-        settings = Settings(prompt, values.seed_from(seed), steps, how, decoder == values.DECODERS[1])
-        backbone, k = named(backbone, source), values.k_from(k)
-        if SOURCE in backbone:
+    def compare(given: dict[str, Any], request: gr.Request | None) -> dict[str, Any]:
+        settings, k, source = settings_of(given), checked(K, given), given["source"]
+        backbone = named(given["backbone"], source)
+        if SEPARATOR in backbone:
             require_local(request, CHOOSE_SOURCE)
-        c_x, c_eps = ([given] if isinstance(given, int | float) else given for given in (c_x, c_eps))
-        if c_x or c_eps:
-            pick = lambda numbers: 1.0 if not numbers else numbers[0] if len(numbers) == 1 else tuple(numbers)
-            coefficients = values.in_range(Coefficients(pick(c_x), pick(c_eps)))
-        else:
-            coefficients = engine.start(backbone, settings, k)
+        coefficients = _coefficients(given) or engine.start(backbone, settings, k)
         visit = f"api-{uuid.uuid4().hex}"
         try:
             comparison = engine.compare(visit, backbone, settings, coefficients)
         finally:
             engine.forget(visit)
-        images = {name: _file(column.image) for name, column in zip(NAMES, comparison.columns, strict=True)}
-        return engine.record(backbone, comparison, k) | {"images": images}
+        images = {name: _image(column.image) for name, column in zip(NAMES, comparison.columns, strict=True)}
+        return record(comparison, k) | {"images": images}
 
-    return compare
+    return _described(
+        compare,
+        "Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that "
+        "reproduces it, its scores, and the images. Coefficients that are left empty are the best known.",
+        {
+            PROMPT: ...,
+            BITS: "w4a8",
+            SEED: 0,
+            STEPS: 4,
+            C_X: None,
+            C_EPS: None,
+            BACKBONE: engine.default,
+            K: 2.0,
+        }
+        | {setting: setting.default for setting in ADVANCED},
+    )
 
 
-def _file(image: Image) -> dict[str, Any]:
-    """An image as a file that gradio serves and its client downloads."""
-    return {"path": drawn(image), "meta": {"_type": "gradio.FileData"}}
+def public_export(engine: Engine) -> Callable[..., dict]:
+    """The endpoint /export of an engine."""
+
+    def export(given: dict[str, Any], request: gr.Request | None) -> dict[str, Any]:
+        settings = settings_of(given)
+        preset = engine.preset(given["backbone"], settings.quantization, settings.steps)
+        if preset is None:
+            raise ValueError(nothing_known(settings))
+        return {
+            "coefficients": preset.coefficients.to_dict(),
+            "shape": preset.shape,
+            "held_out": (preset.held_out or {}).get("differences"),
+            "scheduler": _file(scheduler_file(preset, engine)),
+        }
+
+    return _described(
+        export,
+        "The best known coefficients c_x and c_eps for a bit-width and a step count, with a zip that holds a "
+        "drop-in diffusers scheduler and the code that uses it.",
+        {BITS: "w4a8", STEPS: 4, BACKBONE: engine.default} | {s: s.default for s in (METHOD, GROUP_SIZE)},
+    )
+
+
+def public_searches(store: Searches, runner: Runner) -> Callable[[], list]:
+    """The endpoint /searches of a page's saved searches."""
+
+    def searches() -> list[dict[str, Any]]:
+        """All searches for coefficients, the latest first: what is searched, how far each is, its best point,
+        and whether it is running."""
+        running = runner.running()
+        return [
+            {
+                "name": search.name,
+                "backbone": search.backbone,
+                "bits": search.options.quantization.bits,
+                "steps": search.options.steps,
+                "strategy": search.options.strategy,
+                "done": search.done,
+                "total": search.total,
+                "best": search.best and {"c_x": search.best[0].c_x, "c_eps": search.best[0].c_eps},
+                "jaq": search.best and search.best[1],
+                "begun": search.begun,
+                "running": bool(running and running.name == search.name),
+            }
+            for search in store.list()
+        ]
+
+    return searches
+
+
+def _described(endpoint: Callable, what: str, parameters: dict[Setting, Any]) -> Callable[..., dict]:
+    """An endpoint with named, typed and described parameters, as gradio and MCP clients show them.
+
+    Args:
+        endpoint: is called with the values by name, and the request.
+        parameters: setting -> default, ... for none.
+    """
+
+    def call(*values: Any, **named_values: Any) -> dict[str, Any]:
+        bound = signature.bind(*values, **named_values)
+        bound.apply_defaults()
+        return endpoint(bound.arguments, bound.arguments.pop("request"))
+
+    how = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    made = [
+        inspect.Parameter(
+            setting.name,
+            how,
+            default=inspect.Parameter.empty if default is ... else default,
+            annotation=list[float] | None if setting.kind is tuple else setting.kind,
+        )
+        for setting, default in parameters.items()
+    ]
+    made.append(inspect.Parameter("request", how, default=None, annotation=gr.Request | None))
+    signature = call.__signature__ = inspect.Signature(made, return_annotation=dict[str, Any])
+    call.__annotations__ = {p.name: p.annotation for p in made} | {"return": dict[str, Any]}
+    call.__name__ = endpoint.__name__
+    call.__doc__ = "\n".join(
+        [what, "", "Args:", *(f"    {setting.name}: {setting.help}" for setting in parameters)]
+    )
+    return call
+
+
+def _coefficients(given: dict[str, Any]) -> Coefficients | None:
+    """What is given for c_x and c_eps, None for nothing; one that is missing is 1."""
+    rows = []
+    for setting in (C_X, C_EPS):
+        numbers = given.get(setting.name) or ()
+        numbers = setting.check([numbers] if isinstance(numbers, int | float) else numbers)
+        rows.append(1.0 if not numbers else numbers[0] if len(numbers) == 1 else numbers)
+    return Coefficients(*rows) if given.get("c_x") or given.get("c_eps") else None
+
+
+def _image(image: Image) -> dict[str, Any]:
+    return _file(drawn(image))
+
+
+def _file(path: str) -> dict[str, Any]:
+    """A file that gradio serves and its client downloads."""
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}

@@ -42,6 +42,8 @@ def toast(sentence: str, page: bool = True) -> NoReturn:
 
 def sentence_for(error: BaseException) -> str:
     """One sentence for the person at the page, who learns nothing of where files lie on the server."""
+    if isinstance(error, gr.Error):  # such as that no GPU is free to be lent; it may hold links
+        return re.sub(r"<[^>]*>", "", str(error.message)).strip()
     if isinstance(error, ValueError | TypeError | USER_ERRORS):
         return (
             without_paths(str(error).strip().splitlines()[0])
@@ -68,7 +70,7 @@ def without_paths(text: str) -> str:
 
 def explained(error: Exception, where: str) -> str:
     """The sentence for an error; one that nobody foresaw is logged with its traceback."""
-    if not isinstance(error, ValueError | USER_ERRORS):
+    if not isinstance(error, ValueError | gr.Error | USER_ERRORS):
         log.error("%s failed", where, exc_info=error)
     return sentence_for(error)
 

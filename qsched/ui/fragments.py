@@ -6,12 +6,13 @@ from html import escape
 from typing import Any
 
 from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
+from qsched.comparison.facts import ScorerFacts
 from qsched.presets import Preset, preset_name
-from qsched.scoring import K_DEFAULT, QUALITY, Scorer, jaq_definition
+from qsched.scoring import K_DEFAULT, QUALITY
 from qsched.scoring.signatures import Badge
 from qsched.search.options import DESCENTS
-from qsched.sizes import size
 from qsched.surfaces.stability import too_few
+from qsched.words import size, steps_in_words
 
 KEYS = {FULL_PRECISION: "full-precision", NAIVE: "naive", QSCHED: "qsched"}
 TITLES = {FULL_PRECISION: "Full precision", NAIVE: "Naive", QSCHED: "Q-Sched"}
@@ -71,6 +72,45 @@ def latency(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
 
 
+SAME_JAQ = 0.02
+"""A difference of one image's JAQ that says nothing."""
+
+
+def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:
+    """Whether Q-Sched is better than naive quantization, on this image and on prompts that the search of the
+    preset never saw, in words.
+    """
+    column, naive = comparison.qsched, comparison.naive
+    if not column.scored:
+        return ""
+    difference = column.jaq_difference(naive, k)
+    text = (
+        f"{_judged(difference if abs(difference) >= SAME_JAQ else 0, 'naive')} on this prompt: "
+        f"<b>{signed(difference)} JAQ</b> at the same {size(column.stored_bytes)}, without training."
+    )
+    if comparison.coefficients.is_identity:
+        text = "c<sub>x</sub> = c<sub>ε</sub> = 1 is the plain scheduler: the same image as naive."
+    held = preset.held_out if preset else None
+    if held and held["k"] == k:
+        found, columns = held["differences"]["Q-Sched - naive"]["jaq"], held["columns"]
+        lost = columns["full precision"]["jaq"]["mean"] - columns["naive"]["jaq"]["mean"]
+        sure = found["mean"] if found["low"] > 0 or found["high"] < 0 else 0
+        whose = "" if comparison.coefficients == preset.best(k) else ", the best known coefficients"
+        share = f", {100 * found['mean'] / lost:.0f} % of the damage" if lost > 0 and sure > 0 else ""
+        text += (
+            f" {_judged(sure)} on {len(held['prompts'])} held-out prompts{whose}: "
+            f"<b>{signed(found['mean'])}</b> [{signed(found['low'])}, {signed(found['high'])}]{share}."
+        )
+    return f'<p class="verdict" role="status">{text}</p>'
+
+
+def _judged(difference: float, other: str = "") -> str:
+    tone, word, link = ("good", "Better", "than") if difference > 0 else ("bad", "Worse", "than")
+    if not difference:
+        tone, word, link = "fair", "No difference", "from"
+    return f'<b class="{tone}">{word}</b>' + (f" {link} {other}" if other else "")
+
+
 def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
     """The score table: a row per image on a wide page, a column per image on a phone.
 
@@ -78,9 +118,10 @@ def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:
     """
     lpips = any(column.lpips is not None for column in comparison.columns)
     metrics = {name: why for name, why in METRICS if lpips or name != "LPIPS"}
-    if comparison.quality_name != QUALITY:
-        metrics = {comparison.quality_name if name == QUALITY else name: why for name, why in metrics.items()}
-        metrics[comparison.quality_name] = PREFERENCE
+    quality = comparison.facts.scorer.quality
+    if quality != QUALITY:
+        metrics = {quality if name == QUALITY else name: why for name, why in metrics.items()}
+        metrics[quality] = PREFERENCE
     head = "".join(
         f'<span role="columnheader" title="{escape(why.format(k=f"{k:g}"))}">{escape(name)}</span>'
         for name, why in metrics.items()
@@ -132,10 +173,18 @@ def badge(found: Badge) -> str:
     return f'<span class="chip" tabindex="0" data-why="{escape(why)}" aria-label="{escape(f"{found.name}: {why}")}">{escape(found.name)}</span>'  # noqa: E501
 
 
-def definition(scorer: Scorer | None, k: float = K_DEFAULT) -> str:
-    """What JAQ is and who scored, to stand beside the numbers; None: nobody."""
-    formula = escape(jaq_definition(scorer).replace(" * ", " · "))
-    if scorer is None:
+def lent(image_s: int, drag_s: int) -> str:
+    """What a call of a GPU that is lent costs."""
+    return (
+        f"This Space lends a GPU for each call: an image asks for {image_s} s of your minutes of the day, "
+        f"new coefficients for {drag_s} s, which compute the 25 nearest points at once."
+    )
+
+
+def definition(scorer: ScorerFacts, k: float = K_DEFAULT) -> str:
+    """What JAQ is and who scored, to stand beside the numbers."""
+    formula = escape(scorer.jaq.replace(" * ", " · "))
+    if scorer.name is None:
         return f'<p class="fine"><b>{formula}</b> with k = {k:g}; nobody has scored these images.</p>'
     return (
         f'<p class="fine"><b>{formula}</b> with k = {k:g}, scored by <b>{escape(scorer.name)}</b>: '
@@ -196,7 +245,7 @@ def notes(lines: tuple[str, ...]) -> str:
 def no_surface(backbone: str, bits: str, steps: int, reason: str = "", method: str = "plain") -> str:
     """How to make the preset that is missing."""
     why = reason or (
-        f"There is no preset for {bits.upper()} at {'1 step' if steps == 1 else f'{steps} steps'} "
+        f"There is no preset for {bits.upper()} at {steps_in_words(steps)} "
         f"with these settings yet, so no surface and no best known coefficients."
     )
     return (
@@ -214,7 +263,7 @@ def published(preset: Preset) -> str:
     command = search_command(preset.backbone, preset.bits, preset.steps, preset.method)
     return (
         f'<div class="no-surface published"><p>Best known for {preset.bits.upper()} at '
-        f"{preset.steps} steps: {escape(rows)}. "
+        f"{steps_in_words(preset.steps)}: {escape(rows)}. "
         f"<b>{escape(preset.mark or '')}</b></p><p>No surface: run a "
         f"search.</p><code>{escape(command)}</code></div>"
     )

@@ -1,6 +1,7 @@
 """The whole page: header, tabs, and how it is launched."""
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 os.environ.setdefault(
@@ -14,7 +15,7 @@ from qsched.server.engine import Engine
 from qsched.server.searches import Searches
 from qsched.ui import preview, theme
 from qsched.ui.about_tab import build_about
-from qsched.ui.api import public_compare
+from qsched.ui.api import public_compare, public_export, public_searches
 from qsched.ui.compare.tab import CompareTab
 from qsched.ui.compare.wiring import wire
 from qsched.ui.errors import reports_errors, toast
@@ -69,9 +70,15 @@ class Page(gr.Blocks):
         state = args[0] if args else kwargs.get("state")
         blocks = [state[block._id] if state and block._id in state else block for block in block_fn.inputs]
         checked = [_checked(block, value, strict) for block, value in zip(blocks, inputs, strict=False)]
-        return await super().preprocess_data(
-            block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs
-        )
+        try:
+            return await super().preprocess_data(
+                block_fn, checked + list(inputs[len(checked) :]), *args, **kwargs
+            )
+        except gr.Error as error:  # such as a choice that is none; gradio would log where it arose
+            error.print_exception = False
+            raise
+        except Exception:
+            toast("This input cannot be used.")
 
 
 def build_app(
@@ -95,7 +102,7 @@ def build_app(
     Raises:
         ValueError: unknown backbone.
     """
-    engine = engine or Engine(backbone, source, device, on_device=_on_device())
+    engine = engine or Engine(backbone, source, device, lend=_lender())
     with Page(title=preview.TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as demo:
         demo.engine, demo.talk = engine, talk
         dark = gr.Checkbox(False, visible="hidden", elem_id="dark", label="Dark")
@@ -114,24 +121,28 @@ def build_app(
         wire_search(search, demo, tabs, searching)
         demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
         demo.compare, demo.search = compare, search
-        gr.api(
-            reports_errors(public_compare(engine), page=False),
-            api_name="compare",
-            concurrency_id="device",
-            concurrency_limit=1,
-        )
+        device = {"concurrency_id": "device", "concurrency_limit": 1}
+        gr.api(reports_errors(public_compare(engine), page=False), api_name="compare", **device)
+        gr.api(reports_errors(public_export(engine), page=False), api_name="export")
+        saved = public_searches(search.searches, search.runner)
+        gr.api(reports_errors(saved, page=False), api_name="searches")
     return demo.queue(max_size=64)
 
 
-def _on_device() -> Any:
+def _lender() -> Callable | None:
     if not os.environ.get("SPACES_ZERO_GPU"):
-        return lambda function: function
+        return None
     import spaces  # only there: it patches torch
 
     return spaces.GPU
 
 
 def _checked(block: Any, value: Any, strict: bool) -> Any:
+    if isinstance(block, gr.Checkbox):
+        return value is True
+    one = isinstance(block, gr.Radio | gr.Dropdown) and not getattr(block, "multiselect", False)
+    if one and not isinstance(value, str | int | float):
+        toast(f"{block.label}: choose one.")
     if not isinstance(block, gr.Slider) or (_is_number(value) and block.minimum <= value <= block.maximum):
         return value
     typing = value is None or (

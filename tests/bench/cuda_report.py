@@ -5,7 +5,7 @@ and targets.
 from typing import Any
 
 from qsched.models.memory.plan import BITS
-from qsched.sizes import size
+from qsched.words import size
 
 TARGETS = (("sdxl-turbo", "w8a8", 0.8), ("sdxl-turbo", "w4a8", 1.1))
 """(backbone, bits, time of a compiled call over half precision's at the largest batch, 4 or more)."""

@@ -20,7 +20,7 @@ from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec
 from qsched.quantization import DEFAULT_KEEP, BitWidth, layers_to_pack, packed_bytes, stored_bytes
 from qsched.quantization.packing import LAYOUT_BYTES
-from qsched.sizes import size
+from qsched.words import size
 
 BITS = ("w8a8", "w4a8", "w4a4", "w3a8", "w2a8")
 RESERVE = 512 << 20

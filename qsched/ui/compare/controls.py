@@ -6,10 +6,28 @@ import gradio as gr
 
 from qsched.comparison.comparison import Settings
 from qsched.models.registry import SPECS
-from qsched.quantization import ACTIVATION_SCALES, SCOPES
 from qsched.sampling.coefficients import Coefficients
+from qsched.settings import (
+    ACTIVATION_SCALE,
+    BACKBONE,
+    BITS,
+    C_EPS,
+    C_X,
+    DECODER,
+    GROUP_SIZE,
+    KEEP,
+    METHOD,
+    MOST_STEPS,
+    PROMPT,
+    QUANTIZATION,
+    SCOPE,
+    SEED,
+    SHAPE,
+    SOURCE,
+    STEPS,
+)
 from qsched.ui import values
-from qsched.ui.values import DECODERS
+from qsched.ui.widgets import widget
 
 
 @dataclass
@@ -52,22 +70,15 @@ class Controls:
     advanced: gr.Accordion
 
     @property
-    def quantization(self) -> list[gr.components.Component]:
-        """Inputs of values.quantization_from."""
-        return [self.bits, self.group_size, self.activation_scale, self.scope, self.keep, self.method]
+    def quantization(self) -> dict[str, gr.components.Component]:
+        """The widgets of how the denoiser is quantized, by the names of their settings."""
+        return {setting.name: getattr(self, setting.name) for setting in QUANTIZATION}
 
     @property
-    def settings(self) -> list[gr.components.Component]:
-        """Everything that decides the first two images."""
-        return [
-            self.backbone,
-            self.prompt,
-            self.seed,
-            self.steps,
-            *self.quantization,
-            self.source,
-            self.decoder,
-        ]
+    def settings(self) -> dict[str, gr.components.Component]:
+        """Everything that decides the first two images, likewise."""
+        own = (BACKBONE, PROMPT, SEED, STEPS, SOURCE, DECODER)
+        return {setting.name: getattr(self, setting.name) for setting in own} | self.quantization
 
     @property
     def sliders(self) -> list[gr.Slider]:
@@ -79,37 +90,28 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
     """Lay out the left column with what a first visitor sees."""
     spec = SPECS[backbone]
     with gr.Column(elem_classes="q-card"):
-        backbones = gr.Dropdown(
-            [(s.title, s.id) for s in SPECS.values()], value=backbone, label="Backbone", elem_id="backbone"
-        )
+        backbones = widget(gr.Dropdown, BACKBONE, value=backbone)
         arrival = gr.HTML("", elem_id="download-note", elem_classes="plain", visible=False)
         download = gr.Button(
             "Download", elem_id="download", elem_classes="local-only", size="md", visible=False
         )
         with gr.Row(elem_classes="q-pair"):
-            bits = gr.Dropdown(
-                values.bits_choices(),
-                value=settings.quantization.bits,
-                label="Bit-width",
-                elem_id="bits",
-                scale=3,
-                min_width=120,
-            )
-            steps = gr.Dropdown(
-                values.steps_choices(spec),
+            bits = widget(gr.Dropdown, BITS, value=settings.quantization.bits, scale=3, min_width=120)
+            steps = widget(
+                gr.Dropdown,
+                STEPS,
+                choices=values.steps_choices(spec),
                 value=settings.steps,
-                label="Steps",
-                elem_id="steps",
                 scale=2,
                 min_width=90,
             )
-        prompt = gr.Textbox(
-            settings.prompt,
-            label="Prompt",
+        prompt = widget(
+            gr.Textbox,
+            PROMPT,
+            value=settings.prompt,
             placeholder="What should be drawn?",
             lines=1,
             max_lines=4,
-            elem_id="prompt",
         )
         examples = gr.Dataset(
             components=[prompt],
@@ -120,7 +122,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             samples_per_page=20,
         )
         with gr.Row(elem_classes="q-pair q-bottom"):
-            seed = gr.Number(settings.seed, label="Seed", elem_id="seed", scale=3, min_width=100)
+            seed = widget(gr.Number, SEED, value=settings.seed, scale=3, min_width=100)
             dice = gr.Button("Dice", elem_id="dice", elem_classes="dice", scale=1, min_width=64, size="md")
             generate = gr.Button(
                 "Generate", variant="primary", elem_id="generate", scale=3, min_width=110, size="md"
@@ -133,13 +135,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             ),
             elem_classes="plain",
         )
-        shape = gr.Radio(
-            [(title, key) for key, title in values.SHAPES.items()],
-            value="constant",
-            label="Shape over the steps",
-            elem_id="shape",
-            elem_classes="segments",
-        )
+        shape = widget(gr.Radio, SHAPE)
         c_x, c_eps = _sliders(coefficients, settings.steps)
         hint = gr.HTML("", elem_id="hint", elem_classes="plain")
         search = gr.Button("Search for these settings", elem_id="search-these", size="md", visible=False)
@@ -151,39 +147,15 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             reset = gr.Button("Reset to 1", elem_id="reset", min_width=80, size="md")
             share = gr.Button("Copy link", elem_id="share", min_width=80, size="md")
     with gr.Accordion("Advanced", open=False, elem_id="advanced", elem_classes="q-card") as advanced:
-        method = gr.Dropdown(
-            values.method_choices(),
-            value="plain",
-            label="Method",
-            info=values.method_note() or None,
-            elem_id="method",
+        method = widget(
+            gr.Dropdown, METHOD, choices=values.method_choices(), info=values.method_note() or None
         )
-        group_size = gr.Dropdown(values.GROUPS, value=0, label="Weight scales", elem_id="group-size")
-        activation_scale = gr.Radio(
-            list(ACTIVATION_SCALES),
-            value="token",
-            label="One activation scale per",
-            elem_id="activation-scale",
-            elem_classes="segments",
-        )
-        scope = gr.Radio(
-            [("all layers", "all"), ("linear only", "linear")],
-            value=SCOPES[0],
-            label="Quantize",
-            elem_id="scope",
-            elem_classes="segments",
-        )
-        keep = gr.Checkbox(
-            True, label="Keep conv_in, conv_out and embeddings in high precision", elem_id="keep"
-        )
-        decoder = gr.Radio(
-            list(DECODERS),
-            value=DECODERS[0],
-            label="Decoder",
-            info="Tiny: faster, less detail; in all three images.",
-            elem_id="decoder",
-            elem_classes="segments",
-            visible=False,
+        group_size = widget(gr.Dropdown, GROUP_SIZE)
+        activation_scale = widget(gr.Radio, ACTIVATION_SCALE)
+        scope = widget(gr.Radio, SCOPE)
+        keep = widget(gr.Checkbox, KEEP)
+        decoder = widget(
+            gr.Radio, DECODER, info="Tiny: faster, less detail; in all three images.", visible=False
         )
         drafts = gr.Checkbox(
             True,
@@ -193,16 +165,15 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             visible=False,
         )
         with gr.Row(elem_classes=["q-pair", "q-bottom", "local-only"]):
-            source = gr.Textbox(
-                "",
-                label="Source",
+            source = widget(
+                gr.Textbox,
+                SOURCE,
                 info=(
                     "A folder on this machine or a Hub id of the same family, such as a fine-tune; "
                     "empty: its own."
                 ),
                 placeholder="folder or OWNER/NAME",
                 lines=1,
-                elem_id="source",
                 scale=3,
                 min_width=140,
             )
@@ -249,19 +220,20 @@ def _sliders(coefficients: Coefficients, steps: int) -> tuple[list[gr.Slider], l
     rows = values.sliders_from(coefficients, steps, shape)
     shown = values.visible_sliders(shape, steps)
     made: list[list[gr.Slider]] = [[], []]
-    for which, (symbol, name) in enumerate((("c_x", "c_x"), ("c_ε", "c_eps"))):
-        with gr.Column(elem_classes=["sliders", name], min_width=120):
-            for index in range(values.MOST_STEPS):
+    for which, setting in enumerate((C_X, C_EPS)):
+        with gr.Column(elem_classes=["sliders", setting.name], min_width=120):
+            for index in range(MOST_STEPS):
                 made[which].append(
-                    gr.Slider(
-                        values.LOW,
-                        values.HIGH,
+                    widget(
+                        gr.Slider,
+                        setting,
+                        minimum=values.LOW,
+                        maximum=values.HIGH,
                         value=rows[which][index],
-                        step=values.STEP,
-                        label=values.slider_label(symbol, index, shape),
+                        label=values.slider_label(setting.label, index, shape),
                         visible=shown[index],
                         interactive=True,
-                        elem_id=name if index == 0 else f"{name}-{index + 1}",
+                        elem_id=setting.name if index == 0 else f"{setting.name}-{index + 1}",
                         buttons=[],
                     )
                 )
@@ -272,14 +244,14 @@ def slider_updates(controls: Controls, coefficients: Coefficients, shape: str, s
     """Outputs that make the shape and the sliders show these coefficients."""
     updates: dict = {controls.shape: gr.update(value=shape), controls.hint: ""}
     shown = values.visible_sliders(shape, steps)
-    for symbol, row, numbers in zip(
-        ("c_x", "c_ε"),
+    for setting, row, numbers in zip(
+        (C_X, C_EPS),
         (controls.c_x, controls.c_eps),
         values.sliders_from(coefficients, steps, shape),
         strict=True,
     ):
         for index, slider in enumerate(row):
-            label = values.slider_label(symbol, index, shape)
+            label = values.slider_label(setting.label, index, shape)
             low, high = values.slider_range(numbers[index])
             updates[slider] = gr.update(
                 value=numbers[index], visible=shown[index], label=label, minimum=low, maximum=high

@@ -5,7 +5,7 @@ from html import escape
 
 import gradio as gr
 
-from qsched.hub.session import is_offline
+from qsched.hub.errors import is_offline
 from qsched.hub.source import BackboneError
 from qsched.models.download import (
     download_progress,
@@ -16,10 +16,10 @@ from qsched.models.download import (
     to_fetch,
 )
 from qsched.server.engine import Engine
-from qsched.sizes import size
 from qsched.ui import fragments
 from qsched.ui.compare.controls import Controls
 from qsched.ui.errors import explained, sentence_for, toast
+from qsched.words import size
 
 
 def can_load(engine: Engine, backbone: str) -> bool:

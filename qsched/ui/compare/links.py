@@ -1,15 +1,31 @@
 """Deep links: settings out of the address, settings into it; and the page's few lines of JavaScript."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 from qsched.comparison.comparison import Settings
-from qsched.quantization import Quantization
-from qsched.quantizers.methods import METHODS
+from qsched.comparison.given import checked, named_settings, settings_of
+from qsched.hub.fetch import check_names
+from qsched.hub.source import BackboneError, Source, pinned
+from qsched.models.registry import SPECS
 from qsched.sampling.coefficients import Coefficients
-from qsched.scoring import K_DEFAULT
-from qsched.server.engine import SOURCE, Engine, Session, named
+from qsched.server.engine import SOURCE as SEPARATOR
+from qsched.server.engine import Engine, Session, named
+from qsched.settings import (
+    BACKBONE,
+    IN_EVERY_LINK,
+    IN_SOME_LINKS,
+    METHOD,
+    MOST_STEPS,
+    SOURCE,
+    K,
+)
 from qsched.ui import values
+from qsched.words import steps_in_words
 
 READ_DARK = "(dark, left, right) => [document.body.classList.contains('dark'), left, right]"
 ROLL = "() => Math.floor(Math.random() * 2 ** 31)"
@@ -23,31 +39,76 @@ COPY_SNIPPET = (
 TOGGLE_DARK = "() => window.qsched.toggleDark()"
 
 
-def resolve(engine: Engine, link: values.Link) -> tuple[str, Settings, Coefficients, str, float]:
+@dataclass(frozen=True)
+class Link:
+    """What a deep link asks for: values by the names of settings; notes: what of it was not understood."""
+
+    given: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read_link(query: Mapping[str, str], default: str = BACKBONE.default, *, sources: bool = True) -> Link:
+    """Query parameters to a Link; whatever is not understood is left out and named in `notes`.
+
+    Args:
+        default: id of the backbone where the link names none.
+        sources: whether it may say where the backbone comes from.
+    """
+    given, notes = {}, []
+    for setting in IN_EVERY_LINK + IN_SOME_LINKS:
+        text = query.get(setting.in_link)
+        if not text:
+            continue
+        if setting is SOURCE and not sources:
+            notes.append(
+                "The link's source is ignored: only somebody at the machine that runs this page "
+                "may choose one."
+            )
+            continue
+        try:
+            given[setting.name] = _source(text) if setting is SOURCE else setting.read(text)
+        except (ValueError, KeyError, BackboneError):
+            notes.append(f"The link's {setting.in_link} was not understood and is ignored.")
+    spec = SPECS[given.get("backbone", default)]
+    if given.get("steps", spec.default_steps) not in spec.steps:
+        notes.append(
+            f"{spec.title} does not run in {given.pop('steps')} steps: the link's step count is ignored."
+        )
+    return Link(given, tuple(notes))
+
+
+def _source(text: str) -> str:
+    text = text.strip()
+    if not Path(text).expanduser().is_dir():
+        repo, revision = pinned(text)
+        check_names(Source(repo, revision=revision))
+    return text
+
+
+def resolve(engine: Engine, link: Link) -> tuple[str, Settings, Coefficients, str, float]:
     """(backbone, settings, coefficients, shape, k) of a link; what it leaves open is what a first visitor
     sees, or the best known.
     """
-    backbone = named(link.backbone or engine.default, link.source)
+    given = dict(link.given)
+    backbone = named(given.get("backbone", engine.default), given.get("source"))
     opening, _ = engine.opening(backbone)
-    settings = Settings(
-        link.prompt if link.prompt and link.prompt.strip() else opening.prompt,
-        opening.seed if link.seed is None else link.seed,
-        link.steps if link.steps in engine.spec(backbone).steps else opening.steps,
-        link.quantization(opening.quantization.bits),
-        link.decoder == values.DECODERS[1],
-    )
-    k = K_DEFAULT if link.k is None else link.k
-    coefficients = _linked(link, settings.steps) or engine.start(backbone, settings, k)
-    return backbone, settings, coefficients, link.shape if link.c_x and link.shape else coefficients.shape, k
+    if not given.get("prompt", "").strip():
+        given["prompt"] = opening.prompt
+    if given.get("steps") not in engine.spec(backbone).steps:
+        given["steps"] = opening.steps
+    settings, k = settings_of(named_settings(opening) | given), checked(K, given)
+    coefficients = _linked(given, settings.steps) or engine.start(backbone, settings, k)
+    shape = given.get("shape", coefficients.shape) if "c_x" in given else coefficients.shape
+    return backbone, settings, coefficients, shape, k
 
 
-def _linked(link: values.Link, steps: int) -> Coefficients | None:
-    if not link.c_x and not link.c_eps:
+def _linked(given: Mapping[str, Any], steps: int) -> Coefficients | None:
+    if "c_x" not in given and "c_eps" not in given:
         return None
-    rows = [list(row or (1.0,)) for row in (link.c_x, link.c_eps)]
-    shape = link.shape or {1: "constant", 2: "ends"}.get(max(map(len, rows)), "per-step")
+    rows = [list(given.get(name, (1.0,))) for name in ("c_x", "c_eps")]
+    shape = given.get("shape") or {1: "constant", 2: "ends"}.get(max(map(len, rows)), "per-step")
     return values.coefficients_from(
-        shape, *[row + [row[-1]] * (values.MOST_STEPS - len(row)) for row in rows], steps
+        shape, *[row + [row[-1]] * (MOST_STEPS - len(row)) for row in rows], steps
     )
 
 
@@ -66,35 +127,23 @@ def followed(engine: Engine, held: Session | None, backbone: str, settings: Sett
 
 def nothing_known(settings: Settings) -> str:
     """What the page says where there are no best known coefficients."""
-    q, steps = settings.quantization, settings.steps
-    how = q.bits.upper() + ("" if q.method == "plain" else f" by {METHODS[q.method].title}")
-    count = "1 step" if steps == 1 else f"{steps} steps"
-    return f"No best coefficients are known for {how} at {count} with these settings: they start at 1."
+    q, steps = settings.quantization, steps_in_words(settings.steps)
+    how = q.bits.upper() + ("" if q.method == METHOD.default else f" by {METHOD.choices[q.method]}")
+    return f"No best coefficients are known for {how} at {steps} with these settings: they start at 1."
 
 
 def address(held: Session) -> str:
     """The query of a link to what a session shows; what only an expert changes stands in it only where it was
     changed.
     """
-    comparison, (backbone, _, source) = held.comparison, held.backbone.partition(SOURCE)
-    settings, shape = comparison.settings, comparison.coefficients.shape
-    q, usual = settings.quantization, Quantization(settings.quantization.bits)
-    used = sum(values.visible_sliders(shape, settings.steps))
-    rows = values.sliders_from(comparison.coefficients, settings.steps, shape)
-    c_x, c_eps = (",".join(map(values.written, row[:used])) for row in rows)
-    query = {"backbone": backbone, "bits": q.bits, "prompt": settings.prompt, "seed": settings.seed}
-    query |= {"steps": settings.steps, "shape": shape, "c_x": c_x, "c_eps": c_eps, "k": f"{held.k:g}"}
-    advanced = {
-        "method": (q.method, usual.method),
-        "group": (q.group_size or 0, 0),
-        "scale": (q.activation_scale, usual.activation_scale),
-        "scope": (q.scope, usual.scope),
-        "keep": (int(q.keep_high_precision), 1),
-        "source": (source, ""),
-        "decoder": (values.DECODERS[settings.tiny_decoder], values.DECODERS[0]),
-    }
-    query |= {name: value for name, (value, default) in advanced.items() if value != default}
-    return urlencode(query)
+    comparison, (backbone, _, source) = held.comparison, held.backbone.partition(SEPARATOR)
+    steps, shape = comparison.settings.steps, comparison.coefficients.shape
+    used = sum(values.visible_sliders(shape, steps))
+    c_x, c_eps = (row[:used] for row in values.sliders_from(comparison.coefficients, steps, shape))
+    now = named_settings(comparison.settings) | {"backbone": backbone, "source": source, "shape": shape}
+    now |= {"c_x": c_x, "c_eps": c_eps, "k": held.k}
+    changed = [setting for setting in IN_SOME_LINKS if now[setting.name] != setting.default]
+    return urlencode({s.in_link: s.write(now[s.name]) for s in [*IN_EVERY_LINK, *changed]})
 
 
 def stamp(held: Session, final: bool = False) -> str:

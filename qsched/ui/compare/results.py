@@ -6,10 +6,11 @@ import gradio as gr
 from PIL.Image import Image
 
 from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparison
-from qsched.scoring import K_DEFAULT
-from qsched.surfaces.stability import HIGHEST_K
-from qsched.ui import fragments, values
+from qsched.presets import Preset
+from qsched.settings import K
+from qsched.ui import fragments
 from qsched.ui.images import image_box, shown
+from qsched.ui.widgets import widget
 
 NAMES = (FULL_PRECISION, NAIVE, QSCHED)
 PAIRS = [(fragments.TITLES[name], name) for name in NAMES]
@@ -22,6 +23,7 @@ class Results:
     images: list[gr.Image]
     captions: list[gr.HTML]
     notes: gr.HTML
+    verdict: gr.HTML
     scores: gr.HTML
     definition: gr.HTML
     k: gr.Slider
@@ -48,7 +50,7 @@ class Results:
     @property
     def qsched(self) -> list[gr.components.Component]:
         """What a drag changes."""
-        return [self.images[2], self.captions[2], self.scores]
+        return [self.images[2], self.captions[2], self.verdict, self.scores]
 
 
 def build_results() -> Results:
@@ -65,6 +67,7 @@ def build_results() -> Results:
                 captions.append(gr.HTML(elem_id=f"caption-{fragments.KEYS[name]}", elem_classes="plain"))
     notes = gr.HTML("", elem_id="notes", elem_classes="plain")
     with gr.Column(elem_classes="q-card"):
+        verdict = gr.HTML(elem_id="verdict", elem_classes="plain")
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
         with gr.Row(elem_classes="under-scores"):
             definition = gr.HTML(elem_id="definition", elem_classes="plain")
@@ -82,14 +85,11 @@ def build_results() -> Results:
                 "cells are within the noise of the plain scheduler.</p>",
                 elem_classes="plain",
             )
-            k = gr.Slider(
-                0,
-                HIGHEST_K,
-                value=K_DEFAULT,
-                step=values.K_STEP,
+            k = widget(
+                gr.Slider,
+                K,
                 label="k, weight of the quality in JAQ",
                 info="Weighs stored scores: makes no image.",
-                elem_id="k",
                 buttons=[],
             )
             surface = image_box("surface", "Loss surface")
@@ -122,6 +122,7 @@ def build_results() -> Results:
         images,
         captions,
         notes,
+        verdict,
         scores,
         definition,
         k,
@@ -142,25 +143,31 @@ def build_results() -> Results:
     )
 
 
-def all_columns(results: Results, comparison: Comparison, k: float) -> dict:
+def all_columns(results: Results, comparison: Comparison, k: float, preset: Preset | None) -> dict:
     """Outputs for all three images and everything below them that speaks of them."""
     updates: dict = {
         results.notes: fragments.notes(comparison.notes),
-        results.scores: fragments.scores(comparison, k),
-    }
+    } | judged(results, comparison, k, preset)
     for image, text, column in zip(results.images, results.captions, comparison.columns, strict=True):
         updates |= {image: shown(column.image), text: fragments.caption(column)}
     return updates
 
 
-def third_column(results: Results, comparison: Comparison, k: float) -> dict:
+def judged(results: Results, comparison: Comparison, k: float, preset: Preset | None) -> dict:
+    """Outputs for the numbers."""
+    return {
+        results.verdict: fragments.verdict(comparison, k, preset),
+        results.scores: fragments.scores(comparison, k),
+    }
+
+
+def third_column(results: Results, comparison: Comparison, k: float, preset: Preset | None) -> dict:
     """Outputs for the Q-Sched image alone."""
     column = comparison.qsched
     return {
         results.images[2]: shown(column.image),
         results.captions[2]: fragments.caption(column),
-        results.scores: fragments.scores(comparison, k),
-    }
+    } | judged(results, comparison, k, preset)
 
 
 def drafted(results: Results, image: Image) -> dict:

@@ -5,19 +5,20 @@ import zipfile
 from io import BytesIO
 
 from qsched.comparison.comparison import Comparison
-from qsched.server.engine import Engine, Session
+from qsched.comparison.record import record
+from qsched.server.engine import Session
 from qsched.ui.fragments import KEYS
 from qsched.ui.images import stored
 
 NAMES = {key: key.replace("-", "_") for key in KEYS.values()}
 
 
-def record_file(engine: Engine, held: Session) -> str:
+def record_file(held: Session) -> str:
     """Path of result.json for a session."""
-    return stored(_record(engine, held).encode(), "result.json")
+    return stored(_record(held).encode(), "result.json")
 
 
-def images_file(engine: Engine, held: Session) -> str:
+def images_file(held: Session) -> str:
     """Path of a zip with full_precision.png, naive.png, qsched.png and result.json."""
     packed = BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -25,12 +26,12 @@ def images_file(engine: Engine, held: Session) -> str:
             image = BytesIO()
             column.image.save(image, "PNG")
             archive.writestr(f"{NAMES[KEYS[column.name]]}.png", image.getvalue())
-        archive.writestr("result.json", _record(engine, held))
+        archive.writestr("result.json", _record(held))
     return stored(packed.getvalue(), f"qsched-{_slug(held.comparison)}.zip")
 
 
-def _record(engine: Engine, held: Session) -> str:
-    return json.dumps(engine.record(held.backbone, held.comparison, held.k), indent=2, ensure_ascii=False)
+def _record(held: Session) -> str:
+    return json.dumps(record(held.comparison, held.k), indent=2, ensure_ascii=False)
 
 
 def _slug(comparison: Comparison) -> str:

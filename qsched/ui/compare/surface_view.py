@@ -18,6 +18,7 @@ from qsched.surfaces.uncertainty import DIFFERENT
 from qsched.ui import fragments, images
 from qsched.ui.compare.results import Results
 from qsched.ui.errors import sentence_for
+from qsched.words import steps_in_words
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _note(preset: Preset) -> str:
         f", {images // len(preset.prompts)} seeds" if images > len(preset.prompts) else ""
     )
     how = {"constant": "constant over the steps", "ramp": "ramp to 1"}[preset.shape]
-    return f"{preset.bits.upper()}, {preset.steps} steps, {drawn}, {how}"
+    return f"{preset.bits.upper()}, {steps_in_words(preset.steps)}, {drawn}, {how}"
 
 
 def geometry(preset: Preset, drawn: SurfaceImage, dark: bool, k: float) -> str:

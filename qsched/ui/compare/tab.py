@@ -7,17 +7,28 @@ from dataclasses import replace
 import gradio as gr
 
 from qsched.comparison.comparison import Settings
+from qsched.comparison.given import named_quantization, quantization_of, settings_of
+from qsched.presets import Preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import SOURCE, Engine, Session, named
+from qsched.settings import K
 from qsched.ui import fragments, values
 from qsched.ui.compare import download as arrival_view
 from qsched.ui.compare import links, surface_view
 from qsched.ui.compare.controls import Controls, build_controls, slider_updates
-from qsched.ui.compare.results import Results, all_columns, build_results, drafted, third_column, wiped
+from qsched.ui.compare.results import (
+    Results,
+    all_columns,
+    build_results,
+    drafted,
+    judged,
+    third_column,
+    wiped,
+)
 from qsched.ui.errors import explained, reports_errors, toast
-from qsched.ui.values import DECODERS
 from qsched.ui.visitors import CHOOSE_SOURCE, DOWNLOAD, is_local, require_local
+from qsched.words import steps_in_words
 
 UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
 
@@ -80,7 +91,7 @@ class CompareTab:
     def chosen(self) -> list:
         """Outputs of `settings_shown`."""
         c = self.controls
-        return [c.backbone, c.steps, c.prompt, c.seed, c.examples, c.source, *c.quantization]
+        return [c.backbone, c.steps, c.prompt, c.seed, c.examples, c.source, *c.quantization.values()]
 
     @property
     def download_note(self) -> list:
@@ -100,22 +111,22 @@ class CompareTab:
     ) -> dict:
         """Outputs for the whole tab; notes: sentences to show before those of the comparison."""
         c, r, comparison = self.controls, self.results, held.comparison
-        settings, backbone = comparison.settings, self.engine.backbone(held.backbone)
+        settings, has_tiny = comparison.settings, self.engine.has_tiny_decoder(held.backbone)
         known = self.engine.best_known(held.backbone, settings, held.k) is not None
+        if self.engine.lends(held.backbone):
+            notes += (fragments.lent(*self.engine.call_seconds(held.backbone, settings.steps)),)
         notes += comparison.notes if known else (*comparison.notes, links.nothing_known(settings))
         return (
             slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
-            | all_columns(r, comparison, held.k)
+            | all_columns(r, comparison, held.k, self.known(held))
             | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
             | {
                 r.notes: fragments.notes(notes),
                 c.search: gr.update(visible=not known),
                 c.state: links.stamp(held),
-                c.decoder: gr.update(
-                    visible=backbone.has_tiny_decoder, value=DECODERS[settings.tiny_decoder]
-                ),
-                c.drafts: gr.update(visible=backbone.has_tiny_decoder and not settings.tiny_decoder),
-                c.device: fragments.device_note(*self.engine.describe(held.backbone, settings.quantization)),
+                c.decoder: gr.update(visible=has_tiny, value="tiny" if settings.tiny_decoder else "full"),
+                c.drafts: gr.update(visible=has_tiny and not settings.tiny_decoder),
+                c.device: fragments.device_note(comparison.facts.device_name, comparison.facts.arithmetic),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
             }
@@ -131,10 +142,13 @@ class CompareTab:
         settings = held.comparison.settings
         return surface_view.Place(held.backbone, settings.quantization, settings.steps)
 
+    def known(self, held: Session) -> Preset | None:
+        """The shipped preset for what a session shows, None if there is none that can be read."""
+        return self.engine.readable_preset(held.backbone, held.comparison.settings)
+
     def definition(self, held: Session) -> str:
         """What JAQ is, at the session's k, and who scored."""
-        scorer = self.engine.scorer(held.backbone) if held.comparison.naive.scored else None
-        return fragments.definition(scorer, held.k)
+        return fragments.definition(held.comparison.facts.scorer, held.k)
 
     def coefficients(self, given: dict, steps: int) -> Coefficients:
         """The sliders' values as coefficients."""
@@ -156,7 +170,7 @@ class CompareTab:
 
     def third_shown(self, held: Session) -> dict:
         """Outputs for the third image and the state that it belongs to."""
-        return third_column(self.results, held.comparison, held.k) | {
+        return third_column(self.results, held.comparison, held.k, self.known(held)) | {
             self.controls.hint: "",
             self.controls.state: links.stamp(held),
         }
@@ -168,13 +182,13 @@ class CompareTab:
         a link that cannot be shown.
         """
         link, c = (
-            values.read_link(request.query_params, self.engine.default, sources=is_local(request)),
+            links.read_link(request.query_params, self.engine.default, sources=is_local(request)),
             self.controls,
         )
         backbone, settings, coefficients, shape, k = links.resolve(self.engine, link)
         notes, wanted = link.notes, (backbone, settings)
         try:
-            if settings.tiny_decoder and not self.engine.backbone(backbone).has_tiny_decoder:
+            if settings.tiny_decoder and not self.engine.has_tiny_decoder(backbone, load=True):
                 notes += ("There is no tiny decoder here: the full one is used.",)
                 settings = replace(settings, tiny_decoder=False)
                 wanted = backbone, settings
@@ -197,13 +211,15 @@ class CompareTab:
         """The backbone and the settings that the widgets show."""
         c, held = self.controls, self.engine.session(request.session_hash)
         backbone = self.name(request, given[c.backbone], given[c.source])
-        spec, steps = self.engine.spec(backbone), given[c.steps]
-        if held and held.backbone != backbone and steps not in spec.steps:
-            steps = spec.default_steps
-        how = values.quantization_from(*(given[widget] for widget in c.quantization))
-        settings = Settings(given[c.prompt] or "", values.seed_from(given[c.seed]), steps, how)
-        if given[c.decoder] == DECODERS[1] and self.engine.backbone(backbone).has_tiny_decoder:
-            settings = replace(settings, tiny_decoder=True)
+        spec, named_values = (
+            self.engine.spec(backbone),
+            {n: given[widget] for n, widget in c.settings.items()},
+        )
+        if held and held.backbone != backbone and named_values["steps"] not in spec.steps:
+            named_values["steps"] = spec.default_steps
+        settings = settings_of(named_values)
+        if settings.tiny_decoder and not self.engine.has_tiny_decoder(backbone, load=True):
+            settings = replace(settings, tiny_decoder=False)
         return backbone, settings
 
     def picked(self, request: gr.Request, given: dict):
@@ -215,8 +231,8 @@ class CompareTab:
         arrival = arrival_view.download_note(c, self.engine, name)
         if not arrival_view.can_load(self.engine, name):
             return arrival
-        how = values.quantization_from(*(given[widget] for widget in c.quantization))
-        tiny = given[c.decoder] == DECODERS[1] and self.engine.has_tiny_decoder(name)
+        how = quantization_of({n: given[widget] for n, widget in c.quantization.items()})
+        tiny = given[c.decoder] == "tiny" and self.engine.has_tiny_decoder(name)
         wish, page = (name, given[c.steps], how, tiny), request.session_hash
         if held is not None:
             now = held.comparison.settings
@@ -308,7 +324,7 @@ class CompareTab:
         if preset is None:
             toast(
                 f"No best known coefficients for {settings.quantization.bits.upper()} at "
-                f"{settings.steps} steps yet: a search makes them."
+                f"{steps_in_words(settings.steps)} yet: a search makes them."
             )
         return self.moved(preset.best(held.k), request)
 
@@ -359,14 +375,15 @@ class CompareTab:
         if k != k:
             return {self.results.geometry: gr.skip()}
         self.held(request)
-        held = self.engine.weigh(request.session_hash, values.k_from(k)) or toast(UNKNOWN)
-        return surface_view.draw(
-            self.results, self.engine, self.place(held), dark, self.controls.best, held.k
-        ) | {
-            self.results.scores: fragments.scores(held.comparison, held.k),
-            self.results.definition: self.definition(held),
-            self.controls.state: links.stamp(held),
-        }
+        held = self.engine.weigh(request.session_hash, K.check(k)) or toast(UNKNOWN)
+        return (
+            surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k)
+            | judged(self.results, held.comparison, held.k, self.known(held))
+            | {
+                self.results.definition: self.definition(held),
+                self.controls.state: links.stamp(held),
+            }
+        )
 
     def sweep(self, request: gr.Request, dark: bool):
         """The k sweep, when its accordion is opened."""
@@ -384,12 +401,19 @@ class CompareTab:
         """
         return wiped(self.held(request).comparison, left, right)
 
+    def example(self, sample: list[str]) -> str:
+        """The prompt of a chosen example."""
+        if not isinstance(sample, list) or not sample:
+            toast("There is no such example.")
+        return str(sample[0])
+
     def complain(self, given: dict) -> None:
         """Called when the hint changes: a number out of range ends as a toast before this line is reached."""
 
     def settings_shown(self, backbone: str, settings: Settings) -> dict:
         """Outputs that make the controls show these settings."""
-        c, spec, q = self.controls, self.engine.spec(backbone), settings.quantization
+        c, spec = self.controls, self.engine.spec(backbone)
+        how = named_quantization(settings.quantization)
         return {
             c.backbone: spec.id,
             c.source: backbone.partition(SOURCE)[2],
@@ -397,19 +421,13 @@ class CompareTab:
             c.prompt: settings.prompt,
             c.seed: settings.seed,
             c.examples: gr.update(samples=[[text] for text in spec.examples]),
-        } | dict(
-            zip(
-                c.quantization,
-                (q.bits, q.group_size or 0, q.activation_scale, q.scope, q.keep_high_precision, q.method),
-                strict=True,
-            )
-        )
+        } | {widget: how[name] for name, widget in c.quantization.items()}
 
     def saver(self, write: Callable, name: str) -> Callable:
         """A handler that writes a download of the session."""
 
         def save(request: gr.Request):
-            return write(self.engine, self.held(request))
+            return write(self.held(request))
 
         save.__name__, save.__doc__ = name, write.__doc__
         return reports_errors(save)

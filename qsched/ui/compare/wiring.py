@@ -17,7 +17,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     pair = [r.left, r.right]
     third, shown, chosen = tab.third, tab.shown, tab.chosen
     pair_and_dark = {tab.dark, *pair}
-    given = {*c.settings, c.shape, *pair_and_dark, *c.sliders}
+    given = {*c.settings.values(), c.shape, *pair_and_dark, *c.sliders}
     make = {
         "fn": reports_errors(tab.generate),
         "inputs": given,
@@ -71,7 +71,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     rolled = c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN)
     settle(rolled.then(api_name="generate_seed", **make), "_seed")
     chosen_example = c.examples.click(
-        lambda sample: sample[0], c.examples, c.prompt, api_name="example", **HIDDEN
+        reports_errors(tab.example), c.examples, c.prompt, api_name="example", **HIDDEN
     )
     settle(chosen_example.then(api_name="generate_example", **make), "_example")
     moves = [event for slider in c.sliders for event in (slider.input, slider.release)]
@@ -107,7 +107,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         [r.k.input, r.k.release],
         reports_errors(tab.weigh),
         [r.k, tab.dark],
-        [r.scores, r.definition, c.state, *r.map, c.best],
+        [r.verdict, r.scores, r.definition, c.state, *r.map, c.best],
         api_name="weigh",
         **QUIET,
     )

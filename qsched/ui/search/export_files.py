@@ -28,7 +28,7 @@ def scheduler_file(preset: Preset, engine: Engine) -> str:
         zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
         folder = Path(temporary) / name
-        export_scheduler(preset, engine.backbone(preset.backbone).scheduler, folder, called=name)
+        export_scheduler(preset, engine.scheduler(preset.backbone), folder, called=name)
         for path in sorted(folder.iterdir()):
             archive.writestr(f"{name}/{path.name}", path.read_bytes())
     return stored(packed.getvalue(), f"{name}.zip")
@@ -41,7 +41,7 @@ def push(preset: Preset, engine: Engine, repo: str, token: str, private: bool, d
     Raises:
         PublishError: one sentence.
     """
-    scheduler, token = engine.backbone(preset.backbone).scheduler, (token or "").strip() or None
+    scheduler, token = engine.scheduler(preset.backbone), (token or "").strip() or None
     return publish(preset, scheduler, (repo or "").strip(), private=private, dry_run=dry_run, token=token)
 
 

@@ -9,6 +9,7 @@ from qsched.ui.search import export_files
 from qsched.ui.search import fragments as search_fragments
 from qsched.ui.search.tab import SearchTab
 from qsched.ui.visitors import KEEP, PUSH, require_local
+from qsched.words import steps_in_words
 
 
 class ExportHandlers:
@@ -61,7 +62,8 @@ class ExportHandlers:
         require_local(request, KEEP)
         preset = self.tab.preset(request)
         export_files.save_as_best_known(preset, self.tab.engine)
-        said = f"Compare's best known for {preset.bits.upper()} at {preset.steps} steps is this one now."
+        how = f"{preset.bits.upper()} at {steps_in_words(preset.steps)}"
+        said = f"Compare's best known for {how} is this one now."
         return {
             self.tab.results.notes: search_fragments.good(said),
             self.tab.results.replacing: gr.update(visible=False),

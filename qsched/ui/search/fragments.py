@@ -8,15 +8,16 @@ from html import escape
 
 from qsched.presets import Preset
 from qsched.quantization import Quantization
-from qsched.quantizers.methods import METHODS
 from qsched.sampling.coefficients import Coefficients
 from qsched.search.options import SearchOptions
 from qsched.search.run import Plan
 from qsched.search.saved import SavedSearch
 from qsched.server.engine import SOURCE, named
 from qsched.server.search_runner import Frame
+from qsched.settings import METHOD
 from qsched.ui.errors import without_paths
 from qsched.ui.fragments import signed
+from qsched.words import steps_in_words
 
 IDLE = (
     '<div class="progress" data-state="idle"><p><b>No search running.</b><span>Choose what to search '
@@ -113,7 +114,7 @@ def label(search: SavedSearch) -> str:
     """A saved search in one line of plain text."""
     options = search.options
     score = "no score" if search.best is None else f"JAQ {search.best[1]:.3f}"
-    steps = "1 step" if options.steps == 1 else f"{options.steps} steps"
+    steps = steps_in_words(options.steps)
     return " · ".join(
         [f"{search.begun[:10]} {search.begun[11:16]}", without_paths(named(search.backbone, search.source)),
             options.quantization.bits.upper(), steps, options.strategy,
@@ -164,7 +165,7 @@ def elsewhere(why: str, backbone: str, options: SearchOptions) -> str:
 def quantizer(chosen: Quantization) -> str:
     """The quantizer's options where they are not the usual ones: they are set in Compare."""
     words = {
-        "method": METHODS[chosen.method].title,
+        "method": METHOD.choices[chosen.method],
         "group_size": f"one scale per {chosen.group_size} weights",
         "activation_scale": "one activation scale per tensor",
         "scope": "linear layers only",

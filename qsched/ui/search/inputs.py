@@ -1,33 +1,51 @@
 """The left column of the Search tab: what is searched, and how its widgets become SearchOptions."""
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from qsched.comparison.comparison import Settings
+from qsched.comparison.given import checked, quantization_of
 from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec
 from qsched.prompts.builtin import builtin_prompts, choose_prompts
 from qsched.prompts.files import SUFFIXES, read_prompts
 from qsched.search.options import STRATEGIES, SearchOptions, grid
 from qsched.server.engine import SOURCE, Engine
+from qsched.settings import (
+    BACKBONE,
+    BITS,
+    HIGH,
+    LOW,
+    PAIR_SHAPE,
+    RESOLUTION,
+    SEEDS,
+    STEPS,
+    STRATEGY,
+    K,
+    Setting,
+)
 from qsched.ui import values
-from qsched.ui.compare.controls import Controls
+from qsched.ui.widgets import widget
 
 BUILT_IN, OWN, FILE = "built-in", "own", "file"
 SOURCES = [("Built-in", BUILT_IN), ("Own text", OWN), ("File", FILE)]
-TITLES = {
-    "exhaustive": "Exhaustive",
-    "shared": "Shared",
-    "adaptive": "Adaptive",
-    "ends": "Two ends",
-    "per-step": "Per step",
-}
-WIDEST = 51
-"""Cells along a side: more are no image any more, and a matter for the command line."""
+PAGE_RESOLUTION = replace(RESOLUTION, high=51)
+"""More cells along a side are no image any more, and a matter for the command line."""
+PAGE_SEEDS = replace(SEEDS, high=100)
+PROMPT_COUNT = Setting(
+    "count",
+    "How many",
+    "how many of the built-in prompts",
+    25,
+    int,
+    low=1,
+    noun="The number of built-in prompts",
+)
 
 
 @dataclass
@@ -56,56 +74,55 @@ class SearchInputs:
     start: gr.Button
     stop: gr.Button
 
-    def settings(self, controls: Controls) -> list[gr.components.Component]:
-        """Inputs of `options_from`; the quantizer's advanced options are those of Compare."""
-        own = [
-            self.backbone,
-            self.bits,
-            self.steps,
-            self.strategy,
-            self.low,
-            self.high,
-            self.resolution,
-            self.shape,
-        ]
-        own += [self.seeds, self.k, self.source, self.count, self.text, self.file]
-        return [*own, *controls.quantization[1:], self.decoder]
+    @property
+    def settings(self) -> dict[str, gr.components.Component]:
+        """What `options_from` reads, by name; how else the denoiser is quantized is set in Compare."""
+        names = (
+            "backbone bits steps strategy low high resolution shape decoder seeds k source count text file"
+        )
+        return {name: getattr(self, name) for name in names.split()}
 
 
 def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
     """Lay out the left column for what a first visitor looks at."""
     spec = _spec(backbone)
     with gr.Column(elem_classes="q-card"):
-        backbones = gr.Dropdown(
-            backbone_choices(backbone), value=backbone, label="Backbone", elem_id="search-backbone"
+        backbones = widget(
+            gr.Dropdown,
+            BACKBONE,
+            choices=backbone_choices(backbone),
+            value=backbone,
+            elem_id="search-backbone",
         )
         with gr.Row(elem_classes="q-pair"):
-            bits = gr.Dropdown(
-                values.bits_choices(), value=settings.quantization.bits, label="Bit-width",
+            bits = widget(
+                gr.Dropdown,
+                BITS,
+                value=settings.quantization.bits,
                 elem_id="search-bits",
-                scale=3, min_width=120,
-            )  # fmt: skip
-            steps = gr.Dropdown(
-                values.steps_choices(spec), value=settings.steps, label="Steps", elem_id="search-steps",
-                scale=2, min_width=90,
-            )  # fmt: skip
+                scale=3,
+                min_width=120,
+            )
+            steps = widget(
+                gr.Dropdown,
+                STEPS,
+                choices=values.steps_choices(spec),
+                value=settings.steps,
+                elem_id="search-steps",
+                scale=2,
+                min_width=90,
+            )
         quantizer = gr.HTML("", elem_id="search-quantizer", elem_classes="plain")
-        strategy = gr.Radio(
-            [(TITLES[name], name) for name in STRATEGIES], value="adaptive", label="Strategy",
-            elem_id="search-strategy",
-            elem_classes="segments",
-        )  # fmt: skip
+        strategy = widget(gr.Radio, STRATEGY, value="adaptive", elem_id="search-strategy")
         explanation = gr.HTML(
             explained_strategy("adaptive"), elem_id="search-explanation", elem_classes="plain"
         )
+        number = partial(widget, gr.Number, min_width=70)
         with gr.Row(elem_classes="q-pair"):
-            low = _number(0.8, "Lowest", "search-range-low", step=0.01)
-            high = _number(1.2, "Highest", "search-range-high", step=0.01)
-            resolution = _number(11, "Values each", "search-resolution", precision=0)
-        shape = gr.Radio(
-            [("Ramp to 1", "ramp"), ("Constant", "constant")], value="ramp", label="Shape over the steps",
-            elem_id="search-shape", elem_classes="segments",
-        )  # fmt: skip
+            low = number(LOW, elem_id="search-range-low")
+            high = number(HIGH, elem_id="search-range-high")
+            resolution = number(RESOLUTION, elem_id="search-resolution", precision=0)
+        shape = widget(gr.Radio, PAIR_SHAPE, elem_id="search-shape")
         decoder = gr.Checkbox(
             False,
             label="Tiny decoder: faster, and scores are of its images",
@@ -115,7 +132,7 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
         source = gr.Radio(
             SOURCES, value=BUILT_IN, label="Prompts", elem_id="search-prompts", elem_classes="segments"
         )
-        count = _number(25, _how_many(backbone), "search-prompt-count", precision=0)
+        count = number(PROMPT_COUNT, label=_how_many(backbone), elem_id="search-prompt-count", precision=0)
         text = gr.Textbox(
             "", label="One prompt per line", placeholder="a red fox\na house by the sea", lines=4,
             max_lines=10,
@@ -126,8 +143,8 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             elem_id="search-prompt-file", visible=False,
         )  # fmt: skip
         with gr.Row(elem_classes="q-pair"):
-            seeds = _number(1, "Seeds per prompt", "search-seeds", precision=0)
-            k = _number(SearchOptions.k, "k in JAQ", "search-k", step=0.1)
+            seeds = number(SEEDS, elem_id="search-seeds", precision=0)
+            k = number(K, label="k in JAQ", elem_id="search-k")
         plan = gr.HTML("", elem_id="search-plan", elem_classes="plain")
         with gr.Row(elem_classes="q-pair"):
             start = gr.Button("Start", variant="primary", elem_id="search-start", min_width=80, size="md")
@@ -140,57 +157,45 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
     )  # fmt: skip
 
 
-def options_from(
-    engine: Engine, backbone, bits, steps, strategy, low, high, resolution, shape, seeds, k, source, count,
-    text, file,
-    group, scale, scope, keep, method="plain", tiny=False,
-) -> tuple[str, SearchOptions]:  # fmt: skip
-    """(backbone, options) from the widgets' values.
+def options_from(engine: Engine, given: Mapping[str, Any]) -> tuple[str, SearchOptions]:
+    """(backbone, options) from the values of `SearchTab.asked`, by name.
 
     Raises:
         ValueError: one sentence about the first thing that is wrong.
     """
-    spec = engine.spec(backbone)
-    low, high = _real(low, "The lowest coefficient"), _real(high, "The highest coefficient")
-    side = _integer(resolution, "The number of values per coefficient", 2, WIDEST)
-    grid(low, high, side)
-    if low < values.LOW or high > values.HIGH:
-        raise ValueError(
-            f"The range must lie between {values.LOW} and {values.HIGH}, where Compare can show "
-            f"what is found."
-        )
-    return backbone, SearchOptions(
-        values.quantization_from(bits, group, scale, scope, keep, method),
-        prompts_from(spec.family, source, count, text, file),
-        _integer(steps, "The number of steps", 1, 1000),
-        0,
-        _integer(seeds, "The number of seeds per prompt", 1, 100),
-        (low, high),
-        side,
-        shape,
-        _real(k, "k"),
-        strategy,
-        bool(tiny),
+    spec = engine.spec(given["backbone"])
+    options = SearchOptions(
+        quantization_of(given),
+        prompts_from(spec.family, given),
+        checked(STEPS, given),
+        seeds=checked(PAGE_SEEDS, given),
+        c_range=(checked(LOW, given), checked(HIGH, given)),
+        resolution=checked(PAGE_RESOLUTION, given),
+        shape=checked(PAIR_SHAPE, given),
+        k=checked(K, given),
+        strategy=checked(STRATEGY, given),
+        tiny_decoder=bool(given["decoder"]),
     )
+    grid(*options.c_range, options.resolution)
+    return given["backbone"], options
 
 
-def prompts_from(family: str, source: str, count: Any, text: str | None, file: str | None) -> list[str]:
-    """The prompts of a search.
+def prompts_from(family: str, given: Mapping[str, Any]) -> list[str]:
+    """The prompts of a search, from `source`, `count`, `text` and `file`.
 
     Raises:
         ValueError: one sentence, if there are none.
     """
-    if source == BUILT_IN:
+    if given["source"] == BUILT_IN:
         most = len(builtin_prompts(family, "calibration"))
-        return choose_prompts(
-            _integer(count, "The number of built-in prompts", 1, most), family, "calibration"
-        )
-    if source == OWN:
-        lines = (" ".join(line.split()) for line in (text or "").splitlines())
+        return choose_prompts(replace(PROMPT_COUNT, high=most).check(given["count"]), family, "calibration")
+    if given["source"] == OWN:
+        lines = (" ".join(line.split()) for line in (given["text"] or "").splitlines())
         prompts = list(dict.fromkeys(line for line in lines if line))
         if not prompts:
             raise ValueError("Write at least one prompt, one per line.")
         return prompts
+    file = given["file"]
     if not file:
         raise ValueError("Choose a file of prompts first: text with one per line, YAML or JSON.")
     try:
@@ -244,26 +249,3 @@ def _how_many(backbone: str) -> str:
     return (
         f"How many of the {len(builtin_prompts(_spec(backbone).family, 'calibration'))} calibration prompts"
     )
-
-
-def _number(value: float, label: str, elem_id: str, **options: Any) -> gr.Number:
-    return gr.Number(value, label=label, elem_id=elem_id, min_width=70, **options)
-
-
-def _real(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} must be a number.")
-    return float(value)
-
-
-def _integer(value: Any, name: str, low: int, high: int) -> int:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not math.isfinite(value)
-        or value != int(value)
-    ):
-        raise ValueError(f"{name} must be a whole number.")
-    if not low <= value <= high:
-        raise ValueError(f"{name} must be {low} to {high}, not {int(value)}.")
-    return int(value)

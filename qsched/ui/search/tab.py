@@ -2,15 +2,16 @@
 saved.
 """
 
-import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import gradio as gr
 
 from qsched.comparison.comparison import Settings
+from qsched.comparison.given import named_quantization
 from qsched.models.download import cannot_run
 from qsched.presets import Preset
 from qsched.search.saved import SavedSearch
@@ -70,7 +71,16 @@ class SearchTab:
 
     # --- what is searched -----------------------------------------------------------------------------------
 
-    def open(self, request: gr.Request, *settings) -> dict:
+    @property
+    def asked(self) -> dict[str, gr.components.Component]:
+        """The widgets that say what is searched, by name."""
+        return self.compare.controls.quantization | self.inputs.settings
+
+    def given(self, values: Mapping) -> dict[str, Any]:
+        """Their values, by name."""
+        return {name: values[widget] for name, widget in self.asked.items()}
+
+    def open(self, request: gr.Request, values: dict) -> dict:
         """The settings of Compare, if they have changed since this tab took them over, and the saved
         searches.
         """
@@ -82,53 +92,50 @@ class SearchTab:
                 visit.taken_over = now
                 tiny = self.engine.has_tiny_decoder(held.backbone)
                 updates = search_inputs.filled(self.inputs, held.backbone, s, tiny)
-                settings = (
-                    held.backbone,
-                    s.quantization.bits,
-                    s.steps,
-                    *settings[3:-1],
-                    tiny and s.tiny_decoder,
-                )
+                i, how = self.inputs, named_quantization(s.quantization)
+                values |= {self.compare.controls.quantization[name]: value for name, value in how.items()}
+                values |= {i.backbone: held.backbone, i.bits: how["bits"], i.steps: s.steps}
+                values |= {i.decoder: tiny and s.tiny_decoder}
         try:
             listed = self.listed()
         except Exception as error:
             listed = {self.results.notes: search_fragments.wrong(explained(error, "open"))}
-        return updates | self.planned(*settings) | listed
+        return updates | self.planned(values) | listed
 
-    def planned(self, *settings) -> dict:
+    def planned(self, values: dict) -> dict:
         """What these settings cost, as far as it is known without an image."""
         i = self.inputs
         start = (
             {}
-            if self.lent() is None
+            if self.lent(values[i.backbone]) is None
             else {i.start: gr.update(interactive=False), i.cost: gr.update(interactive=False)}
         )
         try:
-            backbone, options = search_inputs.options_from(self.engine, *settings)
+            backbone, options = search_inputs.options_from(self.engine, self.given(values))
             options = self.runner.checked(backbone, options)
         except ValueError as error:
             return start | {i.plan: search_fragments.wrong(sentence_for(error)), i.quantizer: ""}
         text = search_fragments.plan(self.runner.planned(backbone, options), options)
-        if why := self.lent() or cannot_run(self.engine.spec(backbone), self.engine.device):
+        if why := self.lent(backbone) or cannot_run(self.engine.spec(backbone), self.engine.device):
             text += search_fragments.elsewhere(why, backbone, options)
         return start | {i.plan: text, i.quantizer: search_fragments.quantizer(options.quantization)}
 
-    def lent(self) -> str | None:
-        """Why no search can run here, None if it can."""
-        if os.environ.get("SPACES_ZERO_GPU"):
+    def lent(self, backbone: str) -> str | None:
+        """Why no search of a backbone can run here, None if it can."""
+        if self.engine.lends(backbone):
             return (
                 "This Space lends its GPU for seconds, and a search takes longer. Run it on your own machine:"
             )
         return None
 
-    def cost(self, *settings) -> Iterator[dict]:
+    def cost(self, values: dict) -> Iterator[dict]:
         """Measure a few images, then say what the rest of the search costs."""
-        backbone, options = search_inputs.options_from(self.engine, *settings)
+        backbone, options = search_inputs.options_from(self.engine, self.given(values))
         yield {self.inputs.plan: '<p class="plan" role="status">Measuring a few images …</p>'}
         try:
             plan = self.runner.measured(backbone, options)
         except Exception:
-            yield {self.inputs.plan: self.planned(*settings)[self.inputs.plan]}
+            yield {self.inputs.plan: self.planned(values)[self.inputs.plan]}
             raise
         yield {self.inputs.plan: search_fragments.plan(plan, self.runner.checked(backbone, options))}
 
@@ -152,15 +159,15 @@ class SearchTab:
 
     # --- while it runs --------------------------------------------------------------------------------------
 
-    def start(self, request: gr.Request, dark: bool, *settings) -> Iterator[dict]:
+    def start(self, request: gr.Request, values: dict) -> Iterator[dict]:
         """Start or resume, and show how it goes until it is over."""
         i, r, visit = self.inputs, self.results, self.visit(request.session_hash)
-        if lent := self.lent():
+        backbone, options = search_inputs.options_from(self.engine, self.given(values))
+        if lent := self.lent(backbone):
             toast(lent)
-        backbone, options = search_inputs.options_from(self.engine, *settings)
         run = self.runner.start(request.session_hash, backbone, options)
         try:
-            visit.dark, shown, drawn, with_image = dark, None, None, 0
+            visit.dark, shown, drawn, with_image = values[self.compare.dark], None, None, 0
             for frame in run.frames():
                 cell = shown.cell if shown else None  # the visitor may have clicked one meanwhile
                 shown = visit.shown = search_view.of_run(run, frame, cell)
@@ -180,7 +187,7 @@ class SearchTab:
                 if frame.over:
                     if run.is_new and request.session_hash:
                         visit.begun.add(run.name)
-                    updates |= self.ended(run, shown, frame) | self.planned(*settings)
+                    updates |= self.ended(run, shown, frame) | self.planned(values)
                 yield updates
         finally:
             run.stop()
@@ -354,7 +361,7 @@ class SearchTab:
         held = self.engine.session(request.session_hash)
         old = held.comparison.settings if held else self.engine.opening(shown.backbone)[0]
         backbone, options = shown.backbone, shown.options
-        tiny = options.tiny_decoder and self.engine.backbone(backbone).has_tiny_decoder
+        tiny = options.tiny_decoder and self.engine.has_tiny_decoder(backbone, load=True)
         settings = Settings(old.prompt, old.seed, options.steps, options.quantization, tiny)
         self.engine.compare(request.session_hash, backbone, settings, shown.coefficients)
         self.visit(request.session_hash).taken_over = (backbone, settings.quantization, settings.steps, tiny)

@@ -28,6 +28,7 @@ from qsched.surfaces.uncertainty import DIFFERENT
 from qsched.ui import fragments, images
 from qsched.ui.search import fragments as search_fragments
 from qsched.ui.search.results import SearchResults
+from qsched.words import steps_in_words
 
 SMALL = (700, 630)
 """Pixels of a surface beside another one."""
@@ -124,7 +125,7 @@ def figure(
     options = shown.options
     prompts = f"{len(options.prompts)} prompts" + (f", {options.seeds} seeds" if options.seeds > 1 else "")
     how = {"constant": "constant over the steps", "ramp": "ramp to 1"}[options.shape]
-    steps = "1 step" if options.steps == 1 else f"{options.steps} steps"
+    steps = steps_in_words(options.steps)
     k = options.k if k is None else k
     return surface_figure(
         shown.surface,

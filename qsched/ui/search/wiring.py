@@ -22,14 +22,14 @@ A second one is refused with a sentence, so it must get in.
 def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) -> None:
     """Connect every widget; `opened` is the tab itself."""
     i, r, compare = tab.inputs, tab.results, tab.compare
-    settings = i.settings(compare.controls)
+    asked = set(tab.asked.values())
     planned = [i.plan, i.quantizer, i.start, i.cost]
     listed = [r.saved, r.none_saved, r.delete, r.deleting, r.notes]
     filled = [i.backbone, i.bits, i.steps, i.count, i.decoder]
 
     opened.select(
         reports_errors(tab.open),
-        settings,
+        asked,
         list(dict.fromkeys([*filled, *planned, *listed])),
         api_name="search_open",
         **QUIET,
@@ -47,14 +47,14 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
         api_name="search_backbone",
         **QUIET,
     )
-    plan = {"fn": reports_errors(tab.planned), "inputs": settings, "outputs": planned}
+    plan = {"fn": reports_errors(tab.planned), "inputs": asked, "outputs": planned}
     changed.then(api_name="search_planned_backbone", **plan, **QUIET)
-    own = [widget for widget in (*settings[1:16], i.decoder) if widget is not i.file]
+    own = [widget for name, widget in i.settings.items() if name not in ("backbone", "file")]
     gr.on([*(widget.input for widget in own), i.file.change], api_name="search_planned", **plan, **QUIET)
-    i.cost.click(reports_errors(tab.cost), settings, i.plan, api_name="search_cost", **HIDDEN, **SEARCH)
+    i.cost.click(reports_errors(tab.cost), asked, i.plan, api_name="search_cost", **HIDDEN, **SEARCH)
 
     i.start.click(
-        reports_errors(tab.start), [compare.dark, *settings],
+        reports_errors(tab.start), asked | {compare.dark},
         list(dict.fromkeys([*r.live, i.start, i.stop, i.cost, i.plan, i.quantizer, *listed])),
         api_name="search_start", **HIDDEN, **SEARCH,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qsched.sizes import size
+from qsched.words import size
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = [
@@ -41,6 +41,6 @@ def test_nothing_shows_a_size_in_another_unit():
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in SHOWN
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
-        if BINARY.search(line) or (path.name != "sizes.py" and OWN.search(line))
+        if BINARY.search(line) or (path.name != "words.py" and OWN.search(line))
     ]
     assert not found

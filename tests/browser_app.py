@@ -115,12 +115,12 @@ def given(tab, **changes):
 
 
 @contextmanager
-def serving(presets: Path, load=tiny_backbone, talk=False):
+def serving(presets: Path, load=tiny_backbone, talk=False, lend=None):
     """The page on a tiny backbone: (url, engine)."""
     from qsched.server.engine import Engine
     from qsched.ui.page import build_app
 
-    engine = Engine(load=load, presets=presets)
+    engine = Engine(load=load, presets=presets, lend=lend)
     app = build_app(engine=engine, talk=talk, searches=str(presets / "searches.sqlite3"))
     engine.warm_up()
     _, url, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, mcp_server=True)

@@ -4,17 +4,22 @@ ways as pickles, and of an exception only the name of its class comes back.
 
 import multiprocessing
 import pickle
+import threading
 from collections.abc import Callable
 
 import gradio as gr
 
 
 class Lender:
-    """Lends a GPU; calls: the seconds asked for and the bytes sent, of each. refuses: no GPU is free."""
+    """Lends a GPU; calls: the seconds asked for and the bytes sent, of each. refuses: no GPU is free.
+    free: cleared, all wait for one.
+    """
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, int]] = []
         self.refuses = False
+        self.free = threading.Event()
+        self.free.set()
 
     def __call__(self, task: Callable, *, duration: Callable | None = None) -> Callable:
         def lent(*arguments):
@@ -24,6 +29,7 @@ class Lender:
                 raise gr.Error(
                     "<b>No GPU</b> is free: try again in a minute.", title="ZeroGPU quota exceeded"
                 )
+            assert self.free.wait(60)
             here, there = multiprocessing.Pipe(duplex=False)
             process = multiprocessing.get_context("fork").Process(target=_work, args=(task, sent, there))
             process.start()

@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_steps(parser)
     add(parser, SEED)
     add(parser, SEEDS, metavar="N")
-    fitted = "fit: least squares per step, without a scored image (default: %(default)s)"
-    add(parser, STRATEGY, choices=(*STRATEGY.choices, "fit"), help=f"{STRATEGY.help}; {fitted}")
+    fit = "; fit: least squares per step, without a scored image (default: %(default)s)"
+    add(parser, STRATEGY, choices=(*STRATEGY.choices, "fit"), help=STRATEGY.help + fit)
     parser.add_argument(
         "--whole-grid",
         action="store_true",

@@ -96,6 +96,10 @@ class Backbone(ABC):
         """Whether decode(latents, tiny=True) is faster than decode(latents)."""
         return False
 
+    def place(self) -> None:
+        """Move to the device what an image needs, as far as it fits; a small model lies there anyway."""
+        return
+
     def use(self, steps: int) -> None:
         """Make ready for this step count; to be called before `quantized`, since some families have weights
         for each.

@@ -82,6 +82,11 @@ class PipelineBackbone(Backbone):
     def _factor(self) -> int:
         return self.pipe.vae_scale_factor
 
+    def place(self) -> None:
+        for module in (self.text_encoders, self.pipe.vae, self.denoiser):
+            with self.residency.using(module):
+                pass
+
     def resize(self, height: int, width: int) -> None:
         """Make images of another size, in pixels.
 

@@ -6,6 +6,7 @@ No gradio here. A session is known by its hash; it holds one Comparison, which i
 
 import functools
 import itertools
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from diffusers import SchedulerMixin
@@ -36,8 +38,9 @@ from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import K_DEFAULT
 from qsched.server.device_thread import DeviceThread
 from qsched.server.history import History
-from qsched.server.lent import POINTS, Job, neighbours, seconds, snapped
+from qsched.server.lent import POINTS, Job, neighbours, no_answer, seconds, snapped
 
+log = logging.getLogger("qsched.server")
 SOURCE = "@"
 """Between a backbone's id and another source of its family, in the name that sessions know it by."""
 LOADED_BACKBONES = 2
@@ -124,6 +127,7 @@ class Engine:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._opening: dict[tuple, Comparison] = {}
         self._versions = itertools.count(1)
+        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     @property
     def presets(self) -> Path:
@@ -142,6 +146,11 @@ class Engine:
         """The name of a backbone from this source; None: from its own."""
         return id if id == self.default and source == self.source else named(id, source)
 
+    @property
+    def lends_any(self) -> bool:
+        """Whether this machine's GPU is lent for seconds."""
+        return self._lent is not None
+
     def lends(self, backbone: str) -> bool:
         """Whether a backbone computes on a lent GPU, in another process."""
         return self._lent is not None and self.spec(backbone).family != "emoji"
@@ -157,7 +166,7 @@ class Engine:
         spec = self.spec(backbone)
         device = "cpu" if self._lent and spec.family == "emoji" else self.device
         for name, other in self._backbones.items():
-            if name != backbone:
+            if name != backbone and self.lends(name) == self.lends(backbone):  # else they share no device
                 release_device(other)
         if backbone not in self._backbones:
             self._backbones[backbone] = self._load(spec.id, device=device, source=spec.chosen)
@@ -235,7 +244,9 @@ class Engine:
         """
         settings, coefficients = self.opening()
         if self.lends(self.default):
-            self.backbone(self.default)  # in this thread, where a lent GPU's stand-in takes it for later
+            self.backbone(
+                self.default
+            ).place()  # in this thread, where a lent GPU's stand-in takes it for later
             return
         self.compare("", self.default, replace(settings, prompt="warm-up"), Coefficients.identity())
         self.compare("", self.default, settings, coefficients)
@@ -266,10 +277,11 @@ class Engine:
     ) -> Comparison:
         settings.check_for(self.spec(backbone), self.has_tiny_decoder(backbone))  # before a GPU is asked for
         coefficients.expand(settings.steps)
-        held = self._sessions.get(session)
-        previous = held.comparison if held and held.backbone == backbone else None
-        comparison = self._ask("compare", backbone, 3, settings, settings, coefficients, previous)
-        self._keep(session, backbone, comparison)
+        with self._turn(session):
+            held = self._sessions.get(session)
+            previous = held.comparison if held and held.backbone == backbone else None
+            comparison = self._ask("compare", backbone, 3, settings, settings, coefficients, previous)
+            self._keep(session, backbone, comparison)
         return comparison
 
     def calibrating(self, backbone: str, settings: Settings) -> Iterator[tuple[int, int]]:
@@ -319,7 +331,10 @@ class Engine:
         if held is None:
             return None
         if self.lends(held.backbone):
-            return self._rescale_lent(session, held, coefficients)
+            with self._turn(session):
+                held = self._sessions.get(session)  # the newest, after what was waited for
+                if held and self.lends(held.backbone):
+                    return self._rescale_lent(session, held, coefficients)
         return self._rescale_all(session, coefficients)
 
     @_on_device
@@ -338,26 +353,52 @@ class Engine:
         if point.is_identity:
             comparison = held.comparison.plain()
         elif (comparison := held.at(point)) is None:
-            points = tuple(neighbours(point))
-            columns = self._ask("neighbours", held.backbone, POINTS, settings, held.comparison, points)
+            points = tuple(neighbours(point))[-points_kept(held.comparison) :]
+            columns = self._ask("neighbours", held.backbone, len(points), settings, held.comparison, points)
             for one, column in zip(points, columns, strict=True):
                 held.history.add(one, column, SESSION_BYTES - held.comparison.nbytes)
             comparison = replace(held.comparison, coefficients=point, qsched=columns[-1])
         self._keep(session, held.backbone, comparison)
         return comparison
 
-    def call_seconds(self, backbone: str, steps: int) -> tuple[int, int]:
-        """For how many seconds a new image and a drag to new coefficients ask a lent GPU."""
-        return tuple(seconds(images, steps, backbone in self._backbones) for images in (3, POINTS))
+    def at_hand(self, session: str, coefficients: Coefficients) -> bool:
+        """Whether `rescale` to these coefficients asks for no lent GPU."""
+        held = self._sessions.get(session)
+        if held is None or not self.lends(held.backbone) or held.at(coefficients):
+            return True
+        point = snapped(coefficients)
+        return point.is_identity or held.at(point) is not None
+
+    def call_costs(self, held: Session) -> tuple[int, int, int]:
+        """For how many seconds a new image and a drag to new coefficients ask a lent GPU, and how many points
+        the latter computes.
+        """
+        points, steps = points_kept(held.comparison), held.comparison.settings.steps
+        loaded = held.backbone in self._backbones
+        return seconds(3, steps, loaded), seconds(points, steps, loaded), points
+
+    def _turn(self, session: str) -> threading.Lock:
+        """Held while a session waits for a lent GPU: its answers are kept in the order of asking, and no
+        other session waits for them.
+        """
+        with self._sessions_lock:
+            return self._turns.setdefault(session, threading.Lock())
 
     def _ask(self, name: str, backbone: str, images: int, settings: Settings, *arguments: Any) -> Any:
         """Compute on the lent GPU.
 
         Raises:
-            BackboneError: what went wrong there, in one sentence. Whatever the lender says.
+            BackboneError: what went wrong there or with the lender, in one sentence. What the lender says to
+                the visitor, such as that no GPU is free.
         """
         asked = seconds(images, settings.steps, backbone in self._backbones)
-        failed, answer = self._lent(Job(name, backbone, arguments, asked))
+        try:
+            failed, answer = self._lent(Job(name, backbone, arguments, asked))
+        except Exception as error:
+            if (sentence := no_answer(error)) is None:
+                raise
+            log.error("the lent GPU gave no answer", exc_info=error)
+            raise BackboneError(sentence) from error
         if failed:
             raise BackboneError(answer)
         return answer
@@ -446,6 +487,13 @@ class Engine:
             while len(self._sessions) > SESSIONS or (total > ALL_SESSIONS_BYTES and len(self._sessions) > 1):
                 _, oldest = self._sessions.popitem(last=False)
                 total -= oldest.nbytes
+
+
+def points_kept(comparison: Comparison) -> int:
+    """How many of the points around the sliders' a session has room for beside its comparison: no others are
+    computed.
+    """
+    return max(1, min(POINTS, (SESSION_BYTES - comparison.nbytes) // comparison.qsched.nbytes))
 
 
 def release_device(backbone: Backbone) -> None:

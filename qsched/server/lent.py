@@ -33,6 +33,21 @@ def seconds(images: int, steps: int, loaded: bool) -> int:
     return min(MOST_S, round(BEGIN_S + IMAGE_S * images * (steps + 1)) + (0 if loaded else LOAD_S))
 
 
+def no_answer(error: Exception) -> str | None:
+    """One sentence for an error that a call ended with; None where the lender's own message is one, such as
+    that no GPU is free.
+    """
+    title = getattr(error, "title", None)  # the lender's errors are gradio's, which have one
+    if title is None:
+        return "No GPU could be asked for just now: try again in a minute."
+    if title == "ZeroGPU worker error":  # with the name of a class
+        return (
+            f"Something failed on the lent GPU ({error.message}): the images on the page are still the last "
+            "good ones."
+        )
+    return None
+
+
 def snapped(coefficients: Coefficients) -> Coefficients:
     """The nearest coefficients on the grid of points that calls compute."""
     return _moved(coefficients, 0, 0)

@@ -2,13 +2,23 @@
 
 import gradio as gr
 
+from qsched.server.engine import Engine
+
 HIDDEN = {"show_progress": "hidden", "api_visibility": "private"}
 QUIET = HIDDEN | {"trigger_mode": "always_last"}
-DEVICE = {"concurrency_id": "device", "concurrency_limit": 1}
+WAITING = 16
+"""So many visitors can wait for a lent GPU at once."""
 RECORD_LINK = (
     "() => { document.querySelector('#{0}')?.querySelector('a,button')?.click() ?? "
     "document.querySelector('#{0}')?.click() }"
 )
+
+
+def on_device(engine: Engine) -> dict:
+    """How an event that computes is declared: one at a time, but where a GPU is lent nobody waits for
+    another's, and the engine puts in order what it computes itself.
+    """
+    return {"concurrency_id": "device", "concurrency_limit": WAITING if engine.lends_any else 1}
 
 
 def settle(event: gr.events.Dependency, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
 from qsched.comparison.facts import ScorerFacts
 from qsched.presets import Preset, preset_name
+from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import K_DEFAULT, QUALITY
 from qsched.scoring.signatures import Badge
 from qsched.search.options import DESCENTS
@@ -65,6 +66,16 @@ DRAFT = (
     '<div class="caption" data-draft><span>Draft by the tiny decoder: stop to see the image and its '
     "scores.</span></div>"
 )
+
+
+def not_asked(coefficients: Coefficients) -> str:
+    """Under the last image while a hand moves: these coefficients would ask for a lent GPU. The page asks
+    when the hand lets go.
+    """
+    at = f"c_x {coefficients.c_x}, c_eps {coefficients.c_eps}"
+    return (
+        f'<div class="caption" data-draft="lent" title="{at}"><span>Let go to ask for the GPU.</span></div>'
+    )
 
 
 def latency(seconds: float) -> str:
@@ -173,11 +184,11 @@ def badge(found: Badge) -> str:
     return f'<span class="chip" tabindex="0" data-why="{escape(why)}" aria-label="{escape(f"{found.name}: {why}")}">{escape(found.name)}</span>'  # noqa: E501
 
 
-def lent(image_s: int, drag_s: int) -> str:
+def lent(image_s: int, drag_s: int, points: int) -> str:
     """What a call of a GPU that is lent costs."""
     return (
         f"This Space lends a GPU for each call: an image asks for {image_s} s of your minutes of the day, "
-        f"new coefficients for {drag_s} s, which compute the 25 nearest points at once."
+        f"new coefficients for {drag_s} s, which compute the {points} nearest points at once."
     )
 
 

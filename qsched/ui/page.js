@@ -85,11 +85,17 @@ window.qsched = (() => {
     });
   };
 
-  // A draft is drawn by the full decoder when no other has come for a moment.
-  let waiting;
+  // A draft is drawn by the full decoder when no other has come for a moment; a lent GPU is asked for when the hand lets go.
+  let waiting, pressed = false;
+  for (const name of ["pointerdown", "pointerup", "pointercancel"])
+    document.addEventListener(name, () => (pressed = name === "pointerdown"), true);
   const rest = () => {
     clearTimeout(waiting);
-    waiting = setTimeout(() => document.querySelector("[data-draft]") && document.querySelector("#refine")?.click(), 300);
+    waiting = setTimeout(() => {
+      const draft = document.querySelector("[data-draft]");
+      if (pressed && draft?.dataset.draft === "lent") rest();
+      else if (draft) document.querySelector("#refine")?.click();
+    }, 300);
   };
   const pictures = new MutationObserver(() => (sync(), rest()));
 
@@ -145,5 +151,5 @@ window.qsched = (() => {
 
   const toggleDark = () => document.body.classList.toggle("dark");
 
-  return { mark, copy, share, toggleDark };
+  return { mark, copy, share, toggleDark, rest };
 })();

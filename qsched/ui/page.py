@@ -19,7 +19,7 @@ from qsched.ui.api import public_compare, public_export, public_searches
 from qsched.ui.compare.tab import CompareTab
 from qsched.ui.compare.wiring import wire
 from qsched.ui.errors import reports_errors, toast
-from qsched.ui.events import HIDDEN
+from qsched.ui.events import HIDDEN, on_device
 from qsched.ui.search.tab import SearchTab
 from qsched.ui.search.wiring import wire_search
 from qsched.ui.visitors import GUEST, furnish
@@ -121,8 +121,8 @@ def build_app(
         wire_search(search, demo, tabs, searching)
         demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
         demo.compare, demo.search = compare, search
-        device = {"concurrency_id": "device", "concurrency_limit": 1}
-        gr.api(reports_errors(public_compare(engine), page=False), api_name="compare", **device)
+        compared = reports_errors(public_compare(engine), page=False)
+        gr.api(compared, api_name="compare", **on_device(engine))
         gr.api(reports_errors(public_export(engine), page=False), api_name="export")
         saved = public_searches(search.searches, search.runner)
         gr.api(reports_errors(saved, page=False), api_name="searches")

@@ -31,6 +31,7 @@ READ_DARK = "(dark, left, right) => [document.body.classList.contains('dark'), l
 ROLL = "() => Math.floor(Math.random() * 2 ** 31)"
 BUSY = "(...settings) => { document.body.classList.add('busy'); return settings }"
 MARK = "(...point) => { window.qsched?.mark(...point) }"
+REST = "() => { window.qsched?.rest() }"
 COPY = "() => { window.qsched?.share() }"
 TO_SEARCH = "() => { document.querySelector('#tabs [role=tab]:nth-of-type(2)')?.click() }"
 COPY_SNIPPET = (

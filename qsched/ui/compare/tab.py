@@ -114,7 +114,7 @@ class CompareTab:
         settings, has_tiny = comparison.settings, self.engine.has_tiny_decoder(held.backbone)
         known = self.engine.best_known(held.backbone, settings, held.k) is not None
         if self.engine.lends(held.backbone):
-            notes += (fragments.lent(*self.engine.call_seconds(held.backbone, settings.steps)),)
+            notes += (fragments.lent(*self.engine.call_costs(held)),)
         notes += comparison.notes if known else (*comparison.notes, links.nothing_known(settings))
         return (
             slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
@@ -285,9 +285,13 @@ class CompareTab:
         chosen, which the page has replaced as soon as the hand rests."""
         held, image = self.engine.session(request.session_hash), None
         try:
-            if given[self.controls.drafts] and held:
+            if held:
                 coefficients = self.coefficients(given, held.comparison.settings.steps)
-                image = self.engine.sketch(request.session_hash, coefficients)
+                if not self.engine.at_hand(request.session_hash, coefficients):
+                    wait = fragments.not_asked(coefficients)
+                    return {self.results.captions[2]: wait, self.controls.hint: ""}
+                if given[self.controls.drafts]:
+                    image = self.engine.sketch(request.session_hash, coefficients)
         except Exception as error:
             return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
         if image is None:
@@ -307,7 +311,9 @@ class CompareTab:
             coefficients = self.coefficients(given, held.comparison.settings.steps)
             return self.third_shown(self.rescaled(request, coefficients))
         except Exception as error:
-            return {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
+            # where nothing was asked for yet, the last image's numbers come back
+            back = self.third_shown(self.held(request)) if self.engine.lends(held.backbone) else {}
+            return back | {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
 
     def reshape(self, request: gr.Request, shape: str):
         """Another shape over the steps, starting from the current coefficients."""

@@ -1,19 +1,17 @@
 """Which event of the Compare tab calls which handler, and what may run at once."""
 
-import os
-
 import gradio as gr
 
 from qsched.ui.compare import links
 from qsched.ui.compare import save as downloads
 from qsched.ui.compare.tab import CompareTab
 from qsched.ui.errors import reports_errors
-from qsched.ui.events import DEVICE, HIDDEN, QUIET, RECORD_LINK, settle
+from qsched.ui.events import HIDDEN, QUIET, RECORD_LINK, on_device, settle
 
 
 def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     """Connect every widget; `toggle` switches between dark and light."""
-    c, r = tab.controls, tab.results
+    c, r, device = tab.controls, tab.results, on_device(tab.engine)
     pair = [r.left, r.right]
     third, shown, chosen = tab.third, tab.shown, tab.chosen
     pair_and_dark = {tab.dark, *pair}
@@ -24,7 +22,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         "outputs": shown + chosen,
         "js": links.BUSY,
         **QUIET,
-        **DEVICE,
+        **device,
     }
     demo.load(
         reports_errors(tab.open),
@@ -33,7 +31,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         api_name="open",
         js=links.READ_DARK,
         **HIDDEN,
-        **DEVICE,
+        **device,
     )
     demo.unload(tab.forget)
     asked = [c.generate.click, c.prompt.submit, c.seed.submit]
@@ -81,18 +79,19 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         {c.shape, c.drafts, *c.sliders},
         [*r.qsched, c.hint, c.state],
         api_name="adjust",
-        queue=bool(os.environ.get("SPACES_ZERO_GPU")),  # there a device is lent through the queue alone
+        queue=tab.engine.lends_any,  # a GPU is lent through the queue alone
         **QUIET,
-        **DEVICE,
+        **device,
     )
     c.refine.click(
-        tab.adjust, {c.shape, *c.sliders}, [*r.qsched, c.hint, c.state], api_name="refine", **QUIET, **DEVICE
+        tab.adjust, {c.shape, *c.sliders}, [*r.qsched, c.hint, c.state], api_name="refine", **QUIET, **device
     )
+    r.captions[2].change(None, None, None, js=links.REST, api_name="rest", **HIDDEN)
     c.hint.change(tab.complain, set(c.sliders), None, api_name="complain", **QUIET)
-    c.shape.input(reports_errors(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **DEVICE)
-    c.best.click(reports_errors(tab.best), None, third, api_name="best", **QUIET, **DEVICE)
-    c.reset.click(reports_errors(tab.reset), c.shape, third, api_name="reset", **QUIET, **DEVICE)
-    r.surface.select(reports_errors(tab.select), None, third, api_name="select", **QUIET, **DEVICE)
+    c.shape.input(reports_errors(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **device)
+    c.best.click(reports_errors(tab.best), None, third, api_name="best", **QUIET, **device)
+    c.reset.click(reports_errors(tab.reset), c.shape, third, api_name="reset", **QUIET, **device)
+    r.surface.select(reports_errors(tab.select), None, third, api_name="select", **QUIET, **device)
     gr.on([r.left.input, r.right.input], reports_errors(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
     recolour = {
         "fn": reports_errors(tab.redraw),

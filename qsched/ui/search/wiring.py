@@ -7,7 +7,7 @@ import gradio as gr
 from qsched.search.options import STRATEGIES
 from qsched.ui.compare import links
 from qsched.ui.errors import reports_errors
-from qsched.ui.events import DEVICE, HIDDEN, QUIET, RECORD_LINK, settle
+from qsched.ui.events import HIDDEN, QUIET, RECORD_LINK, on_device, settle
 from qsched.ui.search.export_handlers import ExportHandlers
 from qsched.ui.search.inputs import EXPLAIN, explained_strategy
 from qsched.ui.search.tab import SearchTab
@@ -88,7 +88,7 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     used = r.use.click(
         reports_errors(tab.use), [compare.dark, *pair],
         [*compare.shown, *compare.chosen],
-        api_name="search_use", js=links.BUSY, **HIDDEN, **DEVICE,
+        api_name="search_use", js=links.BUSY, **HIDDEN, **on_device(tab.engine),
     )  # fmt: skip
     settle(used, "_use")
     used.success(lambda: gr.update(selected="compare"), None, tabs, api_name="search_to_compare", **HIDDEN)

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> Result:
 
     preset = load_preset(args.preset)
     if preset.surface is None:
-        raise ValueError(f"{args.preset} has no surface. {preset.mark}")
+        raise ValueError(f"{args.preset} has no surface: {preset.mark.replace('These', 'its', 1)}")
     k, surface = preset.k if args.k is None else args.k, preset.surface
     folder = _folder(args.out)
     found, noise = surface.stability(k=k), surface.uncertainty(k)

@@ -234,6 +234,7 @@ def test_averaged_weights_are_lent_and_given_back():
     assert torch.equal(model.weight, own) and model.training
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch):
     """Three steps of everything on eight concepts: clip, denoiser, distil, export, sheet, report."""
     folder, work = tmp_path / "emoji-clip", tmp_path / "work"

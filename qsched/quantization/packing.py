@@ -164,6 +164,6 @@ def int_mm(a: Tensor, b: Tensor, pad: bool | None = None) -> Tensor:
     if (a.is_cuda if pad is None else pad) and (m <= 16 or k % 8 or n % 8):
         a, b = F.pad(a, (0, -k % 8, 0, max(0, 32 - m))), F.pad(b, (0, -k % 8, 0, -n % 8))
     if a.device.type == "cpu" and not has_vnni():
-        return _exact_float_mm(a, b)
+        return _exact_float_mm(a, b)[:m, :n]
     # contiguous: CPU kernels were seen 280x slower on strided matrices
     return torch._int_mm(a.contiguous(), b.contiguous().t())[:m, :n]

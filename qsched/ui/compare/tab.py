@@ -266,7 +266,7 @@ class CompareTab:
         """
         held = self.engine.session(request.session_hash)
         backbone, settings = self.asked(request, given)
-        coefficients = links.followed(self.engine, held, backbone, settings)
+        coefficients = followed = links.followed(self.engine, held, backbone, settings)
         shape = given[self.controls.shape] if coefficients is None else coefficients.shape
         if coefficients is None:
             coefficients = self.coefficients(given, settings.steps)
@@ -276,6 +276,9 @@ class CompareTab:
             shape = newest.comparison.coefficients.shape
         pair = (given[widget] for widget in (self.dark, self.results.left, self.results.right))
         updates = self.everything(newest, *pair, shape)
+        if followed is None:  # the sliders say it themselves, and a hand may have moved them meanwhile
+            for slider in self.controls.sliders:
+                updates[slider].pop("value")
         if held and held.backbone != backbone:
             updates |= self.settings_shown(backbone, settings)
         return updates

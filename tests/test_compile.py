@@ -58,6 +58,23 @@ def relative(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
+@pytest.fixture(autouse=True)
+def instructions(monkeypatch):
+    """As on a CPU that has instructions for integer products, so that one can see them in the graph."""
+    monkeypatch.setattr("qsched.quantization.packing.has_vnni", lambda: True)
+
+
+def test_without_such_instructions_a_model_is_one_graph_too(monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    small, graphs, x = Small(), Graphs(), torch.randn(2, 16, 8, 8)
+    quantize(small, "w4a8", execution="int8")
+    with torch.inference_mode():
+        compiled = torch.compile(small, fullgraph=True, backend=graphs)
+        assert torch.equal(compiled(x), small(x)) and len(graphs) == 1
+    assert not any("_int_mm" in str(node.target) for node in graphs[0].graph.nodes)
+
+
 @pytest.mark.parametrize(("id", "bits"), [("lcm-dreamshaper-v7", "w4a8"), ("flux1-schnell", "w8a8")])
 def test_a_whole_denoiser_is_one_graph(id, bits):
     backbone, graphs = tiny(id), Graphs()

@@ -134,8 +134,9 @@ def quantize_activation(x: Tensor, bits: int, dims: tuple[int, ...]) -> tuple[Te
     return x.div(scale).round_().clamp_(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1), scale
 
 
+@torch.compiler.assume_constant_result
 def has_vnni() -> bool:
-    """Whether this CPU has instructions for sums of int8 products."""
+    """Whether this CPU has instructions for sums of int8 products; a constant for torch.compile."""
     return getattr(torch.cpu, "_is_vnni_supported", lambda: False)()
 
 

@@ -116,10 +116,3 @@ QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.
 @given(data=st.data())
 def test_hostile_values_are_answered_soon_and_touch_nothing(target, capfd, data):
     attack(target, capfd, data)
-
-
-@pytest.mark.slow
-@settings(max_examples=2_000, deadline=None, suppress_health_check=QUIET, derandomize=True)
-@given(data=st.data())
-def test_two_thousand_of_them(target, capfd, data):
-    attack(target, capfd, data)

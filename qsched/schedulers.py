@@ -235,7 +235,7 @@ class QSchedMixin:
             self._path = self.timesteps
             stock(*args, **kwargs)
         for name in ("c_x", "c_eps"):
-            self._expanded(name)
+            self.expanded(name)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
@@ -262,11 +262,12 @@ class QSchedMixin:
             except IndexError:  # not a timestep of this schedule; the stock step knows best what to say
                 return super().step(model_output, timestep, sample, *args, **kwargs)
         place = self._place()
-        model_output = scale(model_output, between(self._expanded("c_eps"), place), "c_eps")
-        sample = scale(sample, between(self._expanded("c_x"), place), "c_x")
+        model_output = scale(model_output, between(self.expanded("c_eps"), place), "c_eps")
+        sample = scale(sample, between(self.expanded("c_x"), place), "c_x")
         return super().step(model_output, timestep, sample, *args, **kwargs)
 
-    def _expanded(self, name: str) -> Tensor:
+    def expanded(self, name: str) -> Tensor:
+        """One coefficient ("c_x" or "c_eps") per timestep, float32 (steps,) or (steps, batch)."""
         # Never stored: a ramp that is drawn anew cannot outlive a change of the step count.
         path = self.timesteps if self._path is None else self._path
         return expand(self._run_time.get(name, self.config[name]), len(path), name)

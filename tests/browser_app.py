@@ -66,6 +66,7 @@ class TinyBackbone(Backbone):
     """Stands in for the embedded model at a thousandth of its cost."""
 
     latent_shape = (3, 64, 64)
+    decodes_at_once = True
 
     def encode(self, prompts):
         wishes = []

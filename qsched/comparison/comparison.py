@@ -30,6 +30,8 @@ from qsched.settings import SEED
 
 FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
 PROMPT_LIMIT = 2000
+PATH_SIDE = 160
+"""Pixels of an image of a path at most."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,11 @@ class Column:
     """One image with its numbers.
 
     stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s:
-        seconds for
-    all steps and the decode (for Q-Sched the shared first prediction is counted in); first_run: whether the
-    first run of the denoiser is in it. alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in [0, 1] (or what
-    the scorer's quality is); both None where no scorer can be had. ssim, psnr (dB), lpips: to full precision;
-    lpips is None without a network for it.
+    seconds for all steps and the decode (for Q-Sched the shared first prediction is counted in); first_run:
+    whether the first run of the denoiser is in it. alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in
+    [0, 1] (or what the scorer's quality is); both None where no scorer can be had. ssim, psnr (dB), lpips: to
+    full precision; lpips is None without a network for it. path: small images of what each step believed the
+    finished image to be, none where only a slow decoder could draw them.
     """
 
     name: str
@@ -88,11 +90,12 @@ class Column:
     badges: tuple[Badge, ...] = ()
     lpips: float | None = None
     first_run: bool = False
+    path: tuple[Image.Image, ...] = ()
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the image in memory."""
-        return self.image.width * self.image.height * len(self.image.getbands())
+        """Bytes of its images in memory."""
+        return sum(one.width * one.height * len(one.getbands()) for one in (self.image, *self.path))
 
     @property
     def scored(self) -> bool:
@@ -196,7 +199,10 @@ def compare(
         if isinstance(judge, ScorerError):
             notes += (f"The images have no scores. {judge}",)
         first_run, begin = backbone.first_run(backbone.denoiser, settings.tiny_decoder), time.perf_counter()
-        latents = sample(backbone, condition.to(backbone.device), noise, settings.steps)
+        estimates: list[Tensor] = []
+        latents = sample(
+            backbone, condition.to(backbone.device), noise, settings.steps, estimates=estimates
+        )
         images = decode(backbone, latents, settings.tiny_decoder).cpu()
         latency, reference = _elapsed(backbone, begin), images
         full = _column(
@@ -209,15 +215,18 @@ def compare(
             backbone.full_precision_bytes,
             latency,
             first_run,
+            estimates,
         )
 
     quantized = backbone.quantized(settings.quantization)
     first_run, begin = backbone.first_run(quantized.module, settings.tiny_decoder), time.perf_counter()
     first = first_prediction(backbone, condition.to(backbone.device), noise, settings.steps, quantized.module)
     first_s = _elapsed(backbone, begin)
-    images, rest_s = _continue(backbone, condition, noise, settings, None, quantized.module, first)
+    images, rest_s, estimates = _continue(backbone, condition, noise, settings, None, quantized.module, first)
     stored, latency = quantized.report.bytes_after, first_s + rest_s
-    naive = _column(backbone, judge, settings, NAIVE, images, reference, stored, latency, first_run)
+    naive = _column(
+        backbone, judge, settings, NAIVE, images, reference, stored, latency, first_run, estimates
+    )
     comparison = Comparison(
         name,
         settings,
@@ -252,7 +261,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
         return comparison.plain()
     quantized = backbone.quantized(settings.quantization)
     first_run = backbone.first_run(quantized.module, settings.tiny_decoder)
-    images, rest_s = _continue(
+    images, rest_s, estimates = _continue(
         backbone,
         comparison.condition,
         comparison.noise,
@@ -271,6 +280,7 @@ def rescale(backbone: Backbone, comparison: Comparison, coefficients: Coefficien
         quantized.report.bytes_after,
         comparison.first_s + rest_s,
         first_run or comparison.naive.first_run,  # the first prediction is from there
+        estimates,
     )
     return replace(comparison, coefficients=coefficients, qsched=column)
 
@@ -291,7 +301,7 @@ def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficient
     backbone.use(settings.steps)
     module, first = backbone.quantized(settings.quantization).module, comparison.first.to(backbone.device)
     small = replace(settings, tiny_decoder=True)
-    images, _ = _continue(
+    images, *_ = _continue(
         backbone, comparison.condition, comparison.noise, small, coefficients, module, first
     )
     return _drawn(images.nan_to_num(0.0, 0.0, 0.0))
@@ -311,12 +321,12 @@ def _continue(
     coefficients: Coefficients | None,
     denoiser: nn.Module,
     first: Tensor,
-) -> tuple[Tensor, float]:
-    begin = time.perf_counter()
+) -> tuple[Tensor, float, list[Tensor]]:
+    begin, estimates = time.perf_counter(), []
     at = condition.to(backbone.device)
-    latents = sample(backbone, at, noise, settings.steps, coefficients, denoiser, first)
+    latents = sample(backbone, at, noise, settings.steps, coefficients, denoiser, first, estimates)
     images = decode(backbone, latents, settings.tiny_decoder).cpu()
-    return images, _elapsed(backbone, begin)
+    return images, _elapsed(backbone, begin), estimates
 
 
 def judge_of(backbone: Backbone) -> Scorer | ScorerError:
@@ -337,6 +347,7 @@ def _column(
     stored_bytes: int,
     latency_s: float,
     first_run: bool,
+    estimates: list[Tensor],
 ) -> Column:
     images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)  # broken: black
     scores = None if isinstance(judge, ScorerError) else judge.score(images, [settings.prompt])
@@ -354,7 +365,21 @@ def _column(
         badges=tuple(failure_badges(images[0], None if name == FULL_PRECISION else reference[0])),
         lpips=None if likeness.lpips is None else float(likeness.lpips[0]),
         first_run=first_run,
+        path=path_images(backbone, estimates),
     )
+
+
+def path_images(backbone: Backbone, estimates: list[Tensor]) -> tuple[Image.Image, ...]:
+    """Each step's estimate of x_0 (1, C, H, W) as an image of at most PATH_SIDE pixels, drawn by the fastest
+    decoder; none where that is slow.
+    """
+    if not (backbone.decodes_at_once or backbone.has_tiny_decoder):
+        return ()
+    images = decode(backbone, torch.cat(estimates), backbone.has_tiny_decoder).cpu()
+    drawn = [_drawn(image[None].nan_to_num(0.0, 0.0, 0.0)) for image in images]
+    for image in drawn:
+        image.thumbnail((PATH_SIDE, PATH_SIDE))
+    return tuple(drawn)
 
 
 def _drawn(images: Tensor) -> Image.Image:

@@ -31,7 +31,7 @@ def record(comparison: Comparison, k: float = K_DEFAULT) -> dict[str, Any]:
 
 
 def _numbers(column: Column, k: float, reference: Column) -> dict[str, Any]:
-    numbers = {name: value for name, value in vars(column).items() if name not in ("image", "badges")}
+    numbers = {name: value for name, value in vars(column).items() if name not in ("image", "path", "badges")}
     return numbers | {
         "jaq": column.jaq(k),
         "jaq_difference": column.jaq_difference(reference, k),

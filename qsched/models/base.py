@@ -96,6 +96,11 @@ class Backbone(ABC):
         """Whether decode(latents, tiny=True) is faster than decode(latents)."""
         return False
 
+    @property
+    def decodes_at_once(self) -> bool:
+        """Whether decode(latents) costs nothing worth counting."""
+        return False
+
     def place(self) -> None:
         """Move to the device what an image needs, as far as it fits; a small model lies there anyway."""
         return

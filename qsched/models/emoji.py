@@ -58,6 +58,10 @@ class EmojiBackbone(Backbone):
         side = self.denoiser.config.sample_size
         return CHANNELS, side, side
 
+    @property
+    def decodes_at_once(self) -> bool:
+        return True
+
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Condition:
         # so that a prompt's numbers do not depend on the others

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from qsched.models.base import Backbone, Condition
 from qsched.sampling.coefficients import Coefficients, stack
+from qsched.sampling.estimates import clean_estimate
 from qsched.schedulers import with_coefficients
 
 
@@ -129,6 +130,7 @@ def sample(
     coefficients: Coefficients | Sequence[Coefficients] | None = None,
     denoiser: nn.Module | None = None,
     first: Tensor | None = None,
+    estimates: list[Tensor] | None = None,
 ) -> Tensor:
     """Run the trajectory and return the final latents (batch, C, H, W).
 
@@ -137,6 +139,7 @@ def sample(
         coefficients: one for all, one per image, or None for the stock scheduler.
         denoiser: None for full precision.
         first: the prediction at the first step, if it is known; saves one call.
+        estimates: a list that gets each step's estimate of x_0, (batch, C, H, W).
     """
     scheduler = prepare_scheduler(backbone, steps, coefficients)
     return denoise(
@@ -147,6 +150,7 @@ def sample(
         noise.generators(),
         denoiser,
         first,
+        estimates=estimates,
     )
 
 
@@ -161,18 +165,21 @@ def denoise(
     prediction: Tensor | None = None,
     begin: int = 0,
     end: int | None = None,
+    estimates: list[Tensor] | None = None,
 ) -> Tensor:
     """The steps begin to end (None = the last one) of a prepared scheduler: x_begin to x_end, both (batch, C,
     H, W).
 
-    prediction: E(x_begin, t_begin), if it is known; saves one call.
+    prediction: E(x_begin, t_begin), if it is known; saves one call. estimates: as for `sample`.
     """
     if begin:
         scheduler.set_begin_index(begin)
-    for timestep in scheduler.timesteps[begin:end]:
+    for index, timestep in enumerate(scheduler.timesteps[begin:end], begin):
         seen = scaled(scheduler, latents, timestep)
         if prediction is None:
             prediction = backbone.predict(seen, timestep, condition, denoiser)
+        if estimates is not None:
+            estimates.append(clean_estimate(scheduler, index, prediction, latents))
         latents = scheduler.step(
             prediction,
             timestep,

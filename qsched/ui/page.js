@@ -149,7 +149,33 @@ window.qsched = (() => {
 
   document.addEventListener("load", (event) => event.target.closest?.("#wipe") && sync(), true); // it has no texts of its own
 
+  // The steps of the path, one after the other in the large images; an image that the server changes meanwhile stays.
+  let playing;
+  const play = () => {
+    clearInterval(playing?.timer);
+    playing?.end();
+    const images = [...document.querySelectorAll(".q-pictures .shown img")], ends = images.map((image) => image.src);
+    const rows = ["full-precision", "naive", "qsched"].map((key) => [...document.querySelectorAll(`[data-path="${key}"]`)]);
+    const ours = new Set(rows.flat().map((image) => image.src)), steps = rows[0].length;
+    let step = -1;
+    const end = () => {
+      document.querySelectorAll("#path .now").forEach((image) => image.classList.remove("now"));
+      images.forEach((image, index) => ours.has(image.src) && (image.src = ends[index]));
+      clearInterval(playing.timer);
+      playing = undefined;
+    };
+    const next = () => {
+      if (++step >= steps) return end();
+      rows.forEach((row, index) => {
+        row.forEach((image, at) => image.classList.toggle("now", at === step));
+        if (images[index] && (ours.has(images[index].src) || images[index].src === ends[index])) images[index].src = row[step].src;
+      });
+    };
+    playing = { timer: setInterval(next, 900), end };
+    next();
+  };
+
   const toggleDark = () => document.body.classList.toggle("dark");
 
-  return { mark, copy, share, toggleDark, rest };
+  return { mark, copy, share, play, toggleDark, rest };
 })();

@@ -33,6 +33,7 @@ BUSY = "(...settings) => { document.body.classList.add('busy'); return settings 
 MARK = "(...point) => { window.qsched?.mark(...point) }"
 REST = "() => { window.qsched?.rest() }"
 COPY = "() => { window.qsched?.share() }"
+PLAY = "() => { window.qsched?.play() }"
 TO_SEARCH = "() => { document.querySelector('#tabs [role=tab]:nth-of-type(2)')?.click() }"
 COPY_SNIPPET = (
     "() => { window.qsched?.copy(document.querySelector('#snippet code').textContent, '#copy-snippet') }"

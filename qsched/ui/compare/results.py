@@ -9,6 +9,7 @@ from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparis
 from qsched.presets import Preset
 from qsched.settings import K
 from qsched.ui import fragments
+from qsched.ui.compare import path
 from qsched.ui.images import image_box, shown
 from qsched.ui.widgets import widget
 
@@ -24,6 +25,8 @@ class Results:
     captions: list[gr.HTML]
     notes: gr.HTML
     verdict: gr.HTML
+    path: gr.HTML
+    play: gr.Button
     scores: gr.HTML
     definition: gr.HTML
     k: gr.Slider
@@ -50,7 +53,7 @@ class Results:
     @property
     def qsched(self) -> list[gr.components.Component]:
         """What a drag changes."""
-        return [self.images[2], self.captions[2], self.verdict, self.scores]
+        return [self.images[2], self.captions[2], self.verdict, self.path, self.scores]
 
 
 def build_results() -> Results:
@@ -68,6 +71,11 @@ def build_results() -> Results:
     notes = gr.HTML("", elem_id="notes", elem_classes="plain")
     with gr.Column(elem_classes="q-card"):
         verdict = gr.HTML(elem_id="verdict", elem_classes="plain")
+        with gr.Row(elem_classes="path-head"):
+            gr.HTML(path.HEADING, elem_classes="plain")
+            play = gr.Button("Play", elem_id="play", size="md", scale=0, min_width=80)
+        strip = gr.HTML(elem_id="path", elem_classes="plain")
+    with gr.Column(elem_classes="q-card"):
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
         with gr.Row(elem_classes="under-scores"):
             definition = gr.HTML(elem_id="definition", elem_classes="plain")
@@ -123,6 +131,8 @@ def build_results() -> Results:
         captions,
         notes,
         verdict,
+        strip,
+        play,
         scores,
         definition,
         k,
@@ -147,6 +157,7 @@ def all_columns(results: Results, comparison: Comparison, k: float, preset: Pres
     """Outputs for all three images and everything below them that speaks of them."""
     updates: dict = {
         results.notes: fragments.notes(comparison.notes),
+        results.path: path.strip(comparison),
     } | judged(results, comparison, k, preset)
     for image, text, column in zip(results.images, results.captions, comparison.columns, strict=True):
         updates |= {image: shown(column.image), text: fragments.caption(column)}
@@ -167,6 +178,7 @@ def third_column(results: Results, comparison: Comparison, k: float, preset: Pre
     return {
         results.images[2]: shown(column.image),
         results.captions[2]: fragments.caption(column),
+        results.path: path.strip(comparison),
     } | judged(results, comparison, k, preset)
 
 

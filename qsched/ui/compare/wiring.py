@@ -128,6 +128,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         **HIDDEN,
     )
     c.share.click(None, None, None, js=links.COPY, api_name="share", **HIDDEN)
+    r.play.click(None, None, None, js=links.PLAY, api_name="play", **HIDDEN)
     for button, file, write, name in (
         (r.save_images, r.images_file, downloads.images_file, "download_images"),
         (r.save_record, r.record_file, downloads.record_file, "download_record"),

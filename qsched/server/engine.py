@@ -39,6 +39,7 @@ from qsched.scoring import K_DEFAULT
 from qsched.server.device_thread import DeviceThread
 from qsched.server.history import History
 from qsched.server.lent import POINTS, Job, neighbours, no_answer, seconds, snapped
+from qsched.settings import MAIN_BITS
 
 log = logging.getLogger("qsched.server")
 SOURCE = "@"
@@ -360,6 +361,26 @@ class Engine:
             comparison = replace(held.comparison, coefficients=point, qsched=columns[-1])
         self._keep(session, held.backbone, comparison)
         return comparison
+
+    def each_bit_width(self, session: str) -> Iterator[tuple[str, Comparison]]:
+        """What a session looks at, at each of MAIN_BITS with the best known coefficients; it keeps what it
+        has.
+
+        Raises:
+            BackboneError: its backbone computes on a lent GPU, which would be asked for at each.
+        """
+        held = self._sessions[session]
+        if self.lends(held.backbone):
+            raise BackboneError("On a GPU that is lent for seconds, choose one bit-width at a time.")
+        for bits in MAIN_BITS:
+            quantization = replace(held.comparison.settings.quantization, bits=bits)
+            settings = replace(held.comparison.settings, quantization=quantization)
+            yield bits, self._compare_beside(held, settings)
+
+    @_on_device
+    def _compare_beside(self, held: Session, settings: Settings) -> Comparison:
+        coefficients = self.start(held.backbone, settings, held.k)
+        return self._compare_here(held.backbone, settings, coefficients, held.comparison)
 
     def at_hand(self, session: str, coefficients: Coefficients) -> bool:
         """Whether `rescale` to these coefficients asks for no lent GPU."""

@@ -115,6 +115,11 @@ def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:
     return f'<p class="verdict" role="status">{text}</p>'
 
 
+def judged_tone(difference: float) -> str:
+    """Style class of a difference of one image's JAQ to naive."""
+    return "fair" if abs(difference) < SAME_JAQ else "good" if difference > 0 else "bad"
+
+
 def _judged(difference: float, other: str = "") -> str:
     tone, word, link = ("good", "Better", "than") if difference > 0 else ("bad", "Worse", "than")
     if not difference:

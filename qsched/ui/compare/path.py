@@ -1,13 +1,10 @@
 """The path: what each step believed the finished image to be, a row per image and a column per step."""
 
-import base64
-import io
 from html import escape
-
-from PIL import Image
 
 from qsched.comparison.comparison import Column, Comparison
 from qsched.ui.fragments import KEYS, TITLES
+from qsched.ui.images import inline
 
 HEADING = (
     '<h3>Path</h3><p class="fine">What each step believes the finished image to be. The coefficients bend '
@@ -34,7 +31,7 @@ def strip(comparison: Comparison) -> str:
 def _row(column: Column) -> str:
     title, key = TITLES[column.name], KEYS[column.name]
     images = "".join(
-        f'<img data-path="{key}" alt="{escape(title)} after step {index + 1}" src="{_inline(image)}">'
+        f'<img data-path="{key}" alt="{escape(title)} after step {index + 1}" src="{inline(image)}">'
         for index, image in enumerate(column.path)
     )
     return f'<b class="{key}"><i></i>{escape(title)}</b>{images}'
@@ -46,9 +43,3 @@ def _coefficients(comparison: Comparison, steps: int) -> str:
         f'<span class="step">c<sub>x</sub> {c_x:.3g}<br>c<sub>ε</sub> {c_eps:.3g}</span>'
         for c_x, c_eps in rows
     )
-
-
-def _inline(image: Image.Image) -> str:
-    data = io.BytesIO()
-    image.save(data, "WEBP", quality=90)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -10,6 +10,7 @@ from qsched.presets import Preset
 from qsched.settings import K
 from qsched.ui import fragments
 from qsched.ui.compare import path
+from qsched.ui.compare.glance import Glance, build_glance
 from qsched.ui.images import image_box, shown
 from qsched.ui.widgets import widget
 
@@ -27,6 +28,7 @@ class Results:
     verdict: gr.HTML
     path: gr.HTML
     play: gr.Button
+    glance: Glance
     scores: gr.HTML
     definition: gr.HTML
     k: gr.Slider
@@ -75,6 +77,7 @@ def build_results() -> Results:
             gr.HTML(path.HEADING, elem_classes="plain")
             play = gr.Button("Play", elem_id="play", size="md", scale=0, min_width=80)
         strip = gr.HTML(elem_id="path", elem_classes="plain")
+    glance = build_glance()
     with gr.Column(elem_classes="q-card"):
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
         with gr.Row(elem_classes="under-scores"):
@@ -133,6 +136,7 @@ def build_results() -> Results:
         verdict,
         strip,
         play,
+        glance,
         scores,
         definition,
         k,

@@ -15,7 +15,7 @@ from qsched.server.engine import SOURCE, Engine, Session, named
 from qsched.settings import K
 from qsched.ui import fragments, values
 from qsched.ui.compare import download as arrival_view
-from qsched.ui.compare import links, surface_view
+from qsched.ui.compare import glance, links, surface_view
 from qsched.ui.compare.controls import Controls, build_controls, slider_updates
 from qsched.ui.compare.results import (
     Results,
@@ -403,6 +403,13 @@ class CompareTab:
     def resweep(self, request: gr.Request, dark: bool, opened: bool):
         """The k sweep of another surface or k, if anybody sees it."""
         return self.sweep(request, dark) if opened else {self.results.sweep_open: False}
+
+    def glance(self, request: gr.Request):
+        """What the session looks at, at all bit-widths."""
+        held = self.held(request)
+        found = self.engine.each_bit_width(request.session_hash)
+        known = lambda settings: self.engine.best_known(held.backbone, settings, held.k) is not None
+        yield from glance.cards(self.results.glance, held, found, known)
 
     def wipe(self, request: gr.Request, left: str, right: str):
         """The two chosen images on top of each other; later changes of an image the browser

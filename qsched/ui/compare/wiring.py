@@ -117,6 +117,18 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         reports_errors(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET
     )
 
+    r.glance.show.click(
+        reports_errors(tab.glance),
+        None,
+        r.glance.outputs,
+        api_name="glance",
+        concurrency_limit=4,
+        **HIDDEN,
+    )
+    for bits, button in r.glance.go.items():
+        gone = button.click(None, None, c.bits, js=f"() => '{bits}'", api_name=f"go_{bits}", **HIDDEN)
+        settle(gone.then(api_name=f"generate_{bits}", **make), f"_{bits}")
+
     point = [c.shape, c.c_x[0], c.c_eps[0]]
     gr.on(
         [c.c_x[0].change, c.c_eps[0].change, c.shape.change, r.geometry.change],

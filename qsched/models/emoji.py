@@ -1,13 +1,16 @@
-"""The embedded family: tiny CLIP text tower, U-Net on pixel-unshuffled images, no VAE."""
+"""The embedded family: tiny CLIP text tower, and a U-Net on the latents of a tiny autoencoder or, where a
+folder has none, on pixel-unshuffled images.
+"""
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import LCMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, LCMScheduler, UNet2DConditionModel
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
@@ -47,20 +50,23 @@ def text_condition(model: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class EmojiBackbone(Backbone):
-    """assets/emoji-lcm (a diffusers folder: unet, scheduler) with assets/emoji-clip (an open_clip folder)
-    beside it.
+    """assets/emoji-lcm (a diffusers folder: unet, scheduler, in a latent model also vae) with
+    assets/emoji-clip (an open_clip folder) beside it.
+
+    vae: the autoencoder of a latent model, float32; None where the latents are pixels.
     """
 
     judge: EmbeddedScorer | None = None
+    vae: AutoencoderTiny | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        side = self.denoiser.config.sample_size
-        return CHANNELS, side, side
+        config = self.denoiser.config
+        return config.in_channels, config.sample_size, config.sample_size
 
     @property
     def decodes_at_once(self) -> bool:
-        return True
+        return True  # the autoencoder takes about as long as one call of the denoiser
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Condition:
@@ -77,7 +83,10 @@ class EmojiBackbone(Backbone):
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
-        return to_images(latents.float())
+        if self.vae is None:
+            return to_images(latents.float())
+        scaled = latents.float() / self.vae.config.scaling_factor
+        return (self.vae.decode(scaled, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
 
     def _forward(
         self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition
@@ -91,7 +100,12 @@ class EmojiBackbone(Backbone):
 
 
 def load_emoji(spec: BackboneSpec, source: Path, device: torch.device, dtype: torch.dtype) -> EmojiBackbone:
-    """Load the denoiser from `source` and the tiny CLIP from the folder emoji-clip beside it."""
+    """Load denoiser, scheduler and, where there is one, autoencoder from `source`, and the tiny CLIP from the
+    folder emoji-clip beside it.
+
+    Raises:
+        BackboneError: a folder is missing, or denoiser and autoencoder do not belong together.
+    """
     clip_folder = source.parent / "emoji-clip"
     for folder in (source / "unet", source / "scheduler", clip_folder):
         if not folder.is_dir():
@@ -102,14 +116,43 @@ def load_emoji(spec: BackboneSpec, source: Path, device: torch.device, dtype: to
         .eval()
         .requires_grad_(False)
     )
-    scheduler = LCMScheduler.from_pretrained(source / "scheduler")
-    weights = source / "unet" / "diffusion_pytorch_model.safetensors"
+    vae = load_autoencoder(source / "vae").to(device) if (source / "vae").is_dir() else None
+    channels, factor = CHANNELS, PATCH
+    if vae is not None:
+        channels, factor = vae.config.latent_channels, pixels_per_latent(vae)
+    if unet.config.in_channels != channels:
+        what = f"{source / 'vae'} has {channels}" if vae else f"pixels without a vae folder have {channels}"
+        raise BackboneError(
+            f"{spec.id} cannot be loaded from {source}: its denoiser takes {unet.config.in_channels} "
+            f"channels, and {what}."
+        )
+    parts = [source / "unet", *([source / "vae"] if vae else [])]
+    weights = [part / "diffusion_pytorch_model.safetensors" for part in parts]
+    weights.insert(1, clip_folder / "open_clip_model.safetensors")
     return EmojiBackbone(
-        spec,
+        replace(spec, size=unet.config.sample_size * factor),
         device,
         dtype,
         unet,
-        scheduler,
-        hash_files(weights, clip_folder / "open_clip_model.safetensors"),
+        LCMScheduler.from_pretrained(source / "scheduler"),
+        hash_files(*weights),
         judge=EmbeddedScorer(clip_folder, device),
+        vae=vae,
     )
+
+
+def load_autoencoder(folder: Path) -> AutoencoderTiny:
+    """A tiny autoencoder from its diffusers folder, in float32 and to be used, not trained.
+
+    Raises:
+        BackboneError: the folder holds something else.
+    """
+    kind = json.loads((folder / "config.json").read_text()).get("_class_name")
+    if kind != AutoencoderTiny.__name__:
+        raise BackboneError(f"{folder} holds {kind or 'something unknown'} and no AutoencoderTiny.")
+    return AutoencoderTiny.from_pretrained(folder, torch_dtype=torch.float32).eval().requires_grad_(False)
+
+
+def pixels_per_latent(vae: AutoencoderTiny) -> int:
+    """Image pixels along one side of a latent: every block of the decoder but the last doubles the side."""
+    return 2 ** (len(vae.config.decoder_block_out_channels) - 1)

@@ -1,4 +1,4 @@
-"""python -m qsched.embedded dataset|damage|clip|text|observer|denoiser|distil|whole|export|sheet|evaluate:
+"""python -m qsched.embedded dataset|damage|clip|text|observer|denoiser|distil|whole|export|latent|sheet|evaluate:
 make the embedded model from nothing.
 """
 
@@ -14,6 +14,7 @@ quiet()
 from qsched.embedded import export, report, sheet, whole  # noqa: E402
 from qsched.embedded.data import dataset  # noqa: E402
 from qsched.embedded.denoiser import distil, teacher  # noqa: E402
+from qsched.embedded.denoiser import latent as latent_model  # noqa: E402
 from qsched.embedded.denoiser.batches import STYLES  # noqa: E402
 from qsched.embedded.judges import clip, clip_training, damage, judging, observer, text_training  # noqa: E402
 from qsched.embedded.training import imagenet, parallel  # noqa: E402
@@ -119,6 +120,14 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--checkpoint", default="student", help="denoiser, student or a file (default: %(default)s)"
     )
+    latent = commands.add_parser("latent", help="write a latent model's weights as a folder for --source")
+    latent.add_argument("--denoiser", type=Path, required=True, help="checkpoint or safetensors file")
+    latent.add_argument("--base", type=Path, help="weights that those of --denoiser are differences to")
+    latent.add_argument("--autoencoder", type=Path, required=True, help="checkpoint or safetensors file")
+    latent.add_argument(
+        "--scaling-factor", type=float, help="of the latents (default: measured on the data set in --work)"
+    )
+    latent.add_argument("--out", type=Path, required=True, help="folder; emoji-clip is copied beside it")
     page = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
     page.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
     page.add_argument("--steps", type=int, default=4)
@@ -203,6 +212,8 @@ def run(args: argparse.Namespace) -> None:
         file = args.work / f"{args.checkpoint}.pt" if named else Path(args.checkpoint)
         step = export.export_checkpoint(file, args.model)
         print(f"{args.model}: {args.checkpoint} at step {step}")
+    elif args.command == "latent":
+        _export_latent(args, data)
     elif args.command == "evaluate":
         evaluate(args, data)
     else:
@@ -212,6 +223,17 @@ def run(args: argparse.Namespace) -> None:
         )
         export.sample_sheet(_backbone(args.model, args.device), prompts, args.out, steps=args.steps)
         print(args.out)
+
+
+def _export_latent(args: argparse.Namespace, data: Path) -> None:
+    weights, factor = export.read_weights(args.autoencoder), args.scaling_factor
+    if factor is None:
+        autoencoder = latent_model.new_autoencoder(len(weights["decoder.layers.0.weight"])).eval()
+        autoencoder.load_state_dict(weights)
+        factor = latent_model.measured_scaling(autoencoder, dataset.load(data))
+    denoiser = export.read_weights(args.denoiser, args.base)
+    export.export_latent(denoiser, weights, factor, args.out, args.clip)
+    print(f"{args.out}: scaling factor {factor:.4f}")
 
 
 def evaluate(args: argparse.Namespace, data: Path) -> None:

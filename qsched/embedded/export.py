@@ -1,15 +1,17 @@
 """Write trained weights as the folders that the app loads, and a sheet of sample images to look at."""
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from torch import Tensor
 
 from qsched.embedded.denoiser import unet as denoiser
+from qsched.embedded.denoiser.latent import new_autoencoder, new_latent_unet
 from qsched.embedded.report import draw
 from qsched.models.base import Backbone
 
@@ -34,6 +36,58 @@ def export_checkpoint(checkpoint: Path, folder: Path) -> int:
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     export_denoiser(state["average"], folder)
     return state["step"]
+
+
+def read_weights(path: Path, base: Path | None = None) -> dict[str, Tensor]:
+    """Weights by name, float32: of a training checkpoint (the averaged ones), a safetensors file, its parts
+    (PATH.00, PATH.01, ...), or int8 differences to the fp16 weights `base` (NAME|q times NAME|s, one scale a
+    row).
+
+    Raises:
+        FileNotFoundError: there is neither the file nor its first part.
+        ValueError: differences without a base.
+    """
+    parts = sorted(path.parent.glob(f"{path.name}.[0-9][0-9]"))
+    if path.suffix == ".pt":
+        return torch.load(path, map_location="cpu", weights_only=True)["average"]
+    if not path.exists() and not parts:
+        raise FileNotFoundError(f"There is neither {path} nor {path.name}.00 beside it.")
+    content = path.read_bytes() if path.exists() else b"".join(part.read_bytes() for part in parts)
+    found = load(content)
+    if not any(name.endswith("|q") for name in found):
+        return {name: value.float() for name, value in found.items()}
+    if base is None:
+        raise ValueError(f"{path} holds differences to other weights: name them with --base.")
+    out = {}
+    for name, value in read_weights(base).items():
+        change = found[f"{name}|q"].float() * found[f"{name}|s"]
+        out[name] = value.half().float() + change.view_as(value)
+    return out
+
+
+def export_latent(
+    denoiser_weights: dict[str, Tensor],
+    autoencoder_weights: dict[str, Tensor],
+    scaling_factor: float,
+    folder: Path,
+    clip_folder: Path,
+) -> None:
+    """Save a latent model as fp16 in diffusers' layout: unet/, vae/ and scheduler/, with a copy of the tiny
+    CLIP beside the folder unless there is one.
+
+    Args:
+        scaling_factor: what the autoencoder's latents are multiplied with to have unit variance.
+    """
+    unet = new_latent_unet()
+    unet.load_state_dict(denoiser_weights)
+    unet.half().save_pretrained(folder / "unet")
+    autoencoder = new_autoencoder(len(autoencoder_weights["decoder.layers.0.weight"]), scaling_factor)
+    autoencoder.load_state_dict(autoencoder_weights)
+    autoencoder.half().save_pretrained(folder / "vae")
+    denoiser.new_scheduler().save_pretrained(folder / "scheduler")
+    beside = folder.parent / "emoji-clip"
+    if not beside.exists():
+        shutil.copytree(clip_folder, beside)
 
 
 def sheet_prompts(concepts: Sequence[str], styles: Sequence[str], count: int = 48) -> list[str]:

@@ -29,7 +29,8 @@ def test_weights_become_a_folder_that_the_app_loads(weights, tmp_path, monkeypat
     for name, values in zip(("unet", "ae"), weights, strict=True):
         save_file(values, tmp_path / f"{name}.safetensors")
     folder = tmp_path / "made" / "emoji-latent"
-    line = ["latent", "--denoiser", tmp_path / "unet.safetensors", "--autoencoder", tmp_path / "ae.safetensors"]
+    line = ["latent", "--denoiser", tmp_path / "unet.safetensors"]
+    line += ["--autoencoder", tmp_path / "ae.safetensors"]
     line += ["--scaling-factor", 0.5, "--out", folder]
     monkeypatch.setattr("sys.argv", ["qsched.embedded", *map(str, line)])
     assert main() == 0 and "0.5000" in capsys.readouterr().out

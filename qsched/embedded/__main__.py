@@ -1,5 +1,5 @@
-"""python -m qsched.embedded dataset|damage|clip|text|observer|denoiser|distil|whole|export|latent|sheet|evaluate:
-make the embedded model from nothing.
+"""python -m qsched.embedded dataset|damage|clip|text|observer|denoiser|distil|whole|export|latent|sheet|
+evaluate: make the embedded model from nothing.
 """
 
 import argparse

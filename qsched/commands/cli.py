@@ -24,6 +24,7 @@ COMMANDS = {
     "search": "find coefficients for a bit-width",
     "evaluate": "try a preset on prompts its search never saw",
     "presets": "search and judge the presets of many bit-widths and step counts",
+    "gallery": "make the page's examples by outcome, from held-out prompts",
     "surface": "how sure a preset is, and how its optimum moves with k",
     "export": "write a preset's coefficients as a diffusers scheduler folder",
     "space": "publish this app as a Hugging Face Space",

@@ -30,6 +30,8 @@ from qsched.settings import SEED
 
 FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
 PROMPT_LIMIT = 2000
+SAME_JAQ = 0.02
+"""A difference of one image's JAQ that says nothing."""
 PATH_SIDE = 160
 """Pixels of an image of a path at most."""
 

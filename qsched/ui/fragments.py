@@ -5,7 +5,14 @@ import shlex
 from html import escape
 from typing import Any
 
-from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison
+from qsched.comparison.comparison import (
+    FULL_PRECISION,
+    NAIVE,
+    QSCHED,
+    SAME_JAQ,
+    Column,
+    Comparison,
+)
 from qsched.comparison.facts import ScorerFacts
 from qsched.presets import Preset, preset_name
 from qsched.sampling.coefficients import Coefficients
@@ -81,10 +88,6 @@ def not_asked(coefficients: Coefficients) -> str:
 def latency(seconds: float) -> str:
     """Seconds as a short text with a unit."""
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
-
-
-SAME_JAQ = 0.02
-"""A difference of one image's JAQ that says nothing."""
 
 
 def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:

@@ -5,7 +5,6 @@ second would empty the file that the first browser request is still reading; her
 renamed, once.
 """
 
-import base64
 import io
 import os
 import uuid
@@ -46,14 +45,6 @@ def drawn(image: Image.Image) -> str:
     data = io.BytesIO()
     image.save(data, "PNG", compress_level=1)
     return stored(data.getvalue(), "drawing.png")
-
-
-def inline(image: Image.Image, side: int = 160) -> str:
-    """An address that holds the image itself, at most `side` pixels wide and high, for a piece of HTML."""
-    image, data = image.copy(), io.BytesIO()
-    image.thumbnail((side, side))
-    image.save(data, "WEBP", quality=90)
-    return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def enlarged(image: Image.Image) -> Image.Image:

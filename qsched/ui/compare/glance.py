@@ -7,10 +7,10 @@ from html import escape
 import gradio as gr
 
 from qsched.comparison.comparison import Column, Comparison
+from qsched.comparison.thumbnail import data_uri
 from qsched.server.engine import Session
 from qsched.settings import MAIN_BITS
 from qsched.ui import fragments
-from qsched.ui.images import inline
 from qsched.words import size, steps_in_words
 
 HEADING = (
@@ -90,6 +90,6 @@ def _image(column: Column, k: float, naive: Column | None = None) -> str:
             difference = column.jaq_difference(naive, k)
             text += f" <b class={fragments.judged_tone(difference)}>{fragments.signed(difference)}</b>"
     return (
-        f'<figure><img alt="{escape(title)}" src="{inline(column.image)}">'
+        f'<figure><img alt="{escape(title)}" src="{data_uri(column.image)}">'
         f"<figcaption>{text}</figcaption></figure>"
     )

@@ -3,8 +3,8 @@
 from html import escape
 
 from qsched.comparison.comparison import Column, Comparison
+from qsched.comparison.thumbnail import data_uri
 from qsched.ui.fragments import KEYS, TITLES
-from qsched.ui.images import inline
 
 HEADING = (
     '<h3>Path</h3><p class="fine">What each step believes the finished image to be. The coefficients bend '
@@ -31,7 +31,7 @@ def strip(comparison: Comparison) -> str:
 def _row(column: Column) -> str:
     title, key = TITLES[column.name], KEYS[column.name]
     images = "".join(
-        f'<img data-path="{key}" alt="{escape(title)} after step {index + 1}" src="{inline(image)}">'
+        f'<img data-path="{key}" alt="{escape(title)} after step {index + 1}" src="{data_uri(image)}">'
         for index, image in enumerate(column.path)
     )
     return f'<b class="{key}"><i></i>{escape(title)}</b>{images}'

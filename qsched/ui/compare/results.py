@@ -10,6 +10,7 @@ from qsched.presets import Preset
 from qsched.settings import K
 from qsched.ui import fragments
 from qsched.ui.compare import path
+from qsched.ui.compare.gallery import build_gallery
 from qsched.ui.compare.glance import Glance, build_glance
 from qsched.ui.images import image_box, shown
 from qsched.ui.widgets import widget
@@ -28,6 +29,7 @@ class Results:
     verdict: gr.HTML
     path: gr.HTML
     play: gr.Button
+    gallery: gr.HTML | None
     glance: Glance
     scores: gr.HTML
     definition: gr.HTML
@@ -58,8 +60,8 @@ class Results:
         return [self.images[2], self.captions[2], self.verdict, self.path, self.scores]
 
 
-def build_results() -> Results:
-    """Lay out the right column, empty."""
+def build_results(backbone: str) -> Results:
+    """Lay out the right column, empty; backbone: whose gallery is shown."""
     images, captions = [], []
     with gr.Row(elem_classes="q-pictures"):
         for name in NAMES:
@@ -77,6 +79,7 @@ def build_results() -> Results:
             gr.HTML(path.HEADING, elem_classes="plain")
             play = gr.Button("Play", elem_id="play", size="md", scale=0, min_width=80)
         strip = gr.HTML(elem_id="path", elem_classes="plain")
+    gallery = build_gallery(backbone)
     glance = build_glance()
     with gr.Column(elem_classes="q-card"):
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
@@ -136,6 +139,7 @@ def build_results() -> Results:
         verdict,
         strip,
         play,
+        gallery,
         glance,
         scores,
         definition,

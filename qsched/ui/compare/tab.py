@@ -8,6 +8,7 @@ import gradio as gr
 
 from qsched.comparison.comparison import Settings
 from qsched.comparison.given import named_quantization, quantization_of, settings_of
+from qsched.evaluation.gallery import load_gallery
 from qsched.presets import Preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
@@ -15,7 +16,7 @@ from qsched.server.engine import SOURCE, Engine, Session, named
 from qsched.settings import K
 from qsched.ui import fragments, values
 from qsched.ui.compare import download as arrival_view
-from qsched.ui.compare import glance, links, surface_view
+from qsched.ui.compare import gallery, glance, links, surface_view
 from qsched.ui.compare.controls import Controls, build_controls, slider_updates
 from qsched.ui.compare.results import (
     Results,
@@ -71,7 +72,7 @@ class CompareTab:
             with gr.Column(elem_classes="q-side", min_width=280, scale=0):
                 self.controls: Controls = build_controls(settings, coefficients, engine.default)
             with gr.Column(elem_classes="q-main", min_width=320, scale=1):
-                self.results: Results = build_results()
+                self.results: Results = build_results(engine.default)
 
     @property
     def shown(self) -> list:
@@ -410,6 +411,15 @@ class CompareTab:
         found = self.engine.each_bit_width(request.session_hash)
         known = lambda settings: self.engine.best_known(held.backbone, settings, held.k) is not None
         yield from glance.cards(self.results.glance, held, found, known)
+
+    def go_to_example(self, request: gr.Request, event: gr.EventData, dark: bool, left: str, right: str):
+        """The clicked example of the gallery, as it was compared there."""
+        shipped = load_gallery(self.engine.default)
+        settings = gallery.settings_of(shipped, event.index) or toast("There is no such example.")
+        coefficients = self.engine.start(self.engine.default, settings, shipped.k)
+        self.engine.compare(request.session_hash, self.engine.default, settings, coefficients)
+        updates = self.everything(self.held(request), dark, left, right)
+        return updates | self.settings_shown(self.engine.default, settings)
 
     def wipe(self, request: gr.Request, left: str, right: str):
         """The two chosen images on top of each other; later changes of an image the browser

@@ -117,6 +117,17 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         reports_errors(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET
     )
 
+    if r.gallery is not None:
+        gone = r.gallery.select(
+            reports_errors(tab.go_to_example),
+            [tab.dark, *pair],
+            [*shown, *chosen],
+            api_name="go_to_example",
+            js=links.BUSY,
+            **QUIET,
+            **device,
+        )
+        settle(gone, "_gallery")
     r.glance.show.click(
         reports_errors(tab.glance),
         None,

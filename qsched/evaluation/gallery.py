@@ -1,0 +1,123 @@
+"""Examples by honest outcome: held-out prompts where Q-Sched helps, changes nothing, or hurts.
+
+Every prompt is compared as the page compares it, alone, from one seed that no search has seen. Of each
+outcome the examples in the middle are taken, not the best ones.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from qsched.comparison.comparison import SAME_JAQ, Comparison, Settings, compare
+from qsched.comparison.thumbnail import data_uri
+from qsched.evaluation.held_out import FIRST_SEED, quantization_of
+from qsched.models.base import Backbone
+from qsched.models.registry import ASSETS
+from qsched.presets import Preset
+
+FOLDER = ASSETS / "gallery"
+OUTCOMES = ("better", "no difference", "worse")
+EXAMPLES = 4
+"""Of each outcome."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt: JAQ of the naive and of the Q-Sched image, and both images as data addresses."""
+
+    prompt: str
+    naive: float
+    qsched: float
+    images: tuple[str, str]
+
+    @property
+    def difference(self) -> float:
+        """JAQ of Q-Sched minus naive."""
+        return self.qsched - self.naive
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Examples of one preset. counts: of all prompts, by outcome; examples: those shown, likewise."""
+
+    backbone: str
+    revision: str
+    bits: str
+    steps: int
+    coefficients: dict
+    k: float
+    seed: int
+    counts: dict[str, int]
+    examples: dict[str, list[Example]]
+
+    @property
+    def all_examples(self) -> list[Example]:
+        """In the order of OUTCOMES."""
+        return [example for outcome in OUTCOMES for example in self.examples[outcome]]
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def load_gallery(backbone: str, folder: Path = FOLDER) -> Gallery | None:
+    """The gallery that ships for a backbone, None if there is none."""
+    path = folder / f"{backbone}.json"
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text("utf-8"))
+    examples = {
+        outcome: [Example(**one | {"images": tuple(one["images"])}) for one in found]
+        for outcome, found in data["examples"].items()
+    }
+    return Gallery(**data | {"examples": examples})
+
+
+def make_gallery(
+    backbone: Backbone,
+    preset: Preset,
+    prompts: Sequence[str],
+    k: float,
+    on_prompt: Callable[[int, int], None] = lambda done, total: None,
+) -> Gallery:
+    """Compare every prompt with the preset's coefficients and take the middle examples of each outcome."""
+    found: dict[str, list[Example]] = {outcome: [] for outcome in OUTCOMES}
+    for done, prompt in enumerate(prompts, 1):
+        settings = Settings(prompt, FIRST_SEED, preset.steps, quantization_of(preset))
+        example = _example(compare(backbone, settings, preset.best(k)), k)
+        found[outcome_of(example.difference)].append(example)
+        on_prompt(done, len(prompts))
+    return Gallery(
+        preset.backbone,
+        backbone.revision,
+        preset.bits,
+        preset.steps,
+        preset.best(k).to_dict(),
+        k,
+        FIRST_SEED,
+        {outcome: len(examples) for outcome, examples in found.items()},
+        {outcome: middle(examples) for outcome, examples in found.items()},
+    )
+
+
+def outcome_of(difference: float) -> str:
+    """One of OUTCOMES for a difference of one image's JAQ."""
+    return "no difference" if abs(difference) < SAME_JAQ else "better" if difference > 0 else "worse"
+
+
+def middle(examples: Sequence[Example], count: int = EXAMPLES) -> list[Example]:
+    """The examples in the middle of all, by their difference, largest first."""
+    ranked = sorted(examples, key=lambda example: -example.difference)
+    begin = max(0, (len(ranked) - count) // 2)
+    return ranked[begin : begin + count]
+
+
+def _example(comparison: Comparison, k: float) -> Example:
+    naive, qsched = comparison.naive, comparison.qsched
+    return Example(
+        comparison.settings.prompt,
+        round(naive.jaq(k), 4),
+        round(qsched.jaq(k), 4),
+        (data_uri(naive.image), data_uri(qsched.image)),
+    )

@@ -1,12 +1,17 @@
 """How the latent embedded model is made: its networks, and its folder from weights in every form."""
 
+import json
+
 import pytest
 import torch
+from emoji_art import write_packages
 from safetensors.torch import save_file
 
 from qsched import load_backbone
 from qsched.embedded import export
 from qsched.embedded.__main__ import main
+from qsched.embedded.data import dataset
+from qsched.embedded.data.scenes import Scenes
 from qsched.embedded.denoiser import latent
 from qsched.embedded.whole import split_file
 
@@ -61,3 +66,23 @@ def test_weights_are_read_from_checkpoints_parts_and_differences(weights, tmp_pa
         export.read_weights(delta)
     with pytest.raises(FileNotFoundError, match="ae2"):
         export.read_weights(tmp_path / "ae2.safetensors")
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_the_data_set_has_the_size_that_is_asked_for(tmp_path, monkeypatch, capsys, side):
+    packages = write_packages(tmp_path / "node_modules")
+    line = ["--work", tmp_path, "dataset", "--node-modules", packages, "--styles", "classic", "flat"]
+    monkeypatch.setattr("sys.argv", ["qsched.embedded", *map(str, line), "--side", str(side)])
+    made = []
+    for _ in range(2):
+        assert main() == 0
+        made.append(json.loads(capsys.readouterr().out)["sha256"])
+    assert made[0] == made[1]
+    emoji = dataset.load(tmp_path / "emoji.npz")
+    assert emoji.images.shape[1:] == (side, side, 3) and emoji.styles == ["classic", "flat"]
+    margin = side // 32
+    assert (emoji.alpha[:, :margin] == 0).all() and (emoji.alpha[:, side // 2, side // 2] == 255).all()
+    drawn = Scenes(emoji, emoji.train_indices()).draw(4, 0)
+    assert drawn.images.shape == (4, 3, side, side)
+    factor = latent.measured_scaling(latent.new_autoencoder(16).eval(), emoji, 8)
+    assert 0 < factor < float("inf")

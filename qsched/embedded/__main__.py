@@ -62,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
         default=[s.word for s in dataset.STYLES],
     )
 
+    build.add_argument("--side", type=int, default=dataset.SIZE, help="pixels; 128 for the latent model")
+
     spoil = commands.add_parser(
         "damage", help="draw pictures with quantized copies of a denoiser, for the judge to learn from"
     )
@@ -166,7 +168,8 @@ def run(args: argparse.Namespace) -> None:
     if args.command == "dataset":
         print(
             json.dumps(
-                dataset.build(args.node_modules, data, tuple(args.groups), tuple(args.styles)), indent=1
+                dataset.build(args.node_modules, data, tuple(args.groups), tuple(args.styles), args.side),
+                indent=1,
             )
         )
     elif args.command == "damage":

@@ -1,5 +1,5 @@
-"""The data set: permissively licensed emoji art, rendered at 64 px with its transparency, one image per
-(concept, style).
+"""The data set: permissively licensed emoji art, rendered at 64 px (128 px for the latent
+model) with its transparency, one image per (concept, style).
 
 Only single emoji are stored; images of several things on coloured grounds are composed from them while
 training (qsched.embedded.data.scenes). The art comes from npm packages (`npm install` of PACKAGES, see
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 SIZE = 64
 MARGIN = 2
+"""Pixels around an image of SIZE; larger images have proportionally more."""
 GROUPS = (
     "smileys-emotion",
     "people-body",
@@ -195,26 +196,26 @@ def is_unseen(concept: str) -> bool:
     return lot(f"unseen|{concept}") < UNSEEN_SHARE
 
 
-def render(icon: dict, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """One SVG icon on white, uint8 (64, 64, 3), and its opacity, uint8 (64, 64): rendered at twice the size,
-    shrunk with Lanczos.
+def render(icon: dict, width: int, height: int, side: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """One SVG icon on white, uint8 (side, side, 3), and its opacity, uint8 (side, side): rendered at twice the
+    size, shrunk with Lanczos.
     """
     import resvg_py
 
     box = (
         f"{icon.get('left', 0)} {icon.get('top', 0)} {icon.get('width', width)} {icon.get('height', height)}"
     )
-    inner = 2 * (SIZE - 2 * MARGIN)
+    inner = 2 * (side - 2 * MARGIN * side // SIZE)
     svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
         f'viewBox="{box}" width="{inner}" height="{inner}">{icon["body"]}</svg>'
     )
     art = Image.open(io.BytesIO(bytes(resvg_py.svg_to_bytes(svg_string=svg)))).convert("RGBA")
-    white, clear = (Image.new("RGBA", (2 * SIZE, 2 * SIZE), colour) for colour in ("white", (0, 0, 0, 0)))
+    white, clear = (Image.new("RGBA", (2 * side, 2 * side), colour) for colour in ("white", (0, 0, 0, 0)))
     for canvas in (white, clear):
-        canvas.alpha_composite(art, ((2 * SIZE - art.width) // 2, (2 * SIZE - art.height) // 2))
+        canvas.alpha_composite(art, ((2 * side - art.width) // 2, (2 * side - art.height) // 2))
     shrunk = [
-        c.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+        c.resize((side, side), Image.Resampling.LANCZOS)
         for c in (white.convert("RGB"), clear.getchannel("A"))
     ]
     return np.asarray(shrunk[0]), np.asarray(shrunk[1])
@@ -231,9 +232,12 @@ def build(
     out: Path,
     groups: tuple[str, ...] = THINGS,
     styles: tuple[str, ...] = tuple(s.word for s in STYLES),
+    side: int = SIZE,
 ) -> dict:
     """Render the art into one .npz file beside a manifest of counts and licences; returns the manifest.
 
+    Args:
+        side: width and height of the images in pixels.
     Raises:
         FileNotFoundError: if an npm package is missing; the message holds the command that installs them.
     """
@@ -256,7 +260,8 @@ def build(
         for number, style in enumerate(chosen):
             icons = art[style.word]
             if key := squashed[style.word].get(slug(entry["label"]).replace("-", "")):
-                image, alpha = render(icons["icons"][key], icons.get("width", 16), icons.get("height", 16))
+                box = icons.get("width", 16), icons.get("height", 16)
+                image, alpha = render(icons["icons"][key], *box, side)
                 if not is_copy(image, [other for _, other, _ in found]):
                     found.append((number, image, alpha))
         for number, image, alpha in found:

@@ -197,8 +197,8 @@ def is_unseen(concept: str) -> bool:
 
 
 def render(icon: dict, width: int, height: int, side: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
-    """One SVG icon on white, uint8 (side, side, 3), and its opacity, uint8 (side, side): rendered at twice the
-    size, shrunk with Lanczos.
+    """One SVG icon on white, uint8 (side, side, 3), and its opacity, uint8 (side, side): rendered at twice
+    the size, shrunk with Lanczos.
     """
     import resvg_py
 

@@ -66,7 +66,6 @@ class TinyBackbone(Backbone):
     """Stands in for the embedded model at a thousandth of its cost."""
 
     latent_shape = (3, 64, 64)
-    decodes_at_once = True
 
     def encode(self, prompts):
         wishes = []
@@ -78,6 +77,9 @@ class TinyBackbone(Backbone):
 
     def decode(self, latents):
         return (latents / 3 + 0.5).clamp(0, 1).float()
+
+    def preview(self, latents):
+        return self.decode(latents)
 
     def _forward(self, denoiser, latents, timestep, condition):
         return denoiser(latents, condition.embeds)

@@ -10,9 +10,11 @@ from diffusers import (
     LCMScheduler,
     TCDScheduler,
 )
+from tiny_models import fresh
 
 from qsched.comparison.comparison import PATH_SIDE, Settings, compare, rescale
 from qsched.comparison.record import record
+from qsched.models.memory.plan import RESERVE, needs
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.estimates import clean_estimate
@@ -106,9 +108,21 @@ def test_images_of_a_path_are_small_counted_and_left_out_of_the_record(backbone,
 
 
 def test_a_slow_decoder_draws_no_path(backbone, monkeypatch):
-    monkeypatch.setattr(type(backbone), "decodes_at_once", False)
+    monkeypatch.setattr(backbone, "preview", lambda latents: None)
     made = compare(backbone, Settings("slow"), Coefficients.identity())
     assert not made.qsched.path and path.strip(made) == ""
+
+
+def test_a_pipeline_draws_it_by_its_tiny_decoder_where_nothing_has_to_leave():
+    backbone = fresh("sdxl-turbo")
+    made = compare(backbone, Settings("a red fox", 0, 2), Coefficients.ramp(1.1, 0.9))
+    assert [len(column.path) for column in made.columns] == [2, 2, 2]
+    everything = needs(backbone.parts, "w8a8")["resident"] - RESERVE
+    tiny = sum(weight.nbytes for weight in backbone.tiny.state_dict().values())
+    for room, images in ((tiny, 2), (tiny - 1, 0)):
+        backbone.residency.budget = everything + room
+        made = compare(backbone, Settings(f"room for {room}", 0, 2), Coefficients.identity())
+        assert len(made.naive.path) == images, room
 
 
 def test_the_strip_names_every_step(comparison):

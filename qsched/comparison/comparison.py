@@ -373,12 +373,12 @@ def _column(
 
 def path_images(backbone: Backbone, estimates: list[Tensor]) -> tuple[Image.Image, ...]:
     """Each step's estimate of x_0 (1, C, H, W) as an image of at most PATH_SIDE pixels, drawn by the fastest
-    decoder; none where that is slow.
+    decoder; none where that is slow, or has no room.
     """
-    if not (backbone.decodes_at_once or backbone.has_tiny_decoder):
+    images = backbone.preview(torch.cat(estimates))
+    if images is None:
         return ()
-    images = decode(backbone, torch.cat(estimates), backbone.has_tiny_decoder).cpu()
-    drawn = [_drawn(image[None].nan_to_num(0.0, 0.0, 0.0)) for image in images]
+    drawn = [_drawn(image[None].nan_to_num(0.0, 0.0, 0.0)) for image in images.cpu()]
     for image in drawn:
         image.thumbnail((PATH_SIDE, PATH_SIDE))
     return tuple(drawn)

@@ -96,10 +96,11 @@ class Backbone(ABC):
         """Whether decode(latents, tiny=True) is faster than decode(latents)."""
         return False
 
-    @property
-    def decodes_at_once(self) -> bool:
-        """Whether decode(latents) costs nothing worth counting."""
-        return False
+    def preview(self, latents: Tensor) -> Tensor | None:
+        """As `decode`, by the fastest decoder; None where that is slow or something else would have to leave
+        the device for it.
+        """
+        return None
 
     def place(self) -> None:
         """Move to the device what an image needs, as far as it fits; a small model lies there anyway."""

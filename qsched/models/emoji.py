@@ -64,9 +64,8 @@ class EmojiBackbone(Backbone):
         config = self.denoiser.config
         return config.in_channels, config.sample_size, config.sample_size
 
-    @property
-    def decodes_at_once(self) -> bool:
-        return True  # the autoencoder takes about as long as one call of the denoiser
+    def preview(self, latents: Tensor) -> Tensor:
+        return self.decode(latents)  # an autoencoder takes about as long as one call of the denoiser
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> Condition:

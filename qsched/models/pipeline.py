@@ -117,6 +117,16 @@ class PipelineBackbone(Backbone):
     def has_tiny_decoder(self) -> bool:
         return self.tiny is not None
 
+    def preview(self, latents: Tensor) -> Tensor | None:
+        budget = self.residency.budget
+        if self.tiny is None or (budget is not None and not self._holds_all_and_tiny(budget)):
+            return None
+        return self.decode(latents, tiny=True)
+
+    def _holds_all_and_tiny(self, budget: int) -> bool:
+        everything = memory.needs(self.parts, "w8a8")["resident"] - memory.RESERVE
+        return everything + stored_bytes(self.tiny, self.dtype.itemsize) <= budget
+
     @torch.inference_mode()
     def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
         vae = self.tiny if tiny and self.tiny is not None else self.pipe.vae

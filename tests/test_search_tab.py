@@ -162,16 +162,44 @@ def test_the_device_runs_what_it_is_given_in_the_order_of_asking():
     device, order, threads, go_on = DeviceThread(), [], [], threading.Event()
     first = threading.Thread(target=device.run, args=(lambda: go_on.wait(10),))
     first.start()
-    until(lambda: device._thread is not None and device._jobs.empty())
+    until(lambda: device._thread is not None and not device._urgent)
     for name in range(5):
         nested = lambda name=name: device.run(lambda: order.append((name, threading.current_thread().name)))
         threads.append(threading.Thread(target=device.run, args=(nested,)))
         threads[-1].start()
-        until(lambda waiting=name + 1: device._jobs.qsize() == waiting)
+        until(lambda waiting=name + 1: len(device._urgent) == waiting)
     go_on.set()
     for thread in [first, *threads]:
         thread.join(5)
     assert order == [(name, "device") for name in range(5)] and device.run(lambda: 7) == 7
+
+
+@pytest.mark.parametrize(
+    ("patience", "expected"), [(60.0, ["drag", "drag", "batch"]), (0.0, ["batch", "drag", "drag"])]
+)
+def test_what_visitors_wait_for_goes_before_a_batch_that_has_not_waited_long(monkeypatch, patience, expected):
+    monkeypatch.setattr("qsched.server.device_thread.PATIENCE_S", patience)
+    device, order, go_on = DeviceThread(), [], threading.Event()
+    threads = [threading.Thread(target=device.run, args=(lambda: go_on.wait(10),))]
+    threads[0].start()
+    until(lambda: device._thread is not None and not device._urgent)
+    for name in ("batch", "drag", "drag"):
+        work = (lambda name=name: order.append(name), name == "batch")
+        threads.append(threading.Thread(target=device.run, args=work))
+        threads[-1].start()
+        until(lambda: len(device._urgent) + len(device._patient) == len(threads) - 1)
+    go_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert order == expected
+
+
+def test_the_batches_of_a_search_are_patient(tab, monkeypatch):
+    known, ran = tab.engine.device_thread.run, []
+    note = lambda function, patient=False: ran.append(patient) or known(function, patient)
+    monkeypatch.setattr(tab.engine.device_thread, "run", note)
+    run(tab)
+    assert ran.count(True) >= 3
 
 
 def test_the_device_hands_errors_and_context_to_and_fro():

@@ -98,12 +98,12 @@ def test_a_search_stopped_before_its_first_point_was_stopped_and_did_not_fail(tm
     tab, batches = search_tab(tmp_path), []
     went_on = tab.runner.engine.device_thread.run
 
-    def stopping(batch):
+    def stopping(batch, patient=False):
         running = tab.runner.running()
         if running and running.name and running.frame().total:
             batches.append(1)
             running.stop()
-        return went_on(batch)
+        return went_on(batch, patient)
 
     tab.runner.engine.device_thread.run = stopping
     end = run(tab, count=25, strategy="exhaustive")

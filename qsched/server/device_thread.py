@@ -1,4 +1,4 @@
-"""One thread for all computing, in the order of asking.
+"""One thread for all computing: what visitors wait for in the order of asking, then long jobs' batches.
 
 OpenMP keeps a team of workers for every thread that computes. With more than one team on a processor they
 stop waiting actively for each other, and networks of many small operations, such as a few-step denoiser, run
@@ -8,12 +8,22 @@ at half their speed. So the threads of the web server hand their work to this on
 import contextvars
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
-from typing import TypeVar
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
+PATIENCE_S = 4.0
+"""A batch of a long job waits for what visitors wait for, but no longer than this."""
+
+
+class _Asked(NamedTuple):
+    function: Callable
+    result: Future
+    since: float
 
 
 class DeviceThread:
@@ -23,29 +33,41 @@ class DeviceThread:
     """
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[tuple[Callable, Future]] = SimpleQueue()
-        self._guard = threading.Lock()
+        self._urgent: deque[_Asked] = deque()
+        self._patient: deque[_Asked] = deque()
+        self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
 
-    def run(self, function: Callable[[], T]) -> T:
+    def run(self, function: Callable[[], T], patient: bool = False) -> T:
         """What the function returns or raises; it sees the caller's context variables. A forked process has
-        no such thread and runs it itself."""
+        no such thread and runs it itself.
+
+        patient: a batch of a long job, which lets the others go first, for PATIENCE_S seconds at most.
+        """
         if threading.current_thread() is self._thread or os.getpid() != self._process:
             return function()
-        with self._guard:
+        run, result = partial(contextvars.copy_context().run, function), Future()
+        with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="device")
                 self._thread.start()
-        context, result = contextvars.copy_context(), Future()
-        self._jobs.put((lambda: context.run(function), result))
+            (self._patient if patient else self._urgent).append(_Asked(run, result, time.monotonic()))
+            self._changed.notify()
+        del run
         return result.result()
+
+    def _next(self) -> _Asked:
+        with self._changed:
+            self._changed.wait_for(lambda: self._urgent or self._patient)
+            overdue = self._patient and time.monotonic() - self._patient[0].since >= PATIENCE_S
+            return (self._patient if overdue or not self._urgent else self._urgent).popleft()
 
     def _work(self) -> None:
         while True:
-            job, result = self._jobs.get()
+            asked = self._next()
             try:
-                result.set_result(job())
+                asked.result.set_result(asked.function())
             except BaseException as error:
-                result.set_exception(error)
-            del job, result  # an idle thread keeps nothing alive
+                asked.result.set_exception(error)
+            del asked  # an idle thread keeps nothing alive

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from types import SimpleNamespace
 
 from torch import Tensor
@@ -202,7 +203,7 @@ class _Device:
 
     def __call__(self, batch: Callable[[], int | None]) -> int | None:
         self._run.may_go_on()
-        count = self._thread.run(batch)
+        count = self._thread.run(batch, patient=True)
         self._run.went_on()
         return count
 
@@ -278,7 +279,7 @@ class Runner:
         loaded = self._ready(backbone, options)
         plan = estimate(
             loaded, options, storage=self.searches.url, batch_size=BATCH.get(loaded.device.type),
-            device=self.engine.device_thread.run,
+            device=partial(self.engine.device_thread.run, patient=True),
         )  # fmt: skip
         self._rates[self._rated(backbone, options)] = plan.images_per_second
         return plan

@@ -85,11 +85,11 @@ def keys(page, engine, positions: int) -> tuple[list[float], list[float]]:
     slider.focus()
     latencies, server = [], []
     for number in range(positions + 3):
-        page.evaluate("times.input.length = times.picture.length = 0")
+        page.evaluate("times.input.length = times.image.length = 0")
         slider.press("ArrowRight")
-        page.wait_for_function("times.input.length && times.picture.length", timeout=60_000)
+        page.wait_for_function("times.input.length && times.image.length", timeout=60_000)
         if number >= 3:  # the first ones warm up
-            latencies.append(page.evaluate("times.picture.at(-1) - times.input[0]"))
+            latencies.append(page.evaluate("times.image.at(-1) - times.input[0]"))
             held = next(reversed(engine._sessions.values())).comparison
             server.append(1000 * (held.qsched.latency_s - held.first_s))
         page.wait_for_timeout(150)
@@ -98,7 +98,7 @@ def keys(page, engine, positions: int) -> tuple[list[float], list[float]]:
 
 def dragged(page) -> dict[str, float]:
     """A drag of two seconds across the track and back."""
-    page.evaluate("times.input.length = times.picture.length = 0")
+    page.evaluate("times.input.length = times.image.length = 0")
     track = page.locator("#c_eps input[type=range]")
     box = track.bounding_box()
     y = box["y"] + box["height"] / 2
@@ -110,12 +110,12 @@ def dragged(page) -> dict[str, float]:
     page.mouse.up()
     page.wait_for_timeout(3000)
     times = page.evaluate("times")
-    images = [t for t in times["picture"] if t <= times["input"][-1]]
+    images = [t for t in times["image"] if t <= times["input"][-1]]
     seconds = (times["input"][-1] - times["input"][0]) / 1000
     return {
         "drag_inputs": len(times["input"]),
         "drag_images_per_s": round(len(images) / seconds, 2),
-        "drag_settled_ms": max(times["picture"]) - times["input"][-1],
+        "drag_settled_ms": max(times["image"]) - times["input"][-1],
     }
 
 

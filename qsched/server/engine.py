@@ -375,12 +375,11 @@ class Engine:
         for bits in MAIN_BITS:
             quantization = replace(held.comparison.settings.quantization, bits=bits)
             settings = replace(held.comparison.settings, quantization=quantization)
-            yield bits, self._compare_beside(held, settings)
-
-    @_on_device
-    def _compare_beside(self, held: Session, settings: Settings) -> Comparison:
-        coefficients = self.start(held.backbone, settings, held.k)
-        return self._compare_here(held.backbone, settings, coefficients, held.comparison)
+            coefficients = self.start(held.backbone, settings, held.k)
+            make = functools.partial(
+                self._compare_here, held.backbone, settings, coefficients, held.comparison
+            )
+            yield bits, self.device_thread.run(make, patient=True)
 
     def at_hand(self, session: str, coefficients: Coefficients) -> bool:
         """Whether `rescale` to these coefficients asks for no lent GPU."""

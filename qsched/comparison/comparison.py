@@ -202,9 +202,7 @@ def compare(
             notes += (f"The images have no scores. {judge}",)
         first_run, begin = backbone.first_run(backbone.denoiser, settings.tiny_decoder), time.perf_counter()
         estimates: list[Tensor] = []
-        latents = sample(
-            backbone, condition.to(backbone.device), noise, settings.steps, estimates=estimates
-        )
+        latents = sample(backbone, condition.to(backbone.device), noise, settings.steps, estimates=estimates)
         images = decode(backbone, latents, settings.tiny_decoder).cpu()
         latency, reference = _elapsed(backbone, begin), images
         full = _column(

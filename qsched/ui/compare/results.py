@@ -46,6 +46,8 @@ class Results:
     wipe: gr.ImageSlider
     save_images: gr.Button
     save_record: gr.Button
+    save_card: gr.Button
+    card_file: gr.DownloadButton
     images_file: gr.DownloadButton
     record_file: gr.DownloadButton
 
@@ -89,7 +91,9 @@ def build_results(backbone: str) -> Results:
                 "Save images", elem_id="download-images", size="md", scale=0, min_width=120
             )
             save_record = gr.Button("Save JSON", elem_id="download-record", size="md", scale=0, min_width=100)
+            save_card = gr.Button("Save card", elem_id="download-card", size="md", scale=0, min_width=100)
         images_file = gr.DownloadButton("Images as a zip", visible="hidden", elem_id="images-file")
+        card_file = gr.DownloadButton("Card as a PNG", visible="hidden", elem_id="card-file")
         record_file = gr.DownloadButton("Record as JSON", visible="hidden", elem_id="record-file")
     with gr.Row(elem_classes="q-below"):
         with gr.Column(elem_classes="q-card", min_width=300, scale=8):
@@ -156,6 +160,8 @@ def build_results(backbone: str) -> Results:
         wipe,
         save_images,
         save_record,
+        save_card,
+        card_file,
         images_file,
         record_file,
     )

@@ -17,6 +17,7 @@ from qsched.settings import K
 from qsched.ui import fragments, values
 from qsched.ui.compare import download as arrival_view
 from qsched.ui.compare import gallery, glance, links, surface_view
+from qsched.ui.compare.card import card_file
 from qsched.ui.compare.controls import Controls, build_controls, slider_updates
 from qsched.ui.compare.results import (
     Results,
@@ -448,6 +449,10 @@ class CompareTab:
             c.seed: settings.seed,
             c.examples: gr.update(samples=[[text] for text in spec.examples]),
         } | {widget: how[name] for name, widget in c.quantization.items()}
+
+    def card(self, request: gr.Request):
+        """The share card, as a file; the link on it leads to the address that the page was asked from."""
+        return card_file(self.held(request), request.headers.get("origin", ""))
 
     def saver(self, write: Callable, name: str) -> Callable:
         """A handler that writes a download of the session."""

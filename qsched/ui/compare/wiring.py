@@ -152,10 +152,18 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     )
     c.share.click(None, None, None, js=links.COPY, api_name="share", **HIDDEN)
     r.play.click(None, None, None, js=links.PLAY, api_name="play", **HIDDEN)
+    images, record = (
+        tab.saver(write, name)
+        for write, name in (
+            (downloads.images_file, "download_images"),
+            (downloads.record_file, "download_record"),
+        )
+    )
     for button, file, write, name in (
-        (r.save_images, r.images_file, downloads.images_file, "download_images"),
-        (r.save_record, r.record_file, downloads.record_file, "download_record"),
+        (r.save_images, r.images_file, images, "download_images"),
+        (r.save_record, r.record_file, record, "download_record"),
+        (r.save_card, r.card_file, reports_errors(tab.card), "download_card"),
     ):
-        button.click(tab.saver(write, name), None, file, api_name=name, **HIDDEN).success(
+        button.click(write, None, file, api_name=name, **HIDDEN).success(
             None, None, None, js=RECORD_LINK.replace("{0}", file.elem_id), api_name=f"{name}_start", **HIDDEN
         )

@@ -179,10 +179,10 @@ def test_the_device_runs_what_it_is_given_in_the_order_of_asking():
 )
 def test_what_visitors_wait_for_goes_before_a_batch_that_has_not_waited_long(monkeypatch, patience, expected):
     monkeypatch.setattr("qsched.server.device_thread.PATIENCE_S", patience)
-    device, order, go_on = DeviceThread(), [], threading.Event()
-    threads = [threading.Thread(target=device.run, args=(lambda: go_on.wait(10),))]
+    device, order, began, go_on = DeviceThread(), [], threading.Event(), threading.Event()
+    threads = [threading.Thread(target=device.run, args=(lambda: (began.set(), go_on.wait(10)),))]
     threads[0].start()
-    until(lambda: device._thread is not None and not device._urgent)
+    began.wait(10)
     for name in ("batch", "drag", "drag"):
         work = (lambda name=name: order.append(name), name == "batch")
         threads.append(threading.Thread(target=device.run, args=work))

@@ -40,7 +40,7 @@ def test_a_position_seen_before_costs_no_call_until_other_images_are_looked_at(e
 def test_a_session_holds_a_limited_number_of_bytes(engine, monkeypatch):
     size = engine.compare("a", "emoji-lcm", FOX, at(0)).nbytes
     image = engine.session("a").comparison.qsched.nbytes
-    assert image == 64 * 64 * 3
+    assert image == (1 + FOX.steps) * 64 * 64 * 3, "the image and its path"
     monkeypatch.setattr(engine_module, "SESSION_BYTES", size + 5 * image + 1)
     for index in range(20):
         engine.rescale("a", at(index))

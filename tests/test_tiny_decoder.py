@@ -25,8 +25,9 @@ TINY = Settings("a red fox", 0, 2, Quantization("w4a8"), tiny_decoder=True)
 
 @pytest.fixture
 def decoders(monkeypatch):
-    """Which decoder was used, in order."""
+    """Which decoder was used for the images, in order; no paths are drawn."""
     backbone, used = tiny("sdxl-turbo"), []
+    monkeypatch.setattr(backbone, "preview", lambda latents: None)
     decode = backbone._decode_slice
     monkeypatch.setattr(
         backbone,

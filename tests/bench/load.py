@@ -118,7 +118,7 @@ async def loaded(url: str, process: psutil.Process, options: argparse.Namespace)
         "highest_queue_position": max(seen.ranks, default=0) + 1,
         "positions_on_page": sorted(set(seen.positions))[:20],
         "images": len(seen.images), "errors": seen.errors[:20], "error_count": len(seen.errors),
-        "rss_mb": {name: round(value / 1e6) for name, value in memory.items()},
+        "rss_bytes": memory,
     }, seen  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def unlike(seen: Seen) -> list[str]:
 
 def breaches(result: dict, options: argparse.Namespace) -> list[str]:
     """What was not as it should be."""
-    memory = result["rss_mb"]
+    memory = result["rss_bytes"]
     wrong = {
         "errors": result["error_count"] > 0,
         "a traceback or complaint in the log": bool(result["log"].strip()),

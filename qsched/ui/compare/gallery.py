@@ -59,7 +59,10 @@ def settings_of(gallery: Gallery, index: int) -> Settings | None:
 
 def _card(example: Example, index: int) -> str:
     prompt, tone = escape(example.prompt), fragments.judged_tone(example.difference)
-    images = "".join(f'<img alt="" src="{escape(source)}">' for source in example.images)
+    images = "".join(
+        f'<img alt="{name}: {prompt}" src="{escape(source)}">'
+        for name, source in zip(("Naive", "Q-Sched"), example.images, strict=True)
+    )
     return (
         f'<button type="button" data-example="{index}" title="{prompt}"><span>{images}</span>'
         f'<em>{prompt}</em><b class="{tone}">{fragments.signed(example.difference)}</b></button>'

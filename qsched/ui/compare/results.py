@@ -81,8 +81,6 @@ def build_results(backbone: str) -> Results:
             gr.HTML(path.HEADING, elem_classes="plain")
             play = gr.Button("Play", elem_id="play", size="md", scale=0, min_width=80)
         strip = gr.HTML(elem_id="path", elem_classes="plain")
-    gallery = build_gallery(backbone)
-    glance = build_glance()
     with gr.Column(elem_classes="q-card"):
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
         with gr.Row(elem_classes="under-scores"):
@@ -136,6 +134,8 @@ def build_results(backbone: str) -> Results:
                 elem_id="wipe",
                 label="Wipe",
             )
+    gallery = build_gallery(backbone)
+    glance = build_glance()
     return Results(
         images,
         captions,

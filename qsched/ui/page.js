@@ -15,6 +15,7 @@ window.qsched = (() => {
     const holder = document.querySelector("#surface"), image = holder?.querySelector("img");
     const data = document.querySelector("[data-surface]")?.dataset.surface;
     let ring = document.querySelector("#crosshair");
+    if (image) image.loading = "eager"; // gradio loads it when it comes into view: a click would come too soon
     if (!image || !data || !point) return ring?.remove();
     const { size, box, c_x, c_eps, shape } = JSON.parse(data);
     if (!ring) {

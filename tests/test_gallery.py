@@ -100,3 +100,15 @@ class TestOnThePage:
         assert visitor.comparison.settings.seed == SHIPPED.seed
         visitor.stands_at(1.08, 0.92)
         assert visitor.page.input_value("#prompt textarea") == prompt
+
+    def test_it_leaves_the_example_prompts_under_the_form_their_look(self, visit):
+        visitor = visit()
+        chip = visitor.page.locator("#examples .gallery-item").first
+        box, words = chip.bounding_box(), chip.locator("div").first.bounding_box()
+        assert words["width"] > 0.75 * box["width"], "the text has the chip's width"
+
+    def test_on_a_phone_it_comes_after_the_map(self, visit):
+        visitor = visit(width=390, height=844)
+        names = ("#surface", "#gallery", "#glance")
+        tops = [visitor.page.locator(name).bounding_box()["y"] for name in names]
+        assert tops == sorted(tops)

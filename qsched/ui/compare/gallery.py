@@ -24,7 +24,7 @@ def build_gallery(backbone: str) -> gr.HTML | None:
     gallery = load_gallery(backbone)
     if gallery is None:
         return None
-    with gr.Column(elem_classes="q-card"):
+    with gr.Column(elem_classes=["q-card", "q-later"]):
         return gr.HTML(cards(gallery), elem_id="gallery", elem_classes="plain", js_on_load=ON_CLICK)
 
 
@@ -45,7 +45,7 @@ def cards(gallery: Gallery) -> str:
     )
     return (
         f'<h3>Where it helps, and where not</h3><p class="fine">{about}</p>'
-        f'<div class="gallery">{"".join(groups)}</div>'
+        f'<div class="outcomes">{"".join(groups)}</div>'
     )
 
 

@@ -39,7 +39,7 @@ class Glance:
 def build_glance() -> Glance:
     """Lay it out, empty."""
     cards, go = {}, {}
-    with gr.Column(elem_classes="q-card"):
+    with gr.Column(elem_classes=["q-card", "q-later"]):
         with gr.Row(elem_classes="path-head"):
             gr.HTML(HEADING, elem_classes="plain")
             show = gr.Button("Show", elem_id="glance", size="md", scale=0, min_width=80)

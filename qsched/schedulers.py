@@ -235,7 +235,7 @@ class QSchedMixin:
             self._path = self.timesteps
             stock(*args, **kwargs)
         for name in ("c_x", "c_eps"):
-            self.expanded(name)
+            self._expanded(name)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any
@@ -261,13 +261,17 @@ class QSchedMixin:
                 self._init_step_index(timestep)
             except IndexError:  # not a timestep of this schedule; the stock step knows best what to say
                 return super().step(model_output, timestep, sample, *args, **kwargs)
-        place = self._place()
-        model_output = scale(model_output, between(self.expanded("c_eps"), place), "c_eps")
-        sample = scale(sample, between(self.expanded("c_x"), place), "c_x")
+        model_output, sample = self.rescaled(model_output, sample, self._place())
         return super().step(model_output, timestep, sample, *args, **kwargs)
 
-    def expanded(self, name: str) -> Tensor:
-        """One coefficient ("c_x" or "c_eps") per timestep, float32 (steps,) or (steps, batch)."""
+    def rescaled(self, model_output: Tensor, sample: Tensor, place: float) -> tuple[Tensor, Tensor]:
+        """c_eps times the prediction and c_x times the sample, at a place on the path of timesteps."""
+        return (
+            scale(model_output, between(self._expanded("c_eps"), place), "c_eps"),
+            scale(sample, between(self._expanded("c_x"), place), "c_x"),
+        )
+
+    def _expanded(self, name: str) -> Tensor:
         # Never stored: a ramp that is drawn anew cannot outlive a change of the step count.
         path = self.timesteps if self._path is None else self._path
         return expand(self._run_time.get(name, self.config[name]), len(path), name)

@@ -26,6 +26,17 @@ def browser():
         running.close()
 
 
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    """The page on a tiny backbone with one preset: (url, engine); a file with another page has its own."""
+    from browser_app import serving, write_preset
+
+    folder = tmp_path_factory.mktemp("presets")
+    write_preset(folder)
+    with serving(folder) as served:
+        yield served
+
+
 @pytest.fixture
 def visit(app, browser):
     """Opens tabs; afterwards nothing may have complained."""

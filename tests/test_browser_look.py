@@ -59,14 +59,6 @@ ARROWS = """() => [...document.querySelectorAll("input[role=combobox]")].filter(
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("presets")
-    write_preset(folder)
-    with serving(folder) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
 def hall(tmp_path_factory):
     """The same as in a lecture hall."""
     folder = tmp_path_factory.mktemp("presets")

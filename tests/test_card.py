@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
+from browser_app import NEEDS_BROWSER, tiny_backbone
 from PIL import Image
 
 from qsched.comparison.comparison import Settings
@@ -65,14 +65,6 @@ def test_saved_images_say_what_made_them(held):
         assert (text["prompt"], text["seed"], text["steps"]) == ("ein Fuchs 狐", "7", "4"), name
     assert [text["bits"] for text in texts.values()] == ["fp16", "w4a8", "w4a8"]
     assert [text["c_x"] for text in texts.values()] == ["1.0", "1.0", "1.1"]
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("presets")
-    write_preset(folder)
-    with serving(folder) as served:
-        yield served
 
 
 class TestOnThePage:

@@ -1,10 +1,10 @@
 """The examples by outcome: honest by their making, fresh, and one click away."""
 
 import pytest
-from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
+from browser_app import NEEDS_BROWSER, tiny_backbone, write_preset
 
-from qsched.comparison.comparison import Settings, compare
-from qsched.evaluation.gallery import OUTCOMES, Example, load_gallery, make_gallery, middle, outcome_of
+from qsched.comparison.comparison import OUTCOMES, Settings, compare, outcome_of
+from qsched.evaluation.gallery import Example, load_gallery, make_gallery, middle
 from qsched.load import load_backbone
 from qsched.presets import find_preset
 from qsched.prompts.builtin import builtin_prompts
@@ -37,7 +37,7 @@ def test_every_prompt_is_counted_once_and_a_file_keeps_everything(tmp_path):
     prompts, seen = ["fox", "red apple", "a house", "ship"], []
     made = make_gallery(backbone, preset, prompts, 2.0, lambda *done: seen.append(done))
     assert sum(made.counts.values()) == 4 and seen[-1] == (4, 4)
-    made.save(tmp_path / "emoji-lcm.json")
+    (tmp_path / "emoji-lcm.json").write_text(made.to_json(), "utf-8")
     assert load_gallery("emoji-lcm", tmp_path) == made
     assert load_gallery("sdxl-turbo", tmp_path) is None
     one = made.all_examples[0]
@@ -68,7 +68,7 @@ def test_cards_tell_the_counts_and_the_differences():
 
 @pytest.mark.parametrize("index", [-1, 12, "0", None, 1.0])
 def test_there_is_no_other_example(index):
-    assert view.settings_of(SHIPPED, index) is None
+    assert SHIPPED.compared(index) is None
 
 
 def test_the_command_writes_what_the_page_reads(line, tmp_path):
@@ -79,14 +79,6 @@ def test_the_command_writes_what_the_page_reads(line, tmp_path):
     made = load_gallery("emoji-lcm", tmp_path)
     assert made.counts == data["counts"] and len(made.all_examples) == 2
     assert made.revision == SHIPPED.revision
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("presets")
-    write_preset(folder)
-    with serving(folder) as served:
-        yield served
 
 
 class TestOnThePage:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
+from browser_app import NEEDS_BROWSER, tiny_backbone
 from diffusers import (
     EulerAncestralDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -12,8 +12,9 @@ from diffusers import (
 )
 from tiny_models import fresh
 
-from qsched.comparison.comparison import PATH_SIDE, Settings, compare, rescale
+from qsched.comparison.comparison import Settings, compare, rescale
 from qsched.comparison.record import record
+from qsched.comparison.thumbnail import SIDE
 from qsched.models.memory.plan import RESERVE, needs
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
@@ -104,7 +105,7 @@ def test_images_of_a_path_are_small_counted_and_left_out_of_the_record(backbone,
     large = torch.zeros(1, 3, 1024, 512)
     monkeypatch.setattr(backbone, "decode", lambda latents: large)
     made = compare(backbone, Settings("large"), Coefficients.identity())
-    assert {max(image.size) for image in made.naive.path} == {PATH_SIDE}
+    assert {max(image.size) for image in made.naive.path} == {SIDE}
 
 
 def test_a_slow_decoder_draws_no_path(backbone, monkeypatch):
@@ -129,14 +130,6 @@ def test_the_strip_names_every_step(comparison):
     strip = path.strip(comparison)
     assert strip.count("<img") == 12
     assert "c<sub>x</sub> 1.1<br>c<sub>ε</sub> 0.9" in strip and "c<sub>x</sub> 1<br>" in strip
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("presets")
-    write_preset(folder)
-    with serving(folder) as served:
-        yield served
 
 
 class TestOnThePage:

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> Result:
 
     from tqdm import tqdm
 
-    from qsched.commands.output import table, writable_folder
+    from qsched.commands.output import table, writable_folder, write_files
     from qsched.evaluation.gallery import FOLDER, make_gallery
     from qsched.presets import load_preset
     from qsched.prompts.builtin import choose_prompts
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> Result:
         gallery = make_gallery(
             backbone, preset, prompts, args.k, lambda done, total: bar.update(done - bar.n)
         )
-    gallery.save(path)
+    write_files(path.parent, {path.name: gallery.to_json().encode()})
     rows = [["prompt", "naive", "Q-Sched", "difference"]] + [
         [example.prompt, f"{example.naive:.3f}", f"{example.qsched:.3f}", f"{example.difference:+.3f}"]
         for example in gallery.all_examples

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms.functional import to_pil_image
 
 from qsched.comparison.facts import Facts, facts_of
+from qsched.comparison.thumbnail import drawn, path_images
 from qsched.models.base import Backbone, Condition
 from qsched.models.spec import BackboneSpec
 from qsched.quantization import BitWidth, Quantization
@@ -32,8 +32,12 @@ FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
 PROMPT_LIMIT = 2000
 SAME_JAQ = 0.02
 """A difference of one image's JAQ that says nothing."""
-PATH_SIDE = 160
-"""Pixels of an image of a path at most."""
+OUTCOMES = ("better", "no difference", "worse")
+
+
+def outcome_of(difference: float) -> str:
+    """One of OUTCOMES for a difference of one image's JAQ."""
+    return "no difference" if abs(difference) < SAME_JAQ else "better" if difference > 0 else "worse"
 
 
 @dataclass(frozen=True)
@@ -304,7 +308,7 @@ def sketch(backbone: Backbone, comparison: Comparison, coefficients: Coefficient
     images, *_ = _continue(
         backbone, comparison.condition, comparison.noise, small, coefficients, module, first
     )
-    return _drawn(images.nan_to_num(0.0, 0.0, 0.0))
+    return drawn(images.nan_to_num(0.0, 0.0, 0.0))
 
 
 def lacks_lpips(comparison: Comparison, judge: Any) -> bool:
@@ -354,7 +358,7 @@ def _column(
     likeness = similarity(images, reference, getattr(judge, "lpips", None))
     return Column(
         name=name,
-        image=_drawn(images),
+        image=drawn(images),
         stored_bytes=stored_bytes,
         ratio=backbone.full_precision_bytes / stored_bytes,
         latency_s=latency_s,
@@ -367,23 +371,6 @@ def _column(
         first_run=first_run,
         path=path_images(backbone, estimates),
     )
-
-
-def path_images(backbone: Backbone, estimates: list[Tensor]) -> tuple[Image.Image, ...]:
-    """Each step's estimate of x_0 (1, C, H, W) as an image of at most PATH_SIDE pixels, drawn by the fastest
-    decoder; none where that is slow, or has no room.
-    """
-    images = backbone.preview(torch.cat(estimates))
-    if images is None:
-        return ()
-    drawn = [_drawn(image[None].nan_to_num(0.0, 0.0, 0.0)) for image in images.cpu()]
-    for image in drawn:
-        image.thumbnail((PATH_SIDE, PATH_SIDE))
-    return tuple(drawn)
-
-
-def _drawn(images: Tensor) -> Image.Image:
-    return to_pil_image((images[0] * 255).round().to(torch.uint8))
 
 
 def _elapsed(backbone: Backbone, begin: float) -> float:

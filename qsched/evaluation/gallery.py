@@ -9,15 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from qsched.comparison.comparison import SAME_JAQ, Comparison, Settings, compare
+from qsched.comparison.comparison import OUTCOMES, Comparison, Settings, compare, outcome_of
 from qsched.comparison.thumbnail import data_uri
 from qsched.evaluation.held_out import FIRST_SEED, quantization_of
 from qsched.models.base import Backbone
 from qsched.models.registry import ASSETS
 from qsched.presets import Preset
+from qsched.quantization import Quantization
 
 FOLDER = ASSETS / "gallery"
-OUTCOMES = ("better", "no difference", "worse")
 EXAMPLES = 4
 """Of each outcome."""
 
@@ -39,12 +39,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Examples of one preset. counts: of all prompts, by outcome; examples: those shown, likewise."""
+    """Examples of one preset. settings: of its quantizer; counts: of all prompts, by outcome; examples: those
+    shown, likewise.
+    """
 
     backbone: str
     revision: str
     bits: str
     steps: int
+    settings: dict
     coefficients: dict
     k: float
     seed: int
@@ -56,9 +59,17 @@ class Gallery:
         """In the order of OUTCOMES."""
         return [example for outcome in OUTCOMES for example in self.examples[outcome]]
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    def compared(self, index: int) -> Settings | None:
+        """What the example at a place of `all_examples` was compared with, None where there is none."""
+        examples = self.all_examples
+        if not isinstance(index, int) or not 0 <= index < len(examples):
+            return None
+        quantization = Quantization(self.bits, **self.settings)
+        return Settings(examples[index].prompt, self.seed, self.steps, quantization)
+
+    def to_json(self) -> str:
+        """What `load_gallery` reads."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
 def load_gallery(backbone: str, folder: Path = FOLDER) -> Gallery | None:
@@ -93,17 +104,13 @@ def make_gallery(
         backbone.revision,
         preset.bits,
         preset.steps,
+        preset.settings,
         preset.best(k).to_dict(),
         k,
         FIRST_SEED,
         {outcome: len(examples) for outcome, examples in found.items()},
         {outcome: middle(examples) for outcome, examples in found.items()},
     )
-
-
-def outcome_of(difference: float) -> str:
-    """One of OUTCOMES for a difference of one image's JAQ."""
-    return "no difference" if abs(difference) < SAME_JAQ else "better" if difference > 0 else "worse"
 
 
 def middle(examples: Sequence[Example], count: int = EXAMPLES) -> list[Example]:

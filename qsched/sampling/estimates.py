@@ -4,7 +4,7 @@ from diffusers import LCMScheduler, TCDScheduler
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from qsched.schedulers import QSchedMixin, between, scale
+from qsched.schedulers import QSchedMixin
 
 
 def clean_estimate(scheduler: SchedulerMixin, index: int, prediction: Tensor, sample: Tensor) -> Tensor:
@@ -19,8 +19,7 @@ def clean_estimate(scheduler: SchedulerMixin, index: int, prediction: Tensor, sa
         ValueError: a kind of prediction that no backbone here makes.
     """
     if isinstance(scheduler, QSchedMixin):
-        c_x, c_eps = (between(scheduler.expanded(name), index) for name in ("c_x", "c_eps"))
-        sample, prediction = scale(sample, c_x, "c_x"), scale(prediction, c_eps, "c_eps")
+        prediction, sample = scheduler.rescaled(prediction, sample, index)
     if isinstance(scheduler, LCMScheduler | TCDScheduler):
         alpha = scheduler.alphas_cumprod[int(scheduler.timesteps[index])].sqrt().item()
         sigma = (1 - alpha**2) ** 0.5

@@ -9,9 +9,9 @@ from qsched.comparison.comparison import (
     FULL_PRECISION,
     NAIVE,
     QSCHED,
-    SAME_JAQ,
     Column,
     Comparison,
+    outcome_of,
 )
 from qsched.comparison.facts import ScorerFacts
 from qsched.presets import Preset, preset_name
@@ -90,6 +90,10 @@ def latency(seconds: float) -> str:
     return f"{1000 * seconds:.0f} ms" if seconds < 0.9995 else f"{seconds:.2f} s"
 
 
+TONES = {"better": "good", "no difference": "fair", "worse": "bad"}
+"""Style classes by outcome."""
+
+
 def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:
     """Whether Q-Sched is better than naive quantization, on this image and on prompts that the search of the
     preset never saw, in words.
@@ -99,7 +103,7 @@ def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:
         return ""
     difference = column.jaq_difference(naive, k)
     text = (
-        f"{_judged(difference if abs(difference) >= SAME_JAQ else 0, 'naive')} on this prompt: "
+        f"{_judged(outcome_of(difference), 'naive')} on this prompt: "
         f"<b>{signed(difference)} JAQ</b> at the same {size(column.stored_bytes)}, without training."
     )
     if comparison.coefficients.is_identity:
@@ -108,9 +112,9 @@ def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:
     if held and held["k"] == k:
         found, columns = held["differences"]["Q-Sched - naive"]["jaq"], held["columns"]
         lost = columns["full precision"]["jaq"]["mean"] - columns["naive"]["jaq"]["mean"]
-        sure = found["mean"] if found["low"] > 0 or found["high"] < 0 else 0
+        sure = "better" if found["low"] > 0 else "worse" if found["high"] < 0 else "no difference"
         whose = "" if comparison.coefficients == preset.best(k) else ", the best known coefficients"
-        share = f", {100 * found['mean'] / lost:.0f} % of the damage" if lost > 0 and sure > 0 else ""
+        share = f", {100 * found['mean'] / lost:.0f} % of the damage" if lost > 0 and sure == "better" else ""
         text += (
             f" {_judged(sure)} on {len(held['prompts'])} held-out prompts{whose}: "
             f"<b>{signed(found['mean'])}</b> [{signed(found['low'])}, {signed(found['high'])}]{share}."
@@ -120,14 +124,12 @@ def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:
 
 def judged_tone(difference: float) -> str:
     """Style class of a difference of one image's JAQ to naive."""
-    return "fair" if abs(difference) < SAME_JAQ else "good" if difference > 0 else "bad"
+    return TONES[outcome_of(difference)]
 
 
-def _judged(difference: float, other: str = "") -> str:
-    tone, word, link = ("good", "Better", "than") if difference > 0 else ("bad", "Worse", "than")
-    if not difference:
-        tone, word, link = "fair", "No difference", "from"
-    return f'<b class="{tone}">{word}</b>' + (f" {link} {other}" if other else "")
+def _judged(outcome: str, other: str = "") -> str:
+    link = "from" if outcome == "no difference" else "than"
+    return f'<b class="{TONES[outcome]}">{outcome.capitalize()}</b>' + (f" {link} {other}" if other else "")
 
 
 def scores(comparison: Comparison, k: float = K_DEFAULT) -> str:

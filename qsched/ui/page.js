@@ -153,7 +153,6 @@ window.qsched = (() => {
   // The steps of the path, one after the other in the large images; an image that the server changes meanwhile stays.
   let playing;
   const play = () => {
-    clearInterval(playing?.timer);
     playing?.end();
     const images = [...document.querySelectorAll(".q-pictures .shown img")], ends = images.map((image) => image.src);
     const rows = ["full-precision", "naive", "qsched"].map((key) => [...document.querySelectorAll(`[data-path="${key}"]`)]);

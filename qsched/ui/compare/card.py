@@ -1,4 +1,4 @@
-"""The share card: one PNG of 1200 x 630 pixels with the three images, what made them, and the verdict."""
+"""The share card: one PNG of 1200 x 630 pixels with the three images, what made them, and their numbers."""
 
 from io import BytesIO
 from pathlib import Path

@@ -4,9 +4,8 @@ from html import escape
 
 import gradio as gr
 
-from qsched.comparison.comparison import Settings
-from qsched.evaluation.gallery import OUTCOMES, Example, Gallery, load_gallery
-from qsched.quantization import Quantization
+from qsched.comparison.comparison import OUTCOMES
+from qsched.evaluation.gallery import Example, Gallery, load_gallery
 from qsched.ui import fragments
 
 TITLES = {"better": "Helps", "no difference": "No difference", "worse": "Hurts"}
@@ -47,14 +46,6 @@ def cards(gallery: Gallery) -> str:
         f'<h3>Where it helps, and where not</h3><p class="fine">{about}</p>'
         f'<div class="outcomes">{"".join(groups)}</div>'
     )
-
-
-def settings_of(gallery: Gallery, index: int) -> Settings | None:
-    """What an example was compared with, None where there is no such example."""
-    examples = gallery.all_examples
-    if not isinstance(index, int) or not 0 <= index < len(examples):
-        return None
-    return Settings(examples[index].prompt, gallery.seed, gallery.steps, Quantization(gallery.bits))
 
 
 def _card(example: Example, index: int) -> str:

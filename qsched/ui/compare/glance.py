@@ -40,7 +40,7 @@ def build_glance() -> Glance:
     """Lay it out, empty."""
     cards, go = {}, {}
     with gr.Column(elem_classes=["q-card", "q-later"]):
-        with gr.Row(elem_classes="path-head"):
+        with gr.Row(elem_classes="card-head"):
             gr.HTML(HEADING, elem_classes="plain")
             show = gr.Button("Show", elem_id="glance", size="md", scale=0, min_width=80)
         about = gr.HTML("", elem_id="glance-about", elem_classes="plain")

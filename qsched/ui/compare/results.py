@@ -77,7 +77,7 @@ def build_results(backbone: str) -> Results:
     notes = gr.HTML("", elem_id="notes", elem_classes="plain")
     with gr.Column(elem_classes="q-card"):
         verdict = gr.HTML(elem_id="verdict", elem_classes="plain")
-        with gr.Row(elem_classes="path-head"):
+        with gr.Row(elem_classes="card-head"):
             gr.HTML(path.HEADING, elem_classes="plain")
             play = gr.Button("Play", elem_id="play", size="md", scale=0, min_width=80)
         strip = gr.HTML(elem_id="path", elem_classes="plain")

@@ -16,7 +16,7 @@ from qsched.server.engine import SOURCE, Engine, Session, named
 from qsched.settings import K
 from qsched.ui import fragments, values
 from qsched.ui.compare import download as arrival_view
-from qsched.ui.compare import gallery, glance, links, surface_view
+from qsched.ui.compare import glance, links, surface_view
 from qsched.ui.compare.card import card_file
 from qsched.ui.compare.controls import Controls, build_controls, slider_updates
 from qsched.ui.compare.results import (
@@ -416,7 +416,7 @@ class CompareTab:
     def go_to_example(self, request: gr.Request, event: gr.EventData, dark: bool, left: str, right: str):
         """The clicked example of the gallery, as it was compared there."""
         shipped = load_gallery(self.engine.default)
-        settings = gallery.settings_of(shipped, event.index) or toast("There is no such example.")
+        settings = shipped.compared(event.index) or toast("There is no such example.")
         coefficients = self.engine.start(self.engine.default, settings, shipped.k)
         self.engine.compare(request.session_hash, self.engine.default, settings, coefficients)
         updates = self.everything(self.held(request), dark, left, right)
@@ -451,16 +451,16 @@ class CompareTab:
         } | {widget: how[name] for name, widget in c.quantization.items()}
 
     def card(self, request: gr.Request):
-        """The share card, as a file; the link on it leads to the address that the page was asked from."""
+        """The share card, as a file; the link in it leads to the address that the page was asked from."""
         return card_file(self.held(request), request.headers.get("origin", ""))
 
-    def saver(self, write: Callable, name: str) -> Callable:
+    def saver(self, write: Callable) -> Callable:
         """A handler that writes a download of the session."""
 
         def save(request: gr.Request):
             return write(self.held(request))
 
-        save.__name__, save.__doc__ = name, write.__doc__
+        save.__name__, save.__doc__ = write.__name__, write.__doc__
         return reports_errors(save)
 
     def forget(self, request: gr.Request) -> None:

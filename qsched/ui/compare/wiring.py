@@ -152,16 +152,9 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     )
     c.share.click(None, None, None, js=links.COPY, api_name="share", **HIDDEN)
     r.play.click(None, None, None, js=links.PLAY, api_name="play", **HIDDEN)
-    images, record = (
-        tab.saver(write, name)
-        for write, name in (
-            (downloads.images_file, "download_images"),
-            (downloads.record_file, "download_record"),
-        )
-    )
     for button, file, write, name in (
-        (r.save_images, r.images_file, images, "download_images"),
-        (r.save_record, r.record_file, record, "download_record"),
+        (r.save_images, r.images_file, tab.saver(downloads.images_file), "download_images"),
+        (r.save_record, r.record_file, tab.saver(downloads.record_file), "download_record"),
         (r.save_card, r.card_file, reports_errors(tab.card), "download_card"),
     ):
         button.click(write, None, file, api_name=name, **HIDDEN).success(

@@ -67,6 +67,14 @@ def test_a_pick_of_what_is_shown_already_computes_nothing(engine, tab):
     assert tab.results.scores not in tab.picked(REQUEST, given(tab, bits="w2a8"))
 
 
+def test_an_answer_does_not_send_back_what_the_page_shows_and_somebody_may_be_typing_over(tab):
+    c = tab.controls
+    opened = tab.open(REQUEST, False, "naive", "Q-Sched")
+    assert c.prompt in opened and c.source not in opened
+    answer = tab.generate(REQUEST, given(tab, backbone="sdxl-turbo", prompt="a fox", seed=7))
+    assert c.examples in answer and not {c.prompt, c.seed, c.source, c.backbone} & set(answer)
+
+
 def test_an_answer_shows_the_newest_state_and_not_the_one_it_was_asked_for(engine, tab, monkeypatch):
     """The sliders are dragged while Generate computes: its answer must not bring the old third image back."""
     compare = engine.compare

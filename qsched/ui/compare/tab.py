@@ -1,8 +1,9 @@
 """The Compare tab: its widgets and handlers, which only translate between widgets and the engine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 import gradio as gr
 
@@ -206,7 +207,8 @@ class CompareTab:
         updates = self.everything(held, dark, left, right, shape, notes) | {self.results.k: k}
         asked = wanted[1]
         usual = asked.quantization == Quantization(asked.quantization.bits) and not asked.tiny_decoder
-        updates |= self.settings_shown(*wanted) | arrival_view.download_note(c, self.engine, wanted[0])
+        updates |= self.settings_shown(*wanted, {c.source: ""})
+        updates |= arrival_view.download_note(c, self.engine, wanted[0])
         return updates | {self.dark: dark, c.advanced: gr.update(open=not usual or SOURCE in wanted[0])}
 
     def asked(self, request: gr.Request, given: dict) -> tuple[str, Settings]:
@@ -282,7 +284,7 @@ class CompareTab:
             for slider in self.controls.sliders:
                 updates[slider].pop("value")
         if held and held.backbone != backbone:
-            updates |= self.settings_shown(backbone, settings)
+            updates |= self.settings_shown(backbone, settings, given)
         return updates
 
     def follow(self, request: gr.Request, given: dict):
@@ -437,11 +439,14 @@ class CompareTab:
     def complain(self, given: dict) -> None:
         """Called when the hint changes: a number out of range ends as a toast before this line is reached."""
 
-    def settings_shown(self, backbone: str, settings: Settings) -> dict:
-        """Outputs that make the controls show these settings."""
+    def settings_shown(
+        self, backbone: str, settings: Settings, given: Mapping = MappingProxyType({})
+    ) -> dict:
+        """Outputs that make the controls show these settings; what they show already (given: values by
+        widget) is not sent, so that nothing is lost that somebody types meanwhile."""
         c, spec = self.controls, self.engine.spec(backbone)
         how = named_quantization(settings.quantization)
-        return {
+        shown = {
             c.backbone: spec.id,
             c.source: backbone.partition(SOURCE)[2],
             c.steps: gr.update(choices=values.steps_choices(spec), value=settings.steps),
@@ -449,6 +454,8 @@ class CompareTab:
             c.seed: settings.seed,
             c.examples: gr.update(samples=[[text] for text in spec.examples]),
         } | {widget: how[name] for name, widget in c.quantization.items()}
+        same = lambda widget, value: not isinstance(value, dict) and given.get(widget) == value
+        return {widget: value for widget, value in shown.items() if not same(widget, value)}
 
     def card(self, request: gr.Request):
         """The share card, as a file; the link in it leads to the address that the page was asked from."""

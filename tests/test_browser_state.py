@@ -209,3 +209,27 @@ def test_where_nothing_is_known_a_button_leads_to_the_search(visit):
     visitor.until(
         lambda: visitor.page.input_value("#search-bits input") == "W4A16", "the settings of Compare"
     )
+
+
+def test_who_waits_for_the_device_sees_how_many_are_before(visit):
+    tabs = [visit(), visit(), visit(width=390, height=844)]
+    place = lambda visitor: visitor.page.locator("#waiting p:visible")
+    tall = lambda: tabs[2].page.evaluate("document.querySelector('.q-compare').offsetHeight")
+    before = tall()
+    SLOW.seconds = 0.3
+    try:
+        for number, visitor in enumerate(tabs):
+            visitor.page.fill("#prompt textarea", f"fox {number}")
+            visitor.page.click("#generate")
+            visitor.page.wait_for_timeout(100)
+        assert [place(visitor).inner_text() for visitor in tabs[1:]] == [
+            "waiting: 1 before you",
+            "waiting: 2 before you",
+        ]
+        assert place(tabs[2]).evaluate("text => text.checkVisibility({ opacityProperty: true })")
+        assert not place(tabs[0]).count() and tall() == before
+    finally:
+        SLOW.seconds = 0.0
+    for visitor in tabs:
+        visitor.page.wait_for_function("!document.body.classList.contains('busy')")
+        assert not place(visitor).count()

@@ -14,11 +14,14 @@ RECORD_LINK = (
 )
 
 
-def on_device(engine: Engine) -> dict:
+def on_device(engine: Engine, waiting: gr.HTML | None = None) -> dict:
     """How an event that computes is declared: one at a time, but where a GPU is lent nobody waits for
     another's, and the engine puts in order what it computes itself.
+
+    waiting: where gradio says the place in the queue; page.js puts it in words.
     """
-    return {"concurrency_id": "device", "concurrency_limit": WAITING if engine.lends_any else 1}
+    device = {"concurrency_id": "device", "concurrency_limit": WAITING if engine.lends_any else 1}
+    return device | ({"show_progress": "minimal", "show_progress_on": waiting} if waiting else {})
 
 
 def settle(event: gr.events.Dependency, name: str) -> None:

@@ -100,6 +100,14 @@ window.qsched = (() => {
   };
   const pictures = new MutationObserver(() => (sync(), rest()));
 
+  // Gradio counts whoever is ahead in the queue, and leaves out the one that is served; an event that need not wait
+  // stands there for a moment too, so the style sheet shows this late.
+  const place = new MutationObserver(() => {
+    const text = document.querySelector("#waiting p"), ahead = /queue: (\d+)/.exec(document.querySelector("#waiting .wrap")?.textContent);
+    const say = ahead ? `waiting: ${ahead[1]} before you` : "";
+    if (text && text.textContent !== say) text.textContent = say;
+  });
+
   const watch = new ResizeObserver(draw);
   const mark = (shape, c_x, c_eps) => {
     point = { shape, c_x: Number(c_x), c_eps: Number(c_eps) };
@@ -109,6 +117,7 @@ window.qsched = (() => {
       holder.onmousemove = holder.onmouseleave = tell;
     }
     pictures.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
+    place.observe(document.querySelector("#waiting"), { subtree: true, childList: true, characterData: true });
     requestAnimationFrame(draw);
     for (const delay of [120, 400, 1200]) setTimeout(draw, delay); // the image may still be on its way
   };

@@ -25,6 +25,7 @@ class Results:
 
     images: list[gr.Image]
     captions: list[gr.HTML]
+    waiting: gr.HTML
     notes: gr.HTML
     verdict: gr.HTML
     path: gr.HTML
@@ -74,6 +75,7 @@ def build_results(backbone: str) -> Results:
                         buttons=["fullscreen"])
                 )  # fmt: skip
                 captions.append(gr.HTML(elem_id=f"caption-{fragments.KEYS[name]}", elem_classes="plain"))
+        waiting = gr.HTML("<p aria-hidden=true></p>", elem_id="waiting", elem_classes="plain")
     notes = gr.HTML("", elem_id="notes", elem_classes="plain")
     with gr.Column(elem_classes="q-card"):
         verdict = gr.HTML(elem_id="verdict", elem_classes="plain")
@@ -139,6 +141,7 @@ def build_results(backbone: str) -> Results:
     return Results(
         images,
         captions,
+        waiting,
         notes,
         verdict,
         strip,

@@ -12,6 +12,7 @@ from qsched.ui.events import HIDDEN, QUIET, RECORD_LINK, on_device, settle
 def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     """Connect every widget; `toggle` switches between dark and light."""
     c, r, device = tab.controls, tab.results, on_device(tab.engine)
+    waits = QUIET | on_device(tab.engine, r.waiting)
     pair = [r.left, r.right]
     third, shown, chosen = tab.third, tab.shown, tab.chosen
     pair_and_dark = {tab.dark, *pair}
@@ -21,8 +22,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         "inputs": given,
         "outputs": shown + chosen,
         "js": links.BUSY,
-        **QUIET,
-        **device,
+        **waits,
     }
     demo.load(
         reports_errors(tab.open),
@@ -30,8 +30,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         [*shown, *chosen, *tab.download_note, tab.dark, r.k, c.advanced],
         api_name="open",
         js=links.READ_DARK,
-        **HIDDEN,
-        **device,
+        **waits,
     )
     demo.unload(tab.forget)
     asked = [c.generate.click, c.prompt.submit, c.seed.submit]
@@ -88,10 +87,10 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     )
     r.captions[2].change(None, None, None, js=links.REST, api_name="rest", **HIDDEN)
     c.hint.change(tab.complain, set(c.sliders), None, api_name="complain", **QUIET)
-    c.shape.input(reports_errors(tab.reshape), c.shape, third, api_name="reshape", **QUIET, **device)
-    c.best.click(reports_errors(tab.best), None, third, api_name="best", **QUIET, **device)
-    c.reset.click(reports_errors(tab.reset), c.shape, third, api_name="reset", **QUIET, **device)
-    r.surface.select(reports_errors(tab.select), None, third, api_name="select", **QUIET, **device)
+    c.shape.input(reports_errors(tab.reshape), c.shape, third, api_name="reshape", **waits)
+    c.best.click(reports_errors(tab.best), None, third, api_name="best", **waits)
+    c.reset.click(reports_errors(tab.reset), c.shape, third, api_name="reset", **waits)
+    r.surface.select(reports_errors(tab.select), None, third, api_name="select", **waits)
     gr.on([r.left.input, r.right.input], reports_errors(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
     recolour = {
         "fn": reports_errors(tab.redraw),
@@ -124,8 +123,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
             [*shown, *chosen],
             api_name="go_to_example",
             js=links.BUSY,
-            **QUIET,
-            **device,
+            **waits,
         )
         settle(gone, "_gallery")
     r.glance.show.click(

@@ -88,7 +88,7 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     used = r.use.click(
         reports_errors(tab.use), [compare.dark, *pair],
         [*compare.shown, *compare.chosen],
-        api_name="search_use", js=links.BUSY, **HIDDEN, **on_device(tab.engine),
+        api_name="search_use", js=links.BUSY, **(HIDDEN | on_device(tab.engine, compare.results.waiting)),
     )  # fmt: skip
     settle(used, "_use")
     used.success(lambda: gr.update(selected="compare"), None, tabs, api_name="search_to_compare", **HIDDEN)

@@ -117,7 +117,7 @@ def parser() -> Parser:
         "your data folder)",
     )
     options.add_argument("--share", action="store_true", help="also make a public link (needs a network)")
-    options.add_argument("--talk", action="store_true", help="large type, for a lecture hall")
+    options.add_argument("--talk", action="store_true", help="for a stage: large type, a tour by arrow keys")
     options.add_argument("--offline", action="store_true", help="never ask the hub for anything")
     return options
 

@@ -34,7 +34,7 @@ qsched.
 INSIDE = {
     "ui": (
         "page",
-        "about_tab api",
+        "about_tab api stage",
         "search",
         "compare",
         "events preview theme",

@@ -22,6 +22,7 @@ from qsched.ui.errors import reports_errors, toast
 from qsched.ui.events import HIDDEN, on_device
 from qsched.ui.search.tab import SearchTab
 from qsched.ui.search.wiring import wire_search
+from qsched.ui.stage import build_stage
 from qsched.ui.visitors import GUEST, furnish
 
 HEADER = (
@@ -53,7 +54,7 @@ class Page(gr.Blocks):
         defaults = dict(
             theme=theme.theme(),
             css=theme.css(self.talk),
-            head=theme.head(),
+            head=theme.head(self.talk),
             favicon_path=preview.FAVICON,
             app_kwargs={"middleware": [Middleware(preview.LinkPreview)]},
             ssr_mode=False,
@@ -95,7 +96,7 @@ def build_app(
     Args:
         backbone: id that a first visitor sees. source: a folder or Hub id in place of that backbone's own.
             device: "auto" or a torch device.
-        talk: type for the last row of a lecture hall.
+        talk: type for the last row of a lecture hall, and the tour by keys.
         engine: what computes; None makes one.
         searches: where searches are kept, a file or an Optuna storage URL; None is the user's own file.
 
@@ -120,6 +121,8 @@ def build_app(
         wire(compare, demo, toggle)
         wire_search(search, demo, tabs, searching)
         demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
+        if talk:
+            build_stage(engine, compare)
         demo.compare, demo.search = compare, search
         compared = reports_errors(public_compare(engine), page=False)
         gr.api(compared, api_name="compare", **on_device(engine))

@@ -83,9 +83,13 @@ def css(talk: bool = False) -> str:
     return _read("style.css") + _read("search.css") + narrow + (_read("talk.css") if talk else "")
 
 
-def head() -> str:
-    """The page's script and the score table's style, inline: no request is needed for them."""
-    return f"<script>{_read('page.js')}</script><style>{_read('scores.css')}</style>"
+def head(talk: bool = False) -> str:
+    """The page's scripts and the styles of the score table and the tour, inline: no request is needed.
+
+    gradio would put its own container before the tour's selectors, which begin at the body.
+    """
+    tour = f"<script>{_read('tour.js')}</script><style>{_read('tour.css')}</style>" if talk else ""
+    return f"<script>{_read('page.js')}</script><style>{_read('scores.css')}</style>{tour}"
 
 
 def _read(name: str) -> str:

@@ -1,0 +1,140 @@
+// The tour of a talk: stations that arrow keys or a presenter's clicker go through, each with one sentence and one part
+// of the page in the light. No station waits for the server.
+(() => {
+  const text = (selector) => document.querySelector(selector)?.textContent.trim() ?? "";
+  const size = () => text("#caption-full-precision b"), ratio = () => text("#caption-naive .caption > span");
+  const steps = () => document.querySelectorAll('[data-path="naive"]').length;
+
+  // What a station lights, what is said of it, what it does. A station is left out where its first part is not shown.
+  const STATIONS = [
+    { name: "full-precision", lit: [".picture.full-precision"],
+      say: () => `The model as trained${size() && `: ${size()}`}, at full precision.` },
+    { name: "damage", lit: [".picture.naive", ".picture.full-precision"],
+      say: () => `Quantized${ratio() && `: ${ratio()}`}. Same prompt, same noise: whatever differs is the damage.` },
+    { name: "path", lit: ["#path .path"],
+      say: () => steps() > 1 ? "Each step starts where the last one ended, so an early error travels along the path."
+        : "One step is all there is: its error is the error of the image." },
+    { name: "drag", lit: [".q-card:has(> .sliders)", ".picture.qsched", ".picture.naive"], act: () => travel(24),
+      say: () => "Two coefficients, no training: c<sub>x</sub> scales the noisy image, c<sub>ε</sub> the prediction." },
+    { name: "map", lit: ["#surface", ".picture.qsched"], act: () => travel(1, 1500),
+      say: () => "Each cell is one pair of coefficients, its colour the score of its images. A click goes there." },
+    { name: "verdict", lit: [".verdict", ".q-pictures"],
+      say: () => `Does it help? Measured on this image${text(".verdict").includes("held-out")
+        ? " and on prompts that the search never saw" : ""}.` },
+  ];
+
+  // --- acting: from 1 to the best known coefficients, as a hand would ------------------------------------------------
+  let timers = [], unfinished = false;
+  const press = (selector) => {
+    const button = document.querySelector(selector);
+    if (button && !button.disabled) button.click();
+  };
+  const settle = () => ((unfinished = false), press("#best"));
+  const stop = () => (timers.forEach(clearTimeout), (timers = []));
+  const set = (slider, value) => {
+    slider.value = value;
+    slider.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+  const travel = (moves, pause = 100) => {
+    const best = JSON.parse(document.querySelector("[data-best]")?.dataset.best ?? "null");
+    if (!best) return;
+    if (document.querySelector("#shape input:checked")?.value !== best.shape) return press("#best");
+    const pairs = ["c_x", "c_eps"].flatMap((name) => {
+      const sliders = [...document.querySelectorAll(`.sliders.${name} input[type=range]`)].filter((s) => s.checkVisibility());
+      return sliders.map((slider, index) => [slider, best[name][index] ?? 1]);
+    });
+    unfinished = true;
+    for (let move = 0; move <= moves; move++) {
+      const part = move / moves, go = () => pairs.forEach(([slider, to]) => set(slider, 1 + (to - 1) * part));
+      move ? timers.push(setTimeout(go, move * pause)) : go();
+    }
+    timers.push(setTimeout(settle, moves * pause + 500)); // the exact numbers, which lie between a slider's steps
+  };
+  const leave = () => {
+    stop();
+    if (unfinished) settle();
+  };
+
+  // --- the light: a veil with a hole for each lit part, and the sentence below it ------------------------------------
+  let at = -1, on = false, drawn = "";
+  const veil = document.createElement("div"), line = document.createElement("div");
+  veil.id = "tour-veil";
+  line.id = "tour-line";
+  line.setAttribute("role", "status");
+  const shown = (selector) => [...document.querySelectorAll(selector)].filter((part) => part.checkVisibility());
+  const stations = () => STATIONS.filter(({ lit }) => shown(lit[0]).length);
+  const parts = () => STATIONS[at].lit.flatMap(shown);
+  const hole = ({ left, top, width, height }, pad, r = 16) =>
+    `M${left - pad + r} ${top - pad}h${width + 2 * (pad - r)}a${r} ${r} 0 0 1 ${r} ${r}v${height + 2 * (pad - r)}a${r} ${r} 0 0 1 ${-r} ${r}` +
+    `h${-width - 2 * (pad - r)}a${r} ${r} 0 0 1 ${-r} ${-r}v${-height - 2 * (pad - r)}a${r} ${r} 0 0 1 ${r} ${-r}z`;
+  const follow = () => {
+    if (!on) return;
+    const holes = parts().map((part) => hole(part.getBoundingClientRect(), getComputedStyle(part).position === "fixed" ? 0 : 8));
+    const path = `M0 0H${innerWidth}V${innerHeight}H0Z${holes.join("")}`;
+    if (path !== drawn) veil.style.clipPath = `path(evenodd, "${(drawn = path)}")`;
+    const said = STATIONS[at].say(); // the numbers in it change with what is shown
+    if (line.firstChild.innerHTML !== said) line.firstChild.innerHTML = said;
+  };
+  setInterval(follow, 100); // images and captions come when they come
+  for (const name of ["scroll", "resize"]) addEventListener(name, () => follow(), { passive: true });
+  const aim = () => {
+    const found = parts().map((part) => part.getBoundingClientRect()), top = Math.min(...found.map((box) => box.top)), bottom = Math.max(...found.map((box) => box.bottom));
+    const room = innerHeight - (on ? line.offsetHeight : 0);
+    scrollBy({ top: top - Math.max(12, (room - bottom + top) / 2), behavior: "instant" });
+  };
+  const show = (station) => {
+    leave();
+    document.querySelector("#tabs [role=tab]")?.click();
+    at = STATIONS.indexOf(station);
+    document.body.dataset.station = station.name;
+    document.body.append(veil, line);
+    const all = stations();
+    line.innerHTML = `<p></p><span>${all.indexOf(station) + 1} / ${all.length}</span>`;
+    on = true;
+    follow();
+    aim();
+    follow();
+    station.act?.();
+  };
+  const end = () => {
+    leave();
+    on = false;
+    drawn = "";
+    delete document.body.dataset.station;
+    veil.remove();
+    line.remove();
+    aim();
+  };
+  const step = (by) => {
+    const all = stations(), now = all.findIndex((station) => STATIONS.indexOf(station) >= at);
+    if (!on && by < 0) return at >= 0 && show(all[now] ?? all.at(-1)); // back into the station that was left
+    const next = at < 0 ? (by > 0 ? all[0] : undefined) : all[(now < 0 ? all.length : now) + by];
+    if (next) show(next);
+  };
+
+  // The opening state: the address without the settings, in the colours that are shown.
+  const reset = () => location.replace(`${location.pathname}?__theme=${document.body.classList.contains("dark") ? "dark" : "light"}`);
+
+  const KEYS = {
+    ArrowRight: () => step(1), PageDown: () => step(1), ArrowLeft: () => step(-1), PageUp: () => step(-1),
+    Escape: () => on && end(), r: reset, R: reset,
+  };
+  // A widget that has the focus keeps its keys; but a slider that a mouse has moved does not keep those of a clicker.
+  let held;
+  const belongs = ({ target, key }) =>
+    target.closest?.("input, textarea, select, [contenteditable=true], [role=tab], [role=listbox]") &&
+    !(target.type === "range" && target === held && key.startsWith("Page"));
+  document.addEventListener("pointerdown", ({ target }) => {
+    held = target;
+    stop(); // the hand takes over
+    unfinished = false;
+  }, true);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Tab") held = undefined;
+    const act = KEYS[event.key];
+    if (!act || event.repeat || event.ctrlKey || event.altKey || event.metaKey || belongs(event)) return;
+    if (document.querySelector(".shown.fullscreen")) return; // its Escape is gradio's
+    event.preventDefault();
+    act();
+  });
+})();

@@ -3,8 +3,12 @@
 import re
 import time
 
+import cv2
+import numpy as np
 import pytest
 from browser_app import BEST, NEEDS_BROWSER, serving, write_preset
+
+from qsched.ui import stage
 
 pytestmark = NEEDS_BROWSER
 STATIONS = ("full-precision", "damage", "path", "drag", "map", "verdict")
@@ -123,9 +127,39 @@ def test_keys_belong_to_the_widget_that_has_the_focus_and_r_brings_the_opening_s
     page.evaluate("document.activeElement.blur()")
     page.click("#theme-toggle")
     known = set(visitor.engine._sessions)
+    assert not visitor.complaints
     press(visitor, "R")
     page.wait_for_url(lambda url: "a+foxr" not in url and "prompt=" in url)
+    visitor.complaints.clear()  # of requests that were open when the page was left
     visitor.session = visitor.until(lambda: next(iter(set(visitor.engine._sessions) - known), None))
     assert visitor.comparison.settings == opening and station(visitor) is None
     visitor.stands_at(*BEST)
     assert not page.evaluate("document.body.classList.contains('dark')"), "the colours stay"
+
+
+def test_a_phone_reads_the_code_in_any_colours_and_a_page_for_this_machine_alone_says_so(visit, monkeypatch):
+    alone = visit()
+    press(alone, "q")
+    assert alone.page.locator("#tour-code").inner_text() == stage.ALONE
+    press(alone, "Escape")
+    press(alone, "ArrowRight")
+    assert station(alone) == "full-precision" and not alone.page.locator("#tour-code").is_visible()
+    address = "http://192.168.0.17:7860/"
+    monkeypatch.setattr(stage, "reachable", lambda *given: (address, ""))
+    for dark in (False, True):
+        visitor = visit(height=720, dark=dark)
+        press(visitor, "ArrowRight")
+        assert read_code(visitor) == address, "small, beside the first station"
+        press(visitor, "Q")
+        assert read_code(visitor) == address
+        assert visitor.page.locator("#tour-code svg").bounding_box()["height"] > 500
+        assert visitor.page.locator("#tour-code p").bounding_box()["y"] < 680
+        press(visitor, "Escape")
+        assert station(visitor) == "full-precision" and visitor.page.locator("#tour-code").is_visible()
+
+
+def read_code(visitor):
+    """What the code on the screen says."""
+    visitor.page.wait_for_timeout(300)
+    image = np.frombuffer(visitor.page.screenshot(), np.uint8)
+    return cv2.QRCodeDetector().detectAndDecode(cv2.imdecode(image, cv2.IMREAD_COLOR))[0]

@@ -122,7 +122,7 @@ def build_app(
         wire_search(search, demo, tabs, searching)
         demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
         if talk:
-            build_stage(engine, compare)
+            build_stage(demo, engine, compare)
         demo.compare, demo.search = compare, search
         compared = reports_errors(public_compare(engine), page=False)
         gr.api(compared, api_name="compare", **on_device(engine))

@@ -84,6 +84,7 @@
   };
   const show = (station) => {
     leave();
+    delete document.body.dataset.code;
     document.querySelector("#tabs [role=tab]")?.click();
     at = STATIONS.indexOf(station);
     document.body.dataset.station = station.name;
@@ -115,9 +116,13 @@
   // The opening state: the address without the settings, in the colours that are shown.
   const reset = () => location.replace(`${location.pathname}?__theme=${document.body.classList.contains("dark") ? "dark" : "light"}`);
 
+  // The code of the address, for the phones of the audience.
+  const code = () => document.body.toggleAttribute("data-code");
+  const close = () => (document.body.hasAttribute("data-code") ? code() : on && end());
+
   const KEYS = {
     ArrowRight: () => step(1), PageDown: () => step(1), ArrowLeft: () => step(-1), PageUp: () => step(-1),
-    Escape: () => on && end(), r: reset, R: reset,
+    Escape: close, q: code, Q: code, r: reset, R: reset,
   };
   // A widget that has the focus keeps its keys; but a slider that a mouse has moved does not keep those of a clicker.
   let held;

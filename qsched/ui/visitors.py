@@ -44,8 +44,8 @@ def is_local(request: gr.Request | None) -> bool:
     if any(name in PROXY_HEADERS or name.startswith("x-forwarded") for name in headers):
         return False
     places = [f"//{headers.get('host', '')}", headers.get("origin", "//localhost")]
-    return _loopback(request.client.host) and all(
-        _loopback(urlsplit(place).hostname or "") for place in places
+    return is_loopback(request.client.host) and all(
+        is_loopback(urlsplit(place).hostname or "") for place in places
     )
 
 
@@ -63,7 +63,8 @@ def furnish(request: gr.Request) -> str:
     return "" if is_local(request) else GUEST
 
 
-def _loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine itself."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
     except ValueError:

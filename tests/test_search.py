@@ -262,7 +262,7 @@ def test_a_image_that_is_not_finite_fails_its_point_for_good(tmp_path):
 
 
 def test_a_search_without_any_finite_point_says_so():
-    with pytest.raises(SearchError, match="no point with finite images"):
+    with pytest.raises(SearchError, match="no point with finite scores"):
         search(embedded(), changed(TINY, steps=2, c_range=(1e38, 3e38)))
 
 

@@ -204,7 +204,7 @@ def test_released_claims_can_be_claimed_again(storage):
 
 
 def test_the_claims_of_a_process_without_a_heartbeat_are_taken_over(storage, monkeypatch):
-    monkeypatch.setattr(studies, "GRACE", 1)  # in the whole seconds of SQLite's clock
+    monkeypatch.setattr(studies, "GRACE", 2)  # in the whole seconds of SQLite's clock
     monkeypatch.setattr(studies, "INTERVAL", 0.2)
     sleeping, beating, here = study(storage), study(storage), study(storage)
     (late,) = sleeping.claim([ONE])
@@ -228,6 +228,32 @@ def test_a_claim_whose_process_died_before_its_first_heartbeat_is_taken_over(sto
     assert here.look().busy == {ONE}
     wait_for(lambda: not here.look().busy)
     assert [claim.candidate for claim in here.claim([ONE])] == [ONE]
+
+
+@pytest.mark.parametrize("jump_s", [3600, -3600])
+def test_a_clock_that_jumps_kills_no_search_and_keeps_no_dead_one_alive(storage, monkeypatch, jump_s):
+    monkeypatch.setattr(studies, "GRACE", 2)
+    monkeypatch.setattr(studies, "INTERVAL", 0.2)
+    ahead, wall = [0], time.time
+    now = lambda: time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(wall() + ahead[0]))
+    connect = studies._Connection.__init__
+
+    def connected(self, *arguments, **options):
+        connect(self, *arguments, **options)
+        self.create_function("current_timestamp", 0, now)
+
+    monkeypatch.setattr(studies._Connection, "__init__", connected)
+    living, dying, here = study(storage), study(storage), study(storage)
+    with living.at_work():
+        (claim,) = living.claim([ONE])
+        dying.claim([OTHER])
+        dying._beat(*dying._claims)
+        time.sleep(0.5)  # heartbeats of the time before
+        ahead[0] = jump_s
+        assert here.look().busy == {ONE, OTHER}
+        wait_for(lambda: here.look().busy == {ONE})
+        living.store(claim, DONE, 5.0)
+    assert here.look().done == {ONE: DONE}
 
 
 def wait_for(check):

@@ -7,6 +7,7 @@ and holds three images, however many were made before: it can be pickled, kept p
 between processes.
 """
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -79,9 +80,10 @@ class Column:
     stored_bytes: the denoiser's weights as stored; ratio: how many times smaller than fp16. latency_s:
     seconds for all steps and the decode (for Q-Sched the shared first prediction is counted in); first_run:
     whether the first run of the denoiser is in it. alignment: CLIPScore in [0, 100]; quality: CLIP-IQA in
-    [0, 1] (or what the scorer's quality is); both None where no scorer can be had. ssim, psnr (dB), lpips: to
-    full precision; lpips is None without a network for it. path: small images of what each step believed the
-    finished image to be, none where only a slow decoder could draw them.
+    [0, 1] (or what the scorer's quality is); both None where no scorer can be had, or it gives no finite
+    number. ssim, psnr (dB), lpips: to full precision; lpips is None without a network for it. path: small
+    images of what each step believed the finished image to be, none where only a slow decoder could draw
+    them.
     """
 
     name: str
@@ -221,6 +223,8 @@ def compare(
             first_run,
             estimates,
         )
+        if not (full.scored or isinstance(judge, ScorerError)):
+            notes += (f"The images have no scores: {judge.name} gave no finite number.",)
 
     quantized = backbone.quantized(settings.quantization)
     first_run, begin = backbone.first_run(quantized.module, settings.tiny_decoder), time.perf_counter()
@@ -355,6 +359,8 @@ def _column(
 ) -> Column:
     images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)  # broken: black
     scores = None if isinstance(judge, ScorerError) else judge.score(images, [settings.prompt])
+    numbers = [] if scores is None else [float(scores.alignment[0]), float(scores.quality[0])]
+    alignment, quality = numbers if numbers and all(map(math.isfinite, numbers)) else (None, None)
     likeness = similarity(images, reference, getattr(judge, "lpips", None))
     return Column(
         name=name,
@@ -362,8 +368,8 @@ def _column(
         stored_bytes=stored_bytes,
         ratio=backbone.full_precision_bytes / stored_bytes,
         latency_s=latency_s,
-        alignment=float(scores.alignment[0]) if scores else None,
-        quality=float(scores.quality[0]) if scores else None,
+        alignment=alignment,
+        quality=quality,
         ssim=float(likeness.ssim[0]),
         psnr=float(likeness.psnr[0]),
         badges=tuple(failure_badges(images[0], None if name == FULL_PRECISION else reference[0])),

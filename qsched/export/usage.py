@@ -1,5 +1,7 @@
 """How a preset's coefficients are used outside this app, as Markdown with code that runs as it stands."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,11 @@ def export_scheduler(
     text = usage(preset, type(twin).__name__, called or str(folder), source)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        twin.save_pretrained(folder)
-        (folder / "README.md").write_text(text, "utf-8")
+        with tempfile.TemporaryDirectory(prefix=".", dir=folder) as beside:
+            twin.save_pretrained(beside)
+            (Path(beside) / "README.md").write_text(text, "utf-8")
+            for file in Path(beside).iterdir():  # whole under its own name, or not there
+                os.replace(file, folder / file.name)
     except OSError as error:
         raise PresetError(f"The scheduler cannot be written to {folder}: {error.strerror}.") from None
     return text

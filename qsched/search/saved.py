@@ -155,7 +155,7 @@ def preset_of(
     strategy = strategy_of(options)
     best = strategy.best(done)
     if best is None:
-        raise SearchError("The search has no point with finite images: nothing can be recommended.")
+        raise SearchError("The search has no point with finite scores: nothing can be recommended.")
     surface = surface_of(options, done)
     failed = [candidate for candidate, scores in done.items() if not scores.alignment]
     settings = asdict(options.quantization)

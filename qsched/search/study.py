@@ -8,35 +8,31 @@ re-ranks it without an image.
 No point is computed twice: a process claims a candidate by storing a running trial for it. Optuna numbers
 trials in the order they are stored, so of two processes that claim the same candidate both see the lower
 number, which wins. A process records a heartbeat for each of its claims (Optuna's own,
-`RDBStorage.record_heartbeat`); a claim without one for GRACE seconds belongs to a process that died, and is
-given up.
+`RDBStorage.record_heartbeat`); a claim without a new one for GRACE seconds belongs to a process that died,
+and is given up. Each process measures these seconds itself: a clock that is set to another time, here or
+where the storage is, neither kills a search nor keeps a dead one alive.
 """
 
-import math
 import random
 import sqlite3
 import threading
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import column, select, table
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from qsched.search.options import Candidate
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
-warnings.filterwarnings(
-    "ignore", ".*(heartbeat_interval|fail_stale_trials)", optuna.exceptions.ExperimentalWarning
-)
 NOT_FINITE = "an image was not finite"
 INTERVAL, GRACE = 2, 10
-"""Seconds between two heartbeats of a claim, and without one until others give it up; twice as long where the
-process died before the first."""
+"""Seconds between two heartbeats of a claim, and without a new one until others give it up."""
 SQLITE_WAIT = 60
 """Seconds that a process waits for another one's write."""
 
@@ -105,8 +101,7 @@ class Study:
         self.shown, self.name, self.about = without_password(storage), name, about
         self._distribution = optuna.distributions.FloatDistribution(*c_range)
         self._claims: set[int] = set()
-        self._seen: dict[int, float] = {}
-        self._checked = float("-inf")
+        self._seen: dict[int, tuple[Any, float]] = {}
         for pause in (0.1, 0.3, 0.5, None):
             try:
                 with storage_errors(self.shown):
@@ -163,20 +158,13 @@ class Study:
     def look(self) -> Standing:
         """How the search stands now. What dead processes left behind is given up first."""
         with storage_errors(self.shown):
-            if (now := time.monotonic()) - self._checked >= INTERVAL:
-                optuna.storages.fail_stale_trials(self._study)
-                self._checked = now
             trials = self._study.get_trials(deepcopy=False)
             running = [trial for trial in trials if trial.state is TrialState.RUNNING]
-            others = [trial for trial in running if trial._trial_id not in self._claims]
-            for (
-                trial
-                # whoever died before a first heartbeat, which comes after INTERVAL, would never be stale
-            ) in others:
-                if now - self._seen.setdefault(trial._trial_id, now) > GRACE:
-                    self._beat(trial._trial_id)
-                    self._seen[trial._trial_id] = math.inf
-            return Standing(_scores(trials), {_candidate(trial) for trial in others})
+            others = {trial._trial_id: trial for trial in running if trial._trial_id not in self._claims}
+            for dead in self._without_heartbeat(others):
+                self._fail(dead)
+                del others[dead]
+            return Standing(_scores(trials), {_candidate(trial) for trial in others.values()})
 
     def claim(self, candidates: Sequence[Candidate]) -> list[Claim]:
         """Take those of the candidates that no other process has or had; may be none."""
@@ -222,8 +210,23 @@ class Study:
         with storage_errors(self.shown):
             for claim in claims:
                 self._claims.discard(claim.trial._trial_id)
-                with suppress(optuna.exceptions.UpdateFinishedTrialError):
-                    self._storage.set_trial_state_values(claim.trial._trial_id, TrialState.FAIL)
+                self._fail(claim.trial._trial_id)
+
+    def _fail(self, trial: int) -> None:
+        with suppress(optuna.exceptions.UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(trial, TrialState.FAIL)
+
+    def _without_heartbeat(self, trials: Collection[int]) -> list[int]:
+        """Which of these trials have shown no new heartbeat for GRACE seconds of this process's own clock."""
+        now, beats = time.monotonic(), {}
+        if trials and isinstance(self._storage, optuna.storages.RDBStorage):
+            kept = table("trial_heartbeats", column("trial_id"), column("heartbeat"))
+            with self._storage.engine.connect() as connection:
+                beats = dict(connection.execute(select(kept).where(kept.c.trial_id.in_(trials))).all())
+        for trial in trials:
+            if self._seen.get(trial, (None, 0.0))[0] != beats.get(trial, 0):
+                self._seen[trial] = beats.get(trial, 0), now
+        return [trial for trial in trials if now - self._seen[trial][1] > GRACE]
 
     def _beat(self, trial: int) -> None:
         if isinstance(self._storage, optuna.storages.RDBStorage):  # a search in memory has no other process
@@ -251,9 +254,7 @@ def open_storage(storage: str | None) -> optuna.storages.BaseStorage:
     kwargs: dict[str, Any] = {"pool_pre_ping": True}
     if make_url(storage).get_backend_name() == "sqlite":
         kwargs = {"connect_args": {"timeout": SQLITE_WAIT, "factory": _Connection}}
-    return optuna.storages.RDBStorage(
-        storage, heartbeat_interval=INTERVAL, grace_period=GRACE, engine_kwargs=kwargs
-    )
+    return optuna.storages.RDBStorage(storage, engine_kwargs=kwargs)
 
 
 class _Connection(sqlite3.Connection):

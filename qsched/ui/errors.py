@@ -22,6 +22,16 @@ from qsched.search.study import StorageError
 
 USER_ERRORS = BackboneError | PresetError | PublishError | SearchError | StorageError
 """Errors whose text is one sentence for the user."""
+SYSTEM = {
+    errno.ENOSPC: "The disk is full, nothing could be written",
+    errno.EDQUOT: "The disk is full, nothing could be written",
+    errno.EACCES: "The server may not write into its folder, nothing was stored",
+    errno.EPERM: "The server may not write into its folder, nothing was stored",
+    errno.EROFS: "The server may not write into its folder, nothing was stored",
+    errno.EMFILE: "The server has too many files open, try again in a moment",
+    errno.ENFILE: "The server has too many files open, try again in a moment",
+}
+"""What the system refuses, in words."""
 log = logging.getLogger("qsched.ui")
 _PATH = re.compile(
     r"""(?<![\w:/\\.~<-])(?:\w+:/{2,3})?(?:/|~/|[A-Za-z]:[\\/])(?:[^\s'",;:()/\\]+[/\\])*([^\s'",;:()/\\]+)"""
@@ -52,12 +62,9 @@ def sentence_for(error: BaseException) -> str:
         )
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return "The device ran out of memory: choose fewer steps or a smaller backbone, then try again."
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return (
-            "The disk is full: nothing could be written, and the images on the page are still the last "
-            "good ones."
-        )
-    return "Something went wrong on the server: the images on the page are still the last good ones."
+    what = SYSTEM.get(error.errno) if isinstance(error, OSError) else None
+    what = what or "Something went wrong on the server"
+    return f"{what}: the images on the page are still the last good ones."
 
 
 def without_paths(text: str) -> str:
@@ -70,7 +77,9 @@ def without_paths(text: str) -> str:
 
 def explained(error: Exception, where: str) -> str:
     """The sentence for an error; one that nobody foresaw is logged with its traceback."""
-    if not isinstance(error, ValueError | gr.Error | USER_ERRORS):
+    if getattr(error, "errno", None) in SYSTEM:
+        log.error("%s failed: %s", where, error)
+    elif not isinstance(error, ValueError | gr.Error | USER_ERRORS):
         log.error("%s failed", where, exc_info=error)
     return sentence_for(error)
 

@@ -99,9 +99,9 @@ def verdict(comparison: Comparison, k: float, preset: Preset | None) -> str:
     preset never saw, in words.
     """
     column, naive = comparison.qsched, comparison.naive
-    if not column.scored:
-        return ""
     difference = column.jaq_difference(naive, k)
+    if difference is None:
+        return ""
     text = (
         f"{_judged(outcome_of(difference), 'naive')} on this prompt: "
         f"<b>{signed(difference)} JAQ</b> at the same {size(column.stored_bytes)}, without training."

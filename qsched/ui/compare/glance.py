@@ -86,7 +86,7 @@ def _image(column: Column, k: float, naive: Column | None = None) -> str:
     title, text = fragments.TITLES[column.name], ""
     if column.scored:
         text = f"JAQ {column.jaq(k):.3f}"
-        if naive is not None:
+        if naive is not None and naive.scored:
             difference = column.jaq_difference(naive, k)
             text += f" <b class={fragments.judged_tone(difference)}>{fragments.signed(difference)}</b>"
     return (

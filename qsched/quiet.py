@@ -17,6 +17,21 @@ SETTINGS = {
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
+class OutOfFiles(logging.Filter):
+    """Makes a line a minute of asyncio's thousands of tracebacks a second while no file can be opened."""
+
+    last = float("-inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is shown."""
+        if "out of system resource" not in str(record.msg):
+            return True
+        record.msg, record.args, record.exc_info = "Too many files are open: new visitors wait.", (), None
+        due = record.created - self.last >= 60
+        self.last = record.created if due else self.last
+        return due
+
+
 def quiet(offline: bool = False) -> None:
     """Silence import-time messages of diffusers' dependencies; what the user has set in the environment wins.
 
@@ -28,5 +43,6 @@ def quiet(offline: bool = False) -> None:
     """
     for name in ("bitsandbytes", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("asyncio").addFilter(OutOfFiles())
     for name, value in (SETTINGS | (OFFLINE if offline else {})).items():
         os.environ.setdefault(name, value)

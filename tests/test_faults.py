@@ -7,13 +7,19 @@ import random
 import re
 import shutil
 import signal
+import socket
 import sqlite3
+import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import gradio as gr
+import http_events
+import httpx
 import pytest
 import torch
 from browser_app import given
@@ -224,3 +230,40 @@ def test_a_search_that_another_app_deletes_ends_with_a_sentence(tmp_path):
             there.searches.delete(there.searches.list()[0].name)
     assert 'data-state="failed"' in html(end, here.results.progress)
     assert 'class="note"' in end[here.results.notes] and "went wrong" not in end[here.results.notes]
+
+
+@pytest.mark.slow
+def test_an_app_with_few_file_descriptors_serves_its_page_or_says_why(tmp_path):
+    command = f"ulimit -n 64 && exec {sys.executable} app.py --offline --searches {tmp_path}/s.sqlite3"
+    log = tmp_path / "log"
+    environment = os.environ | {"GRADIO_TEMP_DIR": str(tmp_path / "images")}
+    app = subprocess.Popen(
+        ["bash", "-c", command],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=log.open("w"),
+        text=True,
+    )
+    try:
+        if "ready on" not in (ready := app.stdout.readline()):
+            assert app.wait(60) == 2 and len(log.read_text().strip().splitlines()) == 1
+            return
+        url = ready.split("ready on ")[1].split()[0].rstrip("/")
+        config = httpx.get(f"{url}/config", trust_env=False).json()
+        events = {event["api_name"]: event for event in config["dependencies"]}
+        first = {part["id"]: part["props"].get("value") for part in config["components"]}
+        ask = lambda name, session: http_events.send(
+            url, SimpleNamespace(_id=events[name]["id"], queue=events[name]["queue"], api_name=name),
+            [first[id] for id in events[name]["inputs"]], session,
+        )  # fmt: skip
+        assert "image-qsched" not in ask("open", "a") and '"success": true' in ask("generate", "a")
+        idle = [socket.create_connection(tuple(url.removeprefix("http://").split(":"))) for _ in range(80)]
+        time.sleep(2)
+        [connection.close() for connection in idle]
+        time.sleep(2)
+        assert '"success": true' in ask("generate", "b")
+    finally:
+        app.terminate()
+        app.wait(60)
+    assert "Too many files are open" in log.read_text() and "Traceback" not in log.read_text()

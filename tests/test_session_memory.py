@@ -2,13 +2,18 @@
 images.
 """
 
+import time
+
+import httpx
 import pytest
 from browser_app import tiny_backbone
+from http_events import send
 
 from qsched.comparison.comparison import Settings
 from qsched.sampling.coefficients import Coefficients
 from qsched.server import engine as engine_module
 from qsched.server.engine import ALL_SESSIONS_BYTES, SESSION_BYTES, SESSIONS, Engine
+from qsched.ui.page import build_app
 
 FOX = Settings("fox", 0, 2)
 
@@ -69,3 +74,20 @@ def test_all_sessions_together_hold_a_limited_number_of_bytes(engine, monkeypatc
     monkeypatch.setattr(engine_module, "ALL_SESSIONS_BYTES", 1)
     assert engine.rescale("8", at(1)) and engine.session("8"), "the latest stays"
     assert not engine.session("7")
+
+
+def test_a_closed_tab_leaves_nothing_behind(tmp_path):
+    app = build_app(engine=Engine(load=tiny_backbone, presets=tmp_path), searches=str(tmp_path / "s.sqlite3"))
+    _, url, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    kept = lambda: {*app.state_holder.session_data, *app.engine._sessions, *app.search._visits}
+    try:
+        with httpx.stream("GET", f"{url}gradio_api/heartbeat/a", trust_env=False):
+            (fn,) = [fn for fn in app.fns.values() if fn.api_name == "open"]
+            assert '"success": true' in send(url, fn, [False, "naive", "Q-Sched"])
+            assert "a" in kept()
+        until = time.monotonic() + 60
+        while "a" in kept():
+            assert time.monotonic() < until, "a closed tab is still held"
+            time.sleep(0.1)
+    finally:
+        app.close(verbose=False)

@@ -11,7 +11,7 @@ os.environ.setdefault(
 import gradio as gr
 from starlette.middleware import Middleware
 
-from qsched.server.engine import Engine
+from qsched.server.engine import SESSIONS, Engine
 from qsched.server.searches import Searches
 from qsched.ui import preview, theme
 from qsched.ui.about_tab import build_about
@@ -59,9 +59,15 @@ class Page(gr.Blocks):
             app_kwargs={"middleware": [Middleware(preview.LinkPreview)]},
             ssr_mode=False,
             run_history=False,
+            state_session_capacity=SESSIONS,
             footer_links=["api"],
         )
         return super().launch(**(defaults | options))
+
+    def forget(self, request: gr.Request) -> None:
+        """Free what gradio holds of a closed tab: every widget with its last value, for thousands of tabs."""
+        self.state_holder.session_data.pop(request.session_hash, None)
+        self.state_holder.time_last_used.pop(request.session_hash, None)
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         """As gradio's, but a number box that is empty or out of range gives one sentence; one that is still
@@ -123,6 +129,7 @@ def build_app(
         demo.load(furnish, None, guest, api_name="furnish", **HIDDEN)
         if talk:
             build_stage(demo, engine, compare)
+        demo.unload(demo.forget)  # after what the tabs do then, which makes gradio's copy anew
         demo.compare, demo.search = compare, search
         compared = reports_errors(public_compare(engine), page=False)
         gr.api(compared, api_name="compare", **on_device(engine))

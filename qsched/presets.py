@@ -18,6 +18,7 @@ import numpy as np
 
 from qsched.quantization import BitWidth
 from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.slices import Slice
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
 from qsched.surfaces.surface import Surface
 
@@ -56,6 +57,8 @@ class Preset:
         surface: scores of the grid; the images of a cell are the prompts, once per seed. None: no image was
             scored for the coefficients; then provenance has the strategy "fit", or names under "published"
             where they come from.
+        slice: scores around the coefficients themselves, where they are no point of the surface: the first
+            step's vary, the others stay; one seed per prompt. None: there is none.
         settings: of the quantizer, keyword arguments such as group_size.
         prompts: the search's prompts.
         held_out: results on prompts that the search never saw.
@@ -75,6 +78,7 @@ class Preset:
     prompts: list[str] = field(default_factory=list)
     held_out: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    slice: Surface | None = None
 
     def __post_init__(self) -> None:
         for name, kind in _FIELDS.items():
@@ -99,7 +103,8 @@ class Preset:
             raise ValueError(f'shape must be "constant" or "ramp", not "{self.shape:.60}"')
         if not self.prompts:
             raise ValueError("prompts must be a list of at least one text")
-        self.surface.laid_out(len(self.prompts))
+        for surface in filter(None, (self.surface, self.slice)):
+            surface.laid_out(len(self.prompts))
 
     def _check_without_surface(self) -> None:
         source = self.provenance.get("published")
@@ -157,6 +162,17 @@ class Preset:
         return SHAPES[self.shape](c_x, c_eps)
 
     @property
+    def maps(self) -> list[Slice]:
+        """Its surfaces with what their points stand for."""
+        found = ((self.surface, lambda: self.at(1.0, 1.0)), (self.slice, lambda: self.coefficients))
+        return [Slice(each, through(), self.images_of(each)) for each, through in found if each is not None]
+
+    def images_of(self, surface: Surface) -> str:
+        """Which images a cell is the mean of."""
+        count, seeds = len(self.prompts), surface.images // len(self.prompts)
+        return ("1 prompt" if count == 1 else f"{count} prompts") + (f", {seeds} seeds" if seeds > 1 else "")
+
+    @property
     def k(self) -> float:
         """The weight of the quality that the coefficients were searched for."""
         k = self.provenance.get("k")
@@ -174,6 +190,8 @@ class Preset:
         values = {name: getattr(self, name) for name in _FIELDS}
         surface = None if self.surface is None else self.surface.to_dict()
         values |= {"coefficients": self.coefficients.to_dict(), "surface": surface}
+        if self.slice is not None:
+            values["slice"] = self.slice.to_dict()
         return {"format": FORMAT, "version": VERSION} | values
 
     @classmethod
@@ -190,21 +208,16 @@ class Preset:
                 f"it has version {data.get('version')!r:.40}, and this program reads version {VERSION}"
             )
         missing = [name for name in (*_FIELDS, "coefficients", "surface") if name not in data]
-        surface = data.get("surface", {})
-        if not isinstance(surface, dict | None):
-            raise ValueError("surface must be an object")
-        if surface is not None:
-            missing += [
-                f"surface.{name}" for name in _SURFACE if name not in surface and "surface" not in missing
-            ]
+        found = {name: data.get(name) for name in ("surface", "slice")}
+        for name, surface in found.items():
+            if not isinstance(surface, dict | None):
+                raise ValueError(f"{name} must be an object")
+            missing += [f"{name}.{key}" for key in _SURFACE if surface is not None and key not in surface]
         if missing:
             raise ValueError(f"these fields are missing: {', '.join(missing)}")
+        found = {name: surface and _surface_of(surface, name) for name, surface in found.items()}
         coefficients = Coefficients.from_dict(data["coefficients"])
-        if surface is not None:
-            surface = Surface(**{name: surface[name] for name in _SURFACE})
-            if not np.isfinite(surface.jaq()).any():
-                raise ValueError("no cell of its surface has a finite score")
-        return cls(coefficients=coefficients, surface=surface, **{name: data[name] for name in _FIELDS})
+        return cls(coefficients=coefficients, **found, **{name: data[name] for name in _FIELDS})
 
 
 _KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "an object"}
@@ -213,6 +226,13 @@ _FIELDS = dict(
 )
 _FIELDS["provenance"] = dict
 _SURFACE = ("c_x", "c_eps", "alignment", "quality")
+
+
+def _surface_of(data: dict[str, Any], name: str) -> Surface:
+    surface = Surface(**{key: data[key] for key in _SURFACE})
+    if not np.isfinite(surface.jaq()).any():
+        raise ValueError(f"no cell of its {name} has a finite score")
+    return surface
 
 
 def load_preset(path: str | Path) -> Preset:

@@ -4,6 +4,7 @@ surface.
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import gradio as gr
 import pytest
@@ -18,10 +19,10 @@ from qsched.presets import PRESETS, Preset, PresetError, find_preset, load_prese
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.schedulers import QSchedEulerAncestralDiscreteScheduler
-from qsched.server.engine import Engine
+from qsched.server.engine import Engine, Session
 from qsched.ui import fragments
 from qsched.ui.compare import links
-from qsched.ui.compare.surface_view import Place, draw, sweep
+from qsched.ui.compare.surface_view import draw, sweep
 from qsched.ui.compare.tab import CompareTab
 
 FILE = PRESETS / "sdxl-turbo" / "w4a4-4steps.json"
@@ -123,16 +124,17 @@ def test_the_page_offers_it_with_its_mark(engine):
     with gr.Blocks():
         tab = CompareTab(engine, gr.Checkbox())
     results, best = tab.results, tab.controls.best
-    place = Place("sdxl-turbo", Quantization("w4a4"), 4)
-    shown = draw(results, engine, place, False, best, 2.0)
+    of = lambda bits: SimpleNamespace(settings=Settings("a red fox", 0, 4, Quantization(bits)))
+    held = Session("sdxl-turbo", of("w4a4"))
+    shown = draw(results, engine, held, False, best)
     assert (
         shown[best]["interactive"] and not shown[results.surface]["visible"] and shown[results.geometry] == ""
     )
     text = shown[results.no_surface]["value"]
     assert shown[results.no_surface]["visible"] and MARK in text and "No surface: run a search" in text
     assert "c_x 1.012 → 0.967, c_eps 0.955 → 1.099" in text and "--bits w4a4 --steps 4" in text
-    assert sweep(engine, place, False, 2.0) is None
-    other = draw(results, engine, Place("sdxl-turbo", Quantization("w4a8"), 4), False, best, 2.0)
+    assert sweep(engine, held, False) is None
+    other = draw(results, engine, Session("sdxl-turbo", of("w4a8")), False, best)
     assert not other[best]["interactive"] and "published" not in other[results.no_surface]["value"]
 
 

@@ -22,6 +22,7 @@ from qsched.ui import fragments
 from qsched.ui.api import public_compare
 from qsched.ui.compare import links, surface_view
 from qsched.ui.compare import save as downloads
+from qsched.ui.compare.map_events import MapEvents
 from qsched.ui.compare.tab import CompareTab
 from qsched.ui.page import build_app
 
@@ -64,7 +65,7 @@ def test_another_k_weighs_what_is_there(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
     calls = engine.backbone("emoji-lcm").calls
     before = engine.session("a").comparison
-    shown = tab.weigh(REQUEST, 4.5, False)
+    shown = MapEvents(tab).weigh(REQUEST, 4.5, False)
     assert engine.backbone("emoji-lcm").calls == calls
     assert engine.session("a").comparison is before and engine.session("a").k == 4.5
     column = before.qsched
@@ -77,18 +78,18 @@ def test_best_known_is_the_optimum_at_the_sessions_k(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
     preset = engine.preset("emoji-lcm", engine.opening()[0].quantization, 4)
     assert engine.session("a").comparison.coefficients == preset.coefficients, "at its own k the preset's own"
-    tab.weigh(REQUEST, 5.0, False)
-    tab.best(REQUEST)
+    MapEvents(tab).weigh(REQUEST, 5.0, False)
+    tab.best(REQUEST, False)
     chosen = engine.session("a").comparison.coefficients
     assert chosen == preset.at(*preset.surface.best(5.0)[:2]) != preset.coefficients
-    tab.weigh(REQUEST, 2.0, False)
-    tab.best(REQUEST)
+    MapEvents(tab).weigh(REQUEST, 2.0, False)
+    tab.best(REQUEST, False)
     assert engine.session("a").comparison.coefficients == preset.coefficients
 
 
 def test_k_stays_with_the_session_through_drags_and_new_images(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
-    tab.weigh(REQUEST, 0.5, False)
+    MapEvents(tab).weigh(REQUEST, 0.5, False)
     c = tab.controls
     given = dict.fromkeys(c.c_x, 1.02) | dict.fromkeys(c.c_eps, 0.97) | {c.shape: "constant"}
     moved = tab.adjust(REQUEST, given)
@@ -101,11 +102,14 @@ def test_k_stays_with_the_session_through_drags_and_new_images(engine, tab):
 
 def test_a_number_still_being_typed_changes_nothing_and_an_unknown_session_is_said(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
-    assert set(tab.weigh(REQUEST, math.nan, False)) == {tab.results.geometry} and engine.session("a").k == 2
+    assert (
+        set(MapEvents(tab).weigh(REQUEST, math.nan, False)) == {tab.results.geometry}
+        and engine.session("a").k == 2
+    )
     with pytest.raises(ValueError, match="k must be a number from 0 to 5"):
-        tab.weigh(REQUEST, 7, False)
+        MapEvents(tab).weigh(REQUEST, 7, False)
     with pytest.raises(gr.Error, match="press Generate"):
-        tab.weigh(SimpleNamespace(session_hash="nobody"), 1.0, False)
+        MapEvents(tab).weigh(SimpleNamespace(session_hash="nobody"), 1.0, False)
     assert engine.weigh("nobody", 1.0) is None
 
 
@@ -145,9 +149,11 @@ def test_the_endpoint_takes_k(engine):
         public_compare(engine)("fox", k=9)
 
 
-def test_the_browser_knows_every_cells_numbers(engine):
+def test_the_browser_knows_every_cells_numbers(engine, tab):
     preset = engine.preset("emoji-lcm", engine.opening()[0].quantization, 4)
-    text = surface_view.geometry(preset, surface_view.figure(preset, False, 1.0), False, 1.0)
+    tab.open(REQUEST, False, "naive", "Q-Sched")
+    held = surface_view.choose(engine, "a", engine.weigh("a", 1.0))
+    text = surface_view.geometry(held, surface_view.figure(engine, held), False)
     data = json.loads(text[text.index("{") : text.rindex("}") + 1])
     known = preset.surface.uncertainty(1.0)
     assert np.allclose(data["jaq"], preset.surface.jaq(1.0).ravel(), atol=1e-4)
@@ -180,11 +186,12 @@ def test_coefficients_beyond_the_map_are_said_to_be_that(engine):
 
 def test_the_sweep_is_drawn_only_for_those_who_look(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
-    assert tab.resweep(REQUEST, False, False) == {tab.results.sweep_open: False}
-    opened = tab.sweep(REQUEST, False)
+    assert MapEvents(tab).resweep(REQUEST, False, False) == {tab.results.sweep_open: False}
+    opened = MapEvents(tab).sweep(REQUEST, False)
     assert opened[tab.results.sweep_open] and opened[tab.results.sweep_image].endswith(".png")
-    tab.weigh(REQUEST, 1.0, False)
-    assert tab.resweep(REQUEST, False, True)[tab.results.sweep_image] != opened[tab.results.sweep_image]
+    MapEvents(tab).weigh(REQUEST, 1.0, False)
+    again = MapEvents(tab).resweep(REQUEST, False, True)
+    assert again[tab.results.sweep_image] != opened[tab.results.sweep_image]
 
 
 def test_ids_of_the_new_widgets(engine):

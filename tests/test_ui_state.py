@@ -15,6 +15,7 @@ from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import Engine
 from qsched.ui import values
 from qsched.ui.compare import links
+from qsched.ui.compare.map_events import MapEvents
 from qsched.ui.page import build_app
 
 REQUEST = SimpleNamespace(session_hash="a", query_params={}, client=None, headers={})
@@ -48,9 +49,9 @@ def test_every_answer_carries_the_state_that_it_was_computed_for(engine, tab):
     answers = [
         tab.generate(REQUEST, given(tab, bits="w2a8")),
         tab.adjust(REQUEST, given(tab)),
-        tab.reset(REQUEST, "constant"),
-        tab.reshape(REQUEST, "ends"),
-        tab.weigh(REQUEST, 1.0, False),
+        tab.reset(REQUEST, "constant", False),
+        tab.reshape(REQUEST, "ends", False),
+        MapEvents(tab).weigh(REQUEST, 1.0, False),
         tab.sync(REQUEST, False, "naive", "Q-Sched"),
     ]
     seen = [version(tab, answer) for answer in answers]
@@ -116,10 +117,10 @@ def test_sliders_widen_for_coefficients_that_a_preset_brings(engine, tab):
     preset = find_preset("emoji-lcm", "w4a8", 4, engine.presets)
     preset.coefficients = Coefficients.ends((0.3, 1.9), (0.41, 1.0))
     save_preset(preset, engine.presets / "emoji-lcm" / "w4a8-4steps.json")
-    first = tab.best(REQUEST)[tab.controls.c_x[0]]
+    first = tab.best(REQUEST, False)[tab.controls.c_x[0]]
     assert (first["value"], first["minimum"], first["maximum"]) == (0.3, 0.3, values.HIGH)
     assert values.slider_range(0.3333) == (0.33, 1.5), "on the grid, so that 1 can still be reached"
-    last = tab.best(REQUEST)[tab.controls.c_x[1]]
+    last = tab.best(REQUEST, False)[tab.controls.c_x[1]]
     assert (last["value"], last["minimum"], last["maximum"]) == (1.9, values.LOW, 1.9)
     link = dict(parse_qsl(links.address(engine.session("a"))))
     assert links.resolve(engine, links.read_link(link))[2] == preset.coefficients
@@ -147,7 +148,7 @@ def test_a_seed_that_is_none_is_one_sentence(engine, tab, seed, said):
 def test_the_address_leads_back_to_what_is_shown(engine, tab):
     changes = {"bits": "w2a8", "prompt": "a & b = c?", "seed": 3, "steps": 2, "group_size": 64, "keep": False}
     tab.generate(REQUEST, given(tab, **changes))
-    tab.weigh(REQUEST, 1.5, False)
+    MapEvents(tab).weigh(REQUEST, 1.5, False)
     for coefficients in (
         Coefficients.constant(1.0542, 0.97),
         Coefficients.ramp(1.0542, 0.97),

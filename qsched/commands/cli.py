@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": "try a preset on prompts its search never saw",
     "presets": "search and judge the presets of many bit-widths and step counts",
     "gallery": "make the page's examples by outcome, from held-out prompts",
+    "slice": "add the loss surface around a preset's own coefficients",
     "surface": "how sure a preset is, and how its optimum moves with k",
     "export": "write a preset's coefficients as a diffusers scheduler folder",
     "space": "publish this app as a Hugging Face Space",

@@ -28,7 +28,6 @@ from qsched.surfaces.remembering import Remembered
 from qsched.surfaces.surface import Surface
 
 MARGINS = (128, 148, 138, 92)  # left, top, right, bottom of the cells at the default width
-SECOND_ROW = 40  # of the legend: what the noise does
 
 
 def surface_figure(
@@ -39,7 +38,7 @@ def surface_figure(
     size: tuple[int, int] = SIZE,
     note: str = "",
     formula: str = JAQ_DEFINITION,
-    noise: bool | None = True,
+    noise: bool = True,
     modelled: np.ndarray | None = None,
     alongside: np.ndarray | None = None,
     working: Sequence[WorkingCell] = (),
@@ -60,8 +59,7 @@ def surface_figure(
         size: of the image in pixels, (width, height), at least (420, 360).
         note: second line of the title, such as the scorer's name and the number of prompts.
         formula: of JAQ in the scorer's own terms.
-        noise: False leaves hatching and outline out, None leaves them out and their place empty (for a
-            surface that is still being computed: its cells do not move when they come); so does a surface of
+        noise: False leaves hatching and outline out, as for a surface that is still being computed; so does
             one image per cell.
         modelled: JAQ that a model predicts, shape (len(c_eps), len(c_x)); painted fainter where no score was
             computed.
@@ -98,14 +96,12 @@ def _render(
     size: tuple[int, int],
     note: str,
     formula: str,
-    noise: bool | None,
+    noise: bool,
     modelled: np.ndarray | None,
     alongside: np.ndarray | None,
 ) -> SurfaceImage:
     (width, height), unit, values = size, size[0] / SIZE[0], surface.jaq(k)
     left, top, right, bottom = (round(margin * unit) for margin in MARGINS)
-    top += round(SECOND_ROW * unit) * (noise is not False and surface.images > 1)
-    noise = bool(noise) and surface.images > 1
     box_width = multiple_of(width - left - right, len(surface.c_x))
     box_height = multiple_of(height - top - bottom, len(surface.c_eps))
     drawn = SurfaceImage(
@@ -157,27 +153,22 @@ def _render(
     bar.yaxis.get_major_locator().set_params(nbins=6)
     bar.yaxis.set_visible(bool(np.isfinite(values).any()))
 
-    second = []
-    if noise and np.isfinite(values).any():
-        second += hatch(page, drawn, surface, painted, k, look, points)
-        second += outline(page, drawn, surface, k, look, points)
-    rows = [_marks(page, drawn, surface, values, k, look, points, modelled is not None), second]
-    for row, (handles, y) in enumerate(zip(rows, (112, 112 + SECOND_ROW), strict=True)):
-        if handles:
-            legend = page.legend(
-                handles=handles,
-                loc="center",
-                bbox_to_anchor=(0.5, 1 - y * unit / height),
-                ncols=len(handles),
-                frameon=False,
-                fontsize=points(24),
-                labelcolor=look.text,
-                handletextpad=0.35,
-                columnspacing=1.3,
-                handlelength=1.4,
-            )
-            if row == 0:
-                page.add_artist(legend)  # the next legend would replace it
+    handles = _marks(page, drawn, surface, values, k, look, points, modelled is not None)
+    if noise and surface.images > 1 and np.isfinite(values).any():
+        handles += hatch(page, drawn, surface, painted, k, look, points)
+        handles += outline(page, drawn, surface, k, look, points)
+    page.legend(
+        handles=handles,
+        loc="center",
+        bbox_to_anchor=(0.5, 1 - 112 * unit / height),
+        ncols=len(handles),
+        frameon=False,
+        fontsize=points(24 if len(handles) < 5 else 21),
+        labelcolor=look.text,
+        handletextpad=0.3,
+        columnspacing=1.3 if len(handles) < 5 else 0.8,
+        handlelength=1.3,
+    )
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
     return SurfaceImage(image, drawn.box, drawn.c_x, drawn.c_eps)

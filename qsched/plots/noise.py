@@ -14,8 +14,8 @@ from qsched.plots.geometry import SurfaceImage
 from qsched.plots.look import Look
 from qsched.surfaces.surface import Surface
 
-HATCHED = "not different from plain"
-REGION = "optimum in 95 % of resamples"
+HATCHED = "like plain"
+REGION = "95 % of optima"
 GAP, STROKE = 14, 2.2  # pixels between hatch lines and their width, at the default size
 BRIGHT = 0.5  # cells above this luminance get dark lines, the others light ones
 ON_BRIGHT, ON_DARK = (0, 0, 0, 0.42), (1, 1, 1, 0.42)

@@ -84,6 +84,19 @@ class Coefficients:
             set(value if isinstance(value, tuple) else (value,)) == {1.0} for value in (self.c_x, self.c_eps)
         )
 
+    @property
+    def first(self) -> tuple[float, float]:
+        """c_x and c_eps of the first step."""
+        c_x, c_eps = (value[0] if isinstance(value, tuple) else value for value in (self.c_x, self.c_eps))
+        return c_x, c_eps
+
+    def with_first(self, c_x: float, c_eps: float) -> "Coefficients":
+        """The same with other numbers at the first step: a constant moves as a whole, and of a line the last
+        step stays.
+        """
+        moved = lambda value, to: (to, *value[1:]) if isinstance(value, tuple) else to
+        return Coefficients(moved(self.c_x, c_x), moved(self.c_eps, c_eps))
+
     def expand(self, steps: int) -> tuple[Tensor, Tensor]:
         """c_x and c_eps for each step, two float32 tensors of shape (steps,) on the CPU.
 

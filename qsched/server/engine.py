@@ -35,6 +35,7 @@ from qsched.presets import PRESETS, Preset, PresetError, find_preset
 from qsched.quantization import Quantization
 from qsched.quantizers.methods import METHODS
 from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.slices import Slice
 from qsched.scoring import K_DEFAULT
 from qsched.server.device_thread import DeviceThread
 from qsched.server.history import History
@@ -71,6 +72,7 @@ class Session:
     """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of
     `named`.
 
+    map: the surface beside its images.
     history: Q-Sched columns of this comparison at coefficients that it had before. version: grows with every
         change, so
     that the page knows the newest of several answers.
@@ -79,6 +81,7 @@ class Session:
     backbone: str
     comparison: Comparison
     k: float = K_DEFAULT
+    map: Slice | None = field(default=None, compare=False)
     history: History = field(default_factory=History, compare=False)
     version: int = 0
 
@@ -445,6 +448,15 @@ class Engine:
         with self._memory(held.backbone):
             return sketch(self.backbone(held.backbone), held.comparison, coefficients)
 
+    def show_map(self, session: str, comparison: Comparison, map: Slice | None) -> bool:
+        """Keep the surface that a session is shown; False if it looks at other settings by now."""
+        with self._sessions_lock:
+            held = self._sessions.get(session)
+            if held is None or held.comparison.naive is not comparison.naive:
+                return False
+            self._sessions[session] = replace(held, map=map)
+            return True
+
     def weigh(self, session: str, k: float) -> Session | None:
         """The session with another k: stored scores are weighed anew, nothing is computed on the device. None
         if the session is unknown."""
@@ -499,9 +511,8 @@ class Engine:
             same = held and (held.backbone, held.comparison.naive) == (backbone, comparison.naive)
             history = held.history if same else History()
             history.add(comparison.coefficients, comparison.qsched, SESSION_BYTES - comparison.nbytes)
-            self._sessions[session] = Session(
-                backbone, comparison, held.k if held else K_DEFAULT, history, next(self._versions)
-            )
+            k, map = held.k if held else K_DEFAULT, held.map if same else None
+            self._sessions[session] = Session(backbone, comparison, k, map, history, next(self._versions))
             self._sessions.move_to_end(session)
             total = sum(one.nbytes for one in self._sessions.values())
             while len(self._sessions) > SESSIONS or (total > ALL_SESSIONS_BYTES and len(self._sessions) > 1):

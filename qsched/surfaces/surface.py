@@ -32,6 +32,7 @@ class Surface:
         quality: CLIP-IQA in [0, 1], the same shape.
         prompts: how many prompts the images of a cell belong to. Image s * prompts + p is prompt p with noise
             seed s. None: one image per prompt.
+        holds_plain: whether its point (1, 1) is the plain scheduler.
     Raises:
         ValueError: for axes or shapes that do not fit.
     """
@@ -41,6 +42,7 @@ class Surface:
     alignment: np.ndarray
     quality: np.ndarray
     prompts: int | None = None
+    holds_plain: bool = True
 
     def __post_init__(self) -> None:
         self.c_x, self.c_eps = _axis(self.c_x, "c_x"), _axis(self.c_eps, "c_eps")
@@ -86,7 +88,7 @@ class Surface:
 
     def digest(self) -> bytes:
         """Changes whenever a score, an axis or the layout does."""
-        layout = repr((self.c_x, self.c_eps, self.images, self.seeds)).encode()
+        layout = repr((self.c_x, self.c_eps, self.images, self.seeds, self.holds_plain)).encode()
         found = hashlib.blake2b(layout, digest_size=16)
         for scores in (self.alignment, self.quality):
             found.update(np.ascontiguousarray(scores))
@@ -132,10 +134,14 @@ class Surface:
         return self.c_x[0] <= c_x <= self.c_x[-1] and self.c_eps[0] <= c_eps <= self.c_eps[-1]
 
     def plain(self) -> tuple[int, int] | None:
-        """(i, j) of the plain scheduler's cell: the one nearest to (1, 1). None if the grid does not cover
-        (1, 1) or the cell has no score."""
+        """(i, j) of the plain scheduler's cell: the one nearest to (1, 1). None if the grid does not hold
+        it or the cell has no score."""
         cell = self.nearest(1.0, 1.0)
-        return cell if self.covers(1.0, 1.0) and np.isfinite(self.alignment[cell]).all() else None
+        return (
+            cell
+            if self.holds_plain and self.covers(1.0, 1.0) and np.isfinite(self.alignment[cell]).all()
+            else None
+        )
 
     def uncertainty(self, k: float = K_DEFAULT) -> Uncertainty | None:
         """95 % intervals of every cell, and which cells differ from the plain one;

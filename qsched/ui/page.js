@@ -11,13 +11,20 @@ window.qsched = (() => {
     return Math.min(Math.max(i + (value - axis[i]) / (axis[i + 1] - axis[i]), -0.5), last + 0.5);
   };
 
+  // Numbers to one per step, as qsched.schedulers.expand does it: one for all, a straight line between two, or all of them.
+  const along_steps = (numbers, steps) => {
+    const [first, last] = numbers;
+    if (numbers.length === steps || steps === 1) return numbers.slice(0, steps);
+    return Array.from({ length: steps }, (_, step) => first + ((last ?? first) - first) * (step / (steps - 1)));
+  };
+
   const draw = () => {
     const holder = document.querySelector("#surface"), image = holder?.querySelector("img");
     const data = document.querySelector("[data-surface]")?.dataset.surface;
     let ring = document.querySelector("#crosshair");
     if (image) image.loading = "eager"; // gradio loads it when it comes into view: a click would come too soon
     if (!image || !data || !point) return ring?.remove();
-    const { size, box, c_x, c_eps, shape } = JSON.parse(data);
+    const { size, box, c_x, c_eps, rest, steps } = JSON.parse(data);
     if (!ring) {
       ring = document.createElement("div");
       ring.id = "crosshair";
@@ -33,8 +40,11 @@ window.qsched = (() => {
     });
     ring.style.setProperty("--x", `${(100 * (along(c_x, point.c_x) + 0.5)) / c_x.length}%`);
     ring.style.setProperty("--y", `${100 - (100 * (along(c_eps, point.c_eps) + 0.5)) / c_eps.length}%`);
-    ring.dataset.elsewhere = String(point.shape !== shape);
-    ring.title = point.shape === shape ? "" : "The surface was computed for another shape.";
+    const here = ["c_x", "c_eps"].every((name, at) => {
+      const there = along_steps(rest[at] ? [point[name], ...rest[at]] : [point[name]], steps);
+      return point.rows[at].every((value, step) => Math.abs(value - there[step]) < 2e-4);
+    });
+    ring.dataset.elsewhere = document.querySelector("#legend").dataset.elsewhere = String(!here);
   };
 
   // What lies under the pointer: numbers that the server sent along with the image.
@@ -109,8 +119,12 @@ window.qsched = (() => {
   });
 
   const watch = new ResizeObserver(draw);
-  const mark = (shape, c_x, c_eps) => {
-    point = { shape, c_x: Number(c_x), c_eps: Number(c_eps) };
+  let timers = [];
+  const mark = (shape, ...sliders) => {
+    const data = document.querySelector("[data-surface]")?.dataset.surface, steps = data ? JSON.parse(data).steps : 1;
+    const kept = { constant: (row) => row.slice(0, 1), ramp: ([first]) => [first, 1], ends: (row) => row.slice(0, 2) }[shape];
+    const rows = [sliders.slice(0, sliders.length / 2), sliders.slice(sliders.length / 2)].map((row) => row.map(Number));
+    point = { c_x: rows[0][0], c_eps: rows[1][0], rows: rows.map((row) => along_steps(kept ? kept(row) : row.slice(0, steps), steps)) };
     const holder = document.querySelector("#surface");
     if (holder) {
       watch.observe(holder);
@@ -118,8 +132,8 @@ window.qsched = (() => {
     }
     pictures.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
     place.observe(document.querySelector("#waiting"), { subtree: true, childList: true, characterData: true });
-    requestAnimationFrame(draw);
-    for (const delay of [120, 400, 1200]) setTimeout(draw, delay); // the image may still be on its way
+    timers.forEach(clearTimeout); // many sliders may change at once
+    timers = [0, 120, 400, 1200].map((delay) => setTimeout(draw, delay)); // the image may still be on its way
   };
 
   const copy = async (text, selector, otherwise = "Select it and copy") => {

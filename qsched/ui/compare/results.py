@@ -38,6 +38,8 @@ class Results:
     surface: gr.Image
     stability: gr.HTML
     geometry: gr.HTML
+    legend: gr.HTML
+    around: gr.Button
     no_surface: gr.HTML
     sweep: gr.Accordion
     sweep_image: gr.Image
@@ -55,7 +57,7 @@ class Results:
     @property
     def map(self) -> list[gr.components.Component]:
         """What belongs to the surface."""
-        return [self.surface, self.stability, self.geometry, self.no_surface, self.sweep]
+        return [self.surface, self.legend, self.stability, self.geometry, self.no_surface, self.sweep]
 
     @property
     def qsched(self) -> list[gr.components.Component]:
@@ -97,12 +99,10 @@ def build_results(backbone: str) -> Results:
         record_file = gr.DownloadButton("Record as JSON", visible="hidden", elem_id="record-file")
     with gr.Row(elem_classes="q-below"):
         with gr.Column(elem_classes="q-card", min_width=300, scale=8):
-            gr.HTML(
-                '<h3>Loss surface</h3><p class="fine">Mean over the preset\'s prompts. Click a '
-                "cell to go there; hatched "
-                "cells are within the noise of the plain scheduler.</p>",
-                elem_classes="plain",
-            )
+            with gr.Row(elem_classes="card-head"):
+                gr.HTML("<h3>Loss surface</h3>", elem_classes="plain")
+                around = gr.Button("Map this point", elem_id="around", size="md", scale=0, min_width=180)
+            legend = gr.HTML("", elem_id="legend", elem_classes="plain")
             k = widget(
                 gr.Slider,
                 K,
@@ -154,6 +154,8 @@ def build_results(backbone: str) -> Results:
         surface,
         stability,
         geometry,
+        legend,
+        around,
         no_surface,
         sweep,
         sweep_image,

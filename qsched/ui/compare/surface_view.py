@@ -1,8 +1,8 @@
-"""The surface of a preset on the page: an image drawn by the server, its crosshair drawn by the browser."""
+"""The map of a session: its loss surface as an image drawn here, whose crosshair the browser draws."""
 
 import json
 import math
-from dataclasses import dataclass
+from html import escape
 
 import gradio as gr
 import numpy as np
@@ -11,9 +11,10 @@ from qsched.plots.geometry import SurfaceImage
 from qsched.plots.heatmap import surface_figure
 from qsched.plots.sweep import k_sweep_figure
 from qsched.presets import Preset, PresetError
-from qsched.quantization import Quantization
-from qsched.scoring import K_DEFAULT
-from qsched.server.engine import Engine
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.slices import Slice
+from qsched.scoring import JAQ_DEFINITION
+from qsched.server.engine import Engine, Session
 from qsched.surfaces.uncertainty import DIFFERENT
 from qsched.ui import fragments, images
 from qsched.ui.compare.results import Results
@@ -21,92 +22,134 @@ from qsched.ui.errors import sentence_for
 from qsched.words import steps_in_words
 
 
-@dataclass(frozen=True)
-class Place:
-    """Which surface belongs to what a session looks at."""
+def choose(engine: Engine, session: str, held: Session) -> Session:
+    """The session with the map that belongs to it: the one it has, while its coefficients are a point of it;
+    else the preset's that holds them; else the preset's surface, or the one it has.
+    """
+    steps, (preset, _) = held.comparison.settings.steps, _preset(engine, held)
+    maps = [each for each in (held.map, *(preset.maps if preset else ())) if each]
+    holding = [each for each in maps if each.holds(held.comparison.coefficients, steps)]
+    others = preset.maps if preset else maps
+    chosen = next(iter(holding + others), None)
+    if chosen is not held.map:
+        engine.show_map(session, held.comparison, chosen)
+    return engine.session(session) or held
 
-    backbone: str
-    quantization: Quantization
-    steps: int
 
-
-def draw(results: Results, engine: Engine, place: Place, dark: bool, best: gr.Button, k: float) -> dict:
-    """Outputs that show the surface at this k, or how to make the preset that is missing."""
-    try:
-        preset, reason = engine.preset(place.backbone, place.quantization, place.steps), ""
-    except PresetError as error:
-        preset, reason = None, sentence_for(error)
-    if preset is None:
-        sentence = fragments.no_surface(
-            place.backbone, place.quantization.bits, place.steps, reason, place.quantization.method
+def draw(results: Results, engine: Engine, held: Session, dark: bool, best: gr.Button) -> dict:
+    """Outputs that show a session's map, or how to make the preset that is missing."""
+    preset, reason = _preset(engine, held)
+    settings, known = held.comparison.settings, {best: gr.update(interactive=preset is not None)}
+    if held.map is None:
+        q = settings.quantization
+        sentence = (
+            fragments.no_surface(held.backbone, q.bits, settings.steps, reason, q.method)
+            if preset is None
+            else fragments.published(preset)
         )
-        return {
+        return known | {
             results.surface: gr.update(value=None, visible=False),
+            results.legend: "",
             results.geometry: "",
             results.stability: "",
             results.sweep: gr.update(visible=False),
             results.no_surface: gr.update(value=sentence, visible=True),
-            best: gr.update(interactive=False),
         }
-    if preset.surface is None:
-        return {
-            results.surface: gr.update(value=None, visible=False),
-            results.geometry: "",
-            results.stability: "",
-            results.sweep: gr.update(visible=False),
-            results.no_surface: gr.update(value=fragments.published(preset), visible=True),
-            best: gr.update(interactive=True),
-        }
-    drawn = figure(preset, dark, k)
-    return {
+    drawn, surface = figure(engine, held, dark), held.map.surface
+    several = surface.images > 1
+    about = fragments.stability(surface.stability(k=held.k), DIFFERENT) if several else ""
+    if preset and preset.surface and held.map.through.shape == preset.shape:
+        about += fragments.beyond(preset, held.k)
+    return known | {
         results.surface: gr.update(value=images.drawn(drawn.image), visible=True),
-        results.geometry: geometry(preset, drawn, dark, k),
-        results.stability: fragments.stability(preset.surface.stability(k=k), DIFFERENT)
-        + fragments.beyond(preset, k),
-        results.sweep: gr.update(visible=True),
+        results.legend: legend(held),
+        results.geometry: geometry(held, drawn, dark),
+        results.stability: about,
+        results.sweep: gr.update(visible=several),
         results.no_surface: gr.update(value="", visible=False),
-        best: gr.update(interactive=True),
     }
 
 
-def sweep(engine: Engine, place: Place, dark: bool, k: float) -> str | None:
-    """Path of the k sweep's image; None without a surface."""
-    try:
-        preset = engine.preset(place.backbone, place.quantization, place.steps)
-    except PresetError:
-        preset = None
-    if preset is None or preset.surface is None:
+def sweep(engine: Engine, held: Session, dark: bool) -> str | None:
+    """Path of the k sweep's image; None without a surface of several images."""
+    if held.map is None or held.map.surface.images == 1:
         return None
-    return images.drawn(k_sweep_figure(preset.surface, k, dark, note=_note(preset), formula=preset.formula))
+    note, formula = _note(held), _formula(engine, held)
+    return images.drawn(k_sweep_figure(held.map.surface, held.k, dark, note=note, formula=formula))
 
 
-def figure(preset: Preset, dark: bool = False, k: float = K_DEFAULT) -> SurfaceImage:
-    """The preset's heatmap without a current point."""
-    return surface_figure(preset.surface, None, k, dark, note=_note(preset), formula=preset.formula)
+def figure(engine: Engine, held: Session, dark: bool = False) -> SurfaceImage:
+    """A session's map without a current point."""
+    formula = _formula(engine, held)
+    return surface_figure(held.map.surface, None, held.k, dark, note=_note(held), formula=formula)
 
 
-def _note(preset: Preset) -> str:
-    images = preset.surface.images
-    drawn = f"{len(preset.prompts)} prompts" + (
-        f", {images // len(preset.prompts)} seeds" if images > len(preset.prompts) else ""
+def _preset(engine: Engine, held: Session) -> tuple[Preset | None, str]:
+    """The session's preset, and why there is none where it is broken."""
+    settings = held.comparison.settings
+    try:
+        return engine.preset(held.backbone, settings.quantization, settings.steps), ""
+    except PresetError as error:
+        return None, sentence_for(error)
+
+
+def _formula(engine: Engine, held: Session) -> str:
+    preset, _ = _preset(engine, held)
+    return preset.formula if preset else JAQ_DEFINITION
+
+
+def _note(held: Session) -> str:
+    settings = held.comparison.settings
+    return f"{settings.quantization.bits.upper()}, {steps_in_words(settings.steps)}, {held.map.of}"
+
+
+def legend(held: Session) -> str:
+    """One line: what varies on the map and what stays, whose images a cell is the mean of."""
+    through, of = held.map.through, held.map.of
+    mean = f"Mean over {of}" if held.map.surface.images > 1 else f"For {of} alone"
+    kind = {
+        "constant": "the same numbers at every step",
+        "ramp": "from these numbers at the first step straight to 1 at the last",
+        "ends": "the first step's numbers vary, the last step's stay at {0}",
+        "per-step": "the first step's numbers vary, all others stay as they are",
+    }[through.shape]
+    kind = kind.format(_last(through)) if through.shape == "ends" else kind
+    return (
+        f'<p class="fine">{escape(mean)}: {kind}. Click a cell to go there'
+        + (
+            "; hatched: within the noise of plain; outlined: 95 % of resampled optima"
+            if _hatched(held.map)
+            else ""
+        )
+        + '.</p><p class="fine elsewhere"><b>Your point is not on this map.</b> Make one around it.</p>'
     )
-    how = {"constant": "constant over the steps", "ramp": "ramp to 1"}[preset.shape]
-    return f"{preset.bits.upper()}, {steps_in_words(preset.steps)}, {drawn}, {how}"
 
 
-def geometry(preset: Preset, drawn: SurfaceImage, dark: bool, k: float) -> str:
+def _hatched(map: Slice) -> bool:
+    return map.surface.holds_plain and map.surface.images > 1
+
+
+def _last(coefficients: Coefficients) -> str:
+    numbers = [value[-1] if isinstance(value, tuple) else value for value in vars(coefficients).values()]
+    return "c<sub>x</sub> {:g} and c<sub>ε</sub> {:g}".format(*numbers)
+
+
+def geometry(held: Session, drawn: SurfaceImage, dark: bool) -> str:
     """What the browser needs to draw the crosshair and to say what lies under the pointer: the image's size,
-    the cells' box, the axes, the shape, and per cell (by rows) JAQ, and the difference to plain with its
-    interval."""
+    the cells' box, the axes, what the coefficients hold beyond the first step, and per cell (by rows) JAQ,
+    and the difference to plain with its interval."""
+    surface, through, k = held.map.surface, held.map.through, held.k
+    rest = [list(c[1:]) if isinstance(c, tuple) else None for c in (through.c_x, through.c_eps)]
     data = {
         "size": drawn.image.size,
         "box": drawn.box,
         "c_x": drawn.c_x,
         "c_eps": drawn.c_eps,
-        "shape": preset.shape,
+        "rest": rest,
+        "steps": held.comparison.settings.steps,
     }
-    data |= {"k": k, "dark": dark, "jaq": _numbers(preset.surface.jaq(k))}
-    noise = preset.surface.uncertainty(k)
+    data |= {"k": k, "dark": dark, "jaq": _numbers(surface.jaq(k))}
+    noise = surface.uncertainty(k)
     if noise is not None:
         data |= {"interval": [_numbers(noise.low), _numbers(noise.high)]}
     if noise is not None and noise.difference is not None:
@@ -122,7 +165,10 @@ def _numbers(cells: np.ndarray) -> list[float | None]:
     return [round(value, 4) if math.isfinite(value) else None for value in cells.ravel().tolist()]
 
 
-def point_at(preset: Preset, x: float, y: float) -> tuple[float, float] | None:
-    """(c_x, c_eps) of the cell under a pixel of the heatmap, None on its margins."""
-    cell = figure(preset).to_cell(x, y)
-    return None if cell is None else (preset.surface.c_x[cell[1]], preset.surface.c_eps[cell[0]])
+def point_at(engine: Engine, held: Session, x: float, y: float) -> Coefficients | None:
+    """What the cell under a pixel of the map stands for, None on its margins."""
+    cell = figure(engine, held).to_cell(x, y)
+    if cell is None:
+        return None
+    surface = held.map.surface
+    return held.map.at(surface.c_x[cell[1]], surface.c_eps[cell[0]])

@@ -14,7 +14,6 @@ from qsched.presets import Preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import SOURCE, Engine, Session, named
-from qsched.settings import K
 from qsched.ui import fragments, values
 from qsched.ui.compare import download as arrival_view
 from qsched.ui.compare import glance, links, surface_view
@@ -25,7 +24,6 @@ from qsched.ui.compare.results import (
     all_columns,
     build_results,
     drafted,
-    judged,
     third_column,
     wiped,
 )
@@ -81,14 +79,18 @@ class CompareTab:
         """Outputs of `everything`."""
         c, r = self.controls, self.results
         return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device,
-            c.decoder, c.drafts,
-                *r.map, c.best, c.search]  # fmt: skip
+            c.decoder, c.drafts, *r.map, c.best, c.search]  # fmt: skip
 
     @property
     def third(self) -> list:
-        """Outputs of `moved`."""
+        """Outputs of `adjust`, and the sliders."""
         c = self.controls
         return [*self.results.qsched, c.shape, c.hint, c.state, *c.sliders]
+
+    @property
+    def placed(self) -> list:
+        """Outputs of `moved`."""
+        return [*self.third, *self.results.map, self.controls.best]
 
     @property
     def chosen(self) -> list:
@@ -105,7 +107,7 @@ class CompareTab:
 
     def everything(
         self,
-        held: Session,
+        request: gr.Request,
         dark: bool,
         left: str,
         right: str,
@@ -113,6 +115,7 @@ class CompareTab:
         notes: tuple[str, ...] = (),
     ) -> dict:
         """Outputs for the whole tab; notes: sentences to show before those of the comparison."""
+        held = surface_view.choose(self.engine, request.session_hash, self.held(request))
         c, r, comparison = self.controls, self.results, held.comparison
         settings, has_tiny = comparison.settings, self.engine.has_tiny_decoder(held.backbone)
         known = self.engine.best_known(held.backbone, settings, held.k) is not None
@@ -122,7 +125,7 @@ class CompareTab:
         return (
             slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
             | all_columns(r, comparison, held.k, self.known(held))
-            | surface_view.draw(r, self.engine, self.place(held), dark, c.best, held.k)
+            | surface_view.draw(r, self.engine, held, dark, c.best)
             | {
                 r.notes: fragments.notes(notes),
                 c.search: gr.update(visible=not known),
@@ -140,11 +143,6 @@ class CompareTab:
         held = self.engine.session(request.session_hash)
         return held or toast(UNKNOWN)
 
-    def place(self, held: Session) -> surface_view.Place:
-        """Which surface belongs to a session."""
-        settings = held.comparison.settings
-        return surface_view.Place(held.backbone, settings.quantization, settings.steps)
-
     def known(self, held: Session) -> Preset | None:
         """The shipped preset for what a session shows, None if there is none that can be read."""
         return self.engine.readable_preset(held.backbone, held.comparison.settings)
@@ -159,12 +157,19 @@ class CompareTab:
         rows = ([given[slider] for slider in row] for row in (c.c_x, c.c_eps))
         return values.coefficients_from(given[c.shape], *rows, steps)
 
-    def moved(self, coefficients: Coefficients, request: gr.Request, shape: str | None = None) -> dict:
-        """Set coefficients from the server: sliders and the third image."""
-        held = self.rescaled(request, coefficients)
+    def moved(
+        self, coefficients: Coefficients, request: gr.Request, dark: bool, shape: str | None = None
+    ) -> dict:
+        """Set coefficients from the server: sliders, the third image, and the map that holds them."""
+        before = self.held(request).map
+        self.rescaled(request, coefficients)
+        held = surface_view.choose(self.engine, request.session_hash, self.held(request))
         now, steps = held.comparison.coefficients, held.comparison.settings.steps
         shape = shape if now == coefficients and shape else now.shape
-        return slider_updates(self.controls, now, shape, steps) | self.third_shown(held)
+        updates = slider_updates(self.controls, now, shape, steps) | self.third_shown(held)
+        if held.map is not before:
+            updates |= surface_view.draw(self.results, self.engine, held, dark, self.controls.best)
+        return updates
 
     def rescaled(self, request: gr.Request, coefficients: Coefficients) -> Session:
         """The session after its third image was made again; the newest, if it has changed meanwhile."""
@@ -203,8 +208,8 @@ class CompareTab:
             backbone, (settings, coefficients) = self.engine.default, self.engine.opening()
             shape = coefficients.shape
             self.engine.compare(request.session_hash, backbone, settings, coefficients)
-        held = self.engine.weigh(request.session_hash, k)
-        updates = self.everything(held, dark, left, right, shape, notes) | {self.results.k: k}
+        self.engine.weigh(request.session_hash, k)
+        updates = self.everything(request, dark, left, right, shape, notes) | {self.results.k: k}
         asked = wanted[1]
         usual = asked.quantization == Quantization(asked.quantization.bits) and not asked.tiny_decoder
         updates |= self.settings_shown(*wanted, {c.source: ""})
@@ -261,8 +266,8 @@ class CompareTab:
 
     def sync(self, request: gr.Request, dark: bool, left: str, right: str):
         """The newest state of the session, for a page on which an older answer arrived after a newer one."""
-        held = self.held(request)
-        return self.everything(held, dark, left, right) | {self.controls.state: links.stamp(held, final=True)}
+        updates = self.everything(request, dark, left, right)
+        return updates | {self.controls.state: links.stamp(self.held(request), final=True)}
 
     def generate(self, request: gr.Request, given: dict):
         """Make the three images for these settings; whoever stood where the coefficients begin
@@ -279,7 +284,7 @@ class CompareTab:
         if newest.comparison.coefficients != coefficients:  # the sliders have moved on meanwhile
             shape = newest.comparison.coefficients.shape
         pair = (given[widget] for widget in (self.dark, self.results.left, self.results.right))
-        updates = self.everything(newest, *pair, shape)
+        updates = self.everything(request, *pair, shape)
         if followed is None:  # the sliders say it themselves, and a hand may have moved them meanwhile
             for slider in self.controls.sliders:
                 updates[slider].pop("value")
@@ -322,14 +327,14 @@ class CompareTab:
             back = self.third_shown(self.held(request)) if self.engine.lends(held.backbone) else {}
             return back | {self.controls.hint: fragments.notes((explained(error, "adjust"),))}
 
-    def reshape(self, request: gr.Request, shape: str):
+    def reshape(self, request: gr.Request, shape: str, dark: bool):
         """Another shape over the steps, starting from the current coefficients."""
         comparison = self.held(request).comparison
         steps = comparison.settings.steps
         rows = values.sliders_from(comparison.coefficients, steps, shape)
-        return self.moved(values.coefficients_from(shape, *rows, steps), request, shape)
+        return self.moved(values.coefficients_from(shape, *rows, steps), request, dark, shape)
 
-    def best(self, request: gr.Request):
+    def best(self, request: gr.Request, dark: bool):
         """The best known coefficients of the shipped preset at the session's k."""
         held = self.held(request)
         settings = held.comparison.settings
@@ -339,7 +344,7 @@ class CompareTab:
                 f"No best known coefficients for {settings.quantization.bits.upper()} at "
                 f"{steps_in_words(settings.steps)} yet: a search makes them."
             )
-        return self.moved(preset.best(held.k), request)
+        return self.moved(preset.best(held.k), request, dark)
 
     def name(self, request: gr.Request, backbone: str, source: str) -> str:
         """What the engine calls a backbone from this source; the source of the backbone that is left is not
@@ -361,52 +366,9 @@ class CompareTab:
         require_local(request, DOWNLOAD)
         yield from arrival_view.download(self.controls, self.engine, self.name(request, backbone, source))
 
-    def reset(self, request: gr.Request, shape: str):
+    def reset(self, request: gr.Request, shape: str, dark: bool):
         """c_x = c_eps = 1: the plain scheduler, which needs no denoiser call."""
-        return self.moved(Coefficients.identity(), request, shape)
-
-    def select(self, request: gr.Request, event: gr.SelectData):
-        """Go to the clicked cell of the surface, in the preset's shape."""
-        held = self.held(request)
-        settings = held.comparison.settings
-        preset = self.engine.preset(held.backbone, settings.quantization, settings.steps)
-        point = preset and preset.surface and surface_view.point_at(preset, *event.index)
-        return self.moved(preset.at(*point), request, preset.shape) if point else {self.controls.hint: ""}
-
-    def redraw(self, request: gr.Request, dark: bool):
-        """The surface in the page's colours."""
-        held = self.held(request)
-        return surface_view.draw(
-            self.results, self.engine, self.place(held), dark, self.controls.best, held.k
-        )
-
-    def weigh(self, request: gr.Request, k: float, dark: bool):
-        """Another k: scores and surface from what is stored, no denoiser call.
-
-        NaN is a number still being typed.
-        """
-        if k != k:
-            return {self.results.geometry: gr.skip()}
-        self.held(request)
-        held = self.engine.weigh(request.session_hash, K.check(k)) or toast(UNKNOWN)
-        return (
-            surface_view.draw(self.results, self.engine, self.place(held), dark, self.controls.best, held.k)
-            | judged(self.results, held.comparison, held.k, self.known(held))
-            | {
-                self.results.definition: self.definition(held),
-                self.controls.state: links.stamp(held),
-            }
-        )
-
-    def sweep(self, request: gr.Request, dark: bool):
-        """The k sweep, when its accordion is opened."""
-        held = self.held(request)
-        image = surface_view.sweep(self.engine, self.place(held), dark, held.k)
-        return {self.results.sweep_image: image, self.results.sweep_open: True}
-
-    def resweep(self, request: gr.Request, dark: bool, opened: bool):
-        """The k sweep of another surface or k, if anybody sees it."""
-        return self.sweep(request, dark) if opened else {self.results.sweep_open: False}
+        return self.moved(Coefficients.identity(), request, dark, shape)
 
     def glance(self, request: gr.Request):
         """What the session looks at, at all bit-widths."""
@@ -421,7 +383,7 @@ class CompareTab:
         settings = shipped.compared(event.index) or toast("There is no such example.")
         coefficients = self.engine.start(self.engine.default, settings, shipped.k)
         self.engine.compare(request.session_hash, self.engine.default, settings, coefficients)
-        updates = self.everything(self.held(request), dark, left, right)
+        updates = self.everything(request, dark, left, right)
         return updates | self.settings_shown(self.engine.default, settings)
 
     def wipe(self, request: gr.Request, left: str, right: str):

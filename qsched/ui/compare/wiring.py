@@ -4,6 +4,7 @@ import gradio as gr
 
 from qsched.ui.compare import links
 from qsched.ui.compare import save as downloads
+from qsched.ui.compare.map_events import wire_map
 from qsched.ui.compare.tab import CompareTab
 from qsched.ui.errors import reports_errors
 from qsched.ui.events import HIDDEN, QUIET, RECORD_LINK, on_device, settle
@@ -14,7 +15,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     c, r, device = tab.controls, tab.results, on_device(tab.engine)
     waits = QUIET | on_device(tab.engine, r.waiting)
     pair = [r.left, r.right]
-    third, shown, chosen = tab.third, tab.shown, tab.chosen
+    shown, chosen = tab.shown, tab.chosen
     pair_and_dark = {tab.dark, *pair}
     given = {*c.settings.values(), c.shape, *pair_and_dark, *c.sliders}
     make = {
@@ -87,35 +88,12 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     )
     r.captions[2].change(None, None, None, js=links.REST, api_name="rest", **HIDDEN)
     c.hint.change(tab.complain, set(c.sliders), None, api_name="complain", **QUIET)
-    c.shape.input(reports_errors(tab.reshape), c.shape, third, api_name="reshape", **waits)
-    c.best.click(reports_errors(tab.best), None, third, api_name="best", **waits)
-    c.reset.click(reports_errors(tab.reset), c.shape, third, api_name="reset", **waits)
-    r.surface.select(reports_errors(tab.select), None, third, api_name="select", **waits)
+    at = [c.shape, tab.dark]
+    c.shape.input(reports_errors(tab.reshape), at, tab.placed, api_name="reshape", **waits)
+    c.best.click(reports_errors(tab.best), tab.dark, tab.placed, api_name="best", **waits)
+    c.reset.click(reports_errors(tab.reset), at, tab.placed, api_name="reset", **waits)
     gr.on([r.left.input, r.right.input], reports_errors(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
-    recolour = {
-        "fn": reports_errors(tab.redraw),
-        "inputs": tab.dark,
-        "outputs": [*r.map, c.best],
-    }
-    toggle.click(None, None, tab.dark, js=links.TOGGLE_DARK, api_name="toggle_dark", **HIDDEN).then(
-        api_name="redraw", **recolour, **QUIET
-    )
-
-    gr.on(
-        [r.k.input, r.k.release],
-        reports_errors(tab.weigh),
-        [r.k, tab.dark],
-        [r.verdict, r.scores, r.definition, c.state, *r.map, c.best],
-        api_name="weigh",
-        **QUIET,
-    )
-    swept = [r.sweep_image, r.sweep_open]
-    r.sweep.expand(reports_errors(tab.sweep), tab.dark, swept, api_name="sweep", **QUIET)
-    r.sweep.collapse(lambda: False, None, r.sweep_open, api_name="sweep_closed", **HIDDEN)
-    r.geometry.change(
-        reports_errors(tab.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET
-    )
-
+    wire_map(tab, toggle, waits)
     if r.gallery is not None:
         gone = r.gallery.select(
             reports_errors(tab.go_to_example),
@@ -138,16 +116,6 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         gone = button.click(None, None, c.bits, js=f"() => '{bits}'", api_name=f"go_{bits}", **HIDDEN)
         settle(gone.then(api_name=f"generate_{bits}", **make), f"_{bits}")
 
-    point = [c.shape, c.c_x[0], c.c_eps[0]]
-    gr.on(
-        [c.c_x[0].change, c.c_eps[0].change, c.shape.change, r.geometry.change],
-        None,
-        point,
-        None,
-        js=links.MARK,
-        api_name="mark",
-        **HIDDEN,
-    )
     c.share.click(None, None, None, js=links.COPY, api_name="share", **HIDDEN)
     r.play.click(None, None, None, js=links.PLAY, api_name="play", **HIDDEN)
     for button, file, write, name in (

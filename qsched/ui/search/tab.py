@@ -365,8 +365,7 @@ class SearchTab:
         settings = Settings(old.prompt, old.seed, options.steps, options.quantization, tiny)
         self.engine.compare(request.session_hash, backbone, settings, shown.coefficients)
         self.visit(request.session_hash).taken_over = (backbone, settings.quantization, settings.steps, tiny)
-        now = self.compare.held(request)
-        return self.compare.everything(now, dark, left, right) | self.compare.settings_shown(
+        return self.compare.everything(request, dark, left, right) | self.compare.settings_shown(
             backbone, settings
         )
 

@@ -134,7 +134,7 @@ def figure(
         dark,
         note=f"{options.quantization.bits.upper()}, {steps}, {prompts}, {how}",
         formula=shown.formula,
-        noise=True if shown.over else None,
+        noise=shown.over,
         modelled=modelled(shown) if k == options.k else None,
         alongside=alongside,
         working=shown.working,

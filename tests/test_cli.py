@@ -126,6 +126,7 @@ def test_search_writes_a_preset_and_resumes(line, tmp_path):
     assert count.calls == 0
 
 
+@pytest.mark.slow
 def test_presets_are_made_judged_and_taken_up_again(line, tmp_path):
     few = ("--grid", "2", "--prompts", "2", "--held-out", "5", "--seeds", "2")
     small = ("presets", "--out", tmp_path, "--bits", "w4a8", "w2a8", "--steps", "1", "2", *few)

@@ -130,6 +130,7 @@ def test_methods_that_cannot_be_taken_apart_are_refused():
         diagnose(embedded(), Quantization("w4a8", method="svdquant"), ["cat"], 2)
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_numbers_and_in_words(line):
     options = ("diagnose", "--bits", "w4a8", "--steps", "2", "--prompts", "2", "--held-out", "2")
     data = line.ok(*options)

@@ -170,6 +170,7 @@ def test_training_resumes_where_it_was_killed(tmp_path):
         assert torch.allclose(value, resumed.weights[name], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_processes_that_train_together_do_what_one_does_with_all_their_batches(tmp_path):
     (tmp_path / "two").mkdir()
     script = Path(__file__).with_name("parallel_worker.py")
@@ -285,6 +286,7 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     assert "| seen (3) | DDIM, 2 steps |" in report.markdown(result)
 
 
+@pytest.mark.slow
 def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monkeypatch, capsys):
     shutil.copy(data, tmp_path / "emoji.npz")
     first, second = tmp_path / "first", tmp_path / "second"
@@ -318,6 +320,7 @@ def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monke
     assert torch.equal(*texts) and not torch.allclose(*images, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_command_trains_everything_and_goes_on_from_its_checkpoints(data, tmp_path, monkeypatch):
     """All stages in one go, twice: the second call finds its checkpoints and, with its steps used up, ends at
     once.
@@ -341,6 +344,7 @@ def test_one_command_trains_everything_and_goes_on_from_its_checkpoints(data, tm
     assert sum(whole.SHARES.values()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_workers_draw_the_same_scenes_ahead_of_time(data):
     emoji = dataset.load(data)
     own = scenes.Scenes(emoji, emoji.train_indices(), seed=5)

@@ -58,6 +58,7 @@ def test_trimmed_texts_equal_open_clips_own_encoding(judge):
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_measures_of_a_judge_that_has_learnt_nothing_are_those_of_chance(judge, emoji, spoilt):
     found = judging.measure(judge, emoji, spoilt)
     assert found["retrieval"]["count"] == int(emoji.held_out.sum())
@@ -68,6 +69,7 @@ def test_measures_of_a_judge_that_has_learnt_nothing_are_those_of_chance(judge, 
     assert {"top1", "auc", "quantized_auc"} <= set(judging.brief(found))
 
 
+@pytest.mark.slow
 def test_a_perfect_judge_gets_perfect_marks(spoilt):
     spoilt = damage.Damage(**{**vars(spoilt), "test": torch.ones(4, dtype=torch.bool)})
 
@@ -84,6 +86,7 @@ def test_a_perfect_judge_gets_perfect_marks(spoilt):
     assert set(found["within_prompt"].values()) == {1.0}
 
 
+@pytest.mark.slow
 def test_the_damage_file_keeps_what_the_quantized_models_drew(spoilt, tmp_path):
     assert spoilt.images.shape == (4, len(damage.KINDS), 3, 64, 64) and spoilt.steps.tolist() == [1, 2, 4, 8]
     error = dict(zip(damage.KINDS, spoilt.error.mean(0).tolist(), strict=True))
@@ -102,6 +105,7 @@ def test_known_prompts_are_those_of_the_asked_groups_and_styles(emoji):
     assert len(prompts) == 3 and all(p.split(", ")[0] in ("red apple", "green pear") for p in prompts)
 
 
+@pytest.mark.slow
 def test_damaged_images_for_training_are_graded_by_their_error_and_not_from_test_prompts(spoilt):
     spoilt = damage.Damage(**{**vars(spoilt), "test": torch.tensor([True, False, True, True])})
     images, grade = clip_training.draw_damage(spoilt, 40, np.random.default_rng(0))
@@ -247,6 +251,7 @@ def test_frechet_estimate_corrects_the_bias_of_small_sets():
     assert abs(np.mean(corrected) - 6) < 0.5 * abs(np.mean(raw) - 6)
 
 
+@pytest.mark.slow
 def test_the_observer_learns_and_is_kept_with_its_names(emoji_data, emoji, tmp_path):
     numbers = observer.train_observer(emoji_data, tmp_path, steps=2, batch=8, device="cpu")
     assert set(numbers) == {"top1", "top5"}
@@ -312,6 +317,7 @@ def test_the_teacher_starts_at_the_last_timestep_and_needs_no_new_noise():
     assert torch.equal(one, report.draw(backbone, ["fox, flat style"], 2, seed=0))
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_held_out_pairs_first_and_every_way_to_draw(emoji, tmp_path, monkeypatch):
     indices, labels = sheet.choose(emoji, emoji.styles, 6)
     assert len(indices) == len(labels) == 6 and emoji.held_out[indices[0]] and not emoji.held_out[indices[-1]]

@@ -78,6 +78,7 @@ def test_pull_that_is_interrupted_goes_on(line, hub, monkeypatch):
     assert came > 0 and line.ok("pull", "far")["downloaded_bytes"] < SIZE
 
 
+@pytest.mark.slow
 def test_after_a_pull_the_images_of_a_real_backbone_are_scored_without_a_network(
     line, hub, monkeypatch, tmp_path, fakes
 ):

@@ -113,6 +113,7 @@ def test_the_exhaustive_search_shares_nothing():
     assert count.calls == 9 * len(PROMPTS) * STEPS
 
 
+@pytest.mark.slow
 def test_the_adaptive_search_takes_fifteen_points_of_any_grid_and_finds_the_optimum():
     options = SearchOptions("w4a8", PROMPTS, STEPS, resolution=21, shape="constant")
     with counted(embedded()) as count:
@@ -132,6 +133,7 @@ def test_the_adaptive_search_makes_a_tenth_of_the_exhaustive_searchs_calls(steps
     assert calls["adaptive"] <= calls["exhaustive"] / 10 and 12 <= plans["adaptive"].total <= 15
 
 
+@pytest.mark.slow
 def test_a_search_per_step_is_at_least_as_good_as_its_best_pair():
     preset = search(embedded(), changed(SMALL, resolution=5, strategy="per-step"))
     assert preset.provenance["best"]["jaq"] >= preset.surface.best()[2] and preset.coefficients.expand(STEPS)
@@ -144,6 +146,7 @@ def test_a_search_per_step_is_at_least_as_good_as_its_best_pair():
     assert jaq(scores.alignment, scores.quality) == pytest.approx(preset.provenance["best"]["jaq"], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_two_ends_are_two_numbers_each_and_at_least_as_good_as_the_best_pair():
     options = changed(SMALL, steps=4, resolution=3, c_range=(0.9, 1.1), strategy="ends")
     preset = search(embedded(), options)
@@ -153,6 +156,7 @@ def test_two_ends_are_two_numbers_each_and_at_least_as_good_as_the_best_pair():
     assert preset.provenance["strategy"] == "ends"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ends", "per-step"])
 def test_a_descent_may_compute_the_whole_grid_first(strategy):
     preset = search(embedded(), changed(SMALL, resolution=3, strategy=strategy, whole_grid=True))
@@ -350,6 +354,7 @@ def test_the_announced_calls_are_the_calls_that_are_made(strategy):
     assert count.calls == announced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "steps", "whole_grid"),
     [("per-step", 2, False), ("per-step", 2, True), ("ends", 2, False), ("ends", 4, False)],

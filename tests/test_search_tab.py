@@ -90,6 +90,7 @@ def test_the_heatmap_fills_while_it_runs(tab):
     assert counts[-1] == 25 and len(set(counts)) >= 3 and counts == sorted(counts)
 
 
+@pytest.mark.slow
 def test_stop_keeps_what_is_done_and_start_goes_on(tab):
     whole = dict(resolution=6, count=25, steps=4)
     thread, seen = in_background(tab, **whole)
@@ -217,6 +218,7 @@ def test_the_device_hands_errors_and_context_to_and_fro():
     assert os.read(read, 99) == b"MainThread"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["adaptive", "ends", "per-step"])
 def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strategy):
     from qsched.ui.search.view import figure, modelled

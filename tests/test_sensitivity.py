@@ -58,6 +58,7 @@ def calibration(backbone):
     return names, [calls[0], calls[-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", REAL)
 def test_batches_find_what_single_calls_find_at_a_fraction_of_the_calls(id):
     backbone = fresh(id)
@@ -109,6 +110,7 @@ def test_a_prediction_that_is_not_finite_is_the_worst_error(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_measurement_belongs_to_a_denoiser_and_whoever_asks_goes_on_with_it():
     backbone = fresh("pcm-sd15")
     total = 4 * len(calibration(backbone)[0])
@@ -145,6 +147,7 @@ class Places:
             self.strays.append(type(module).__name__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["swapped", "offloaded", "streamed"])
 @pytest.mark.parametrize("method", ["mixdq", "svdquant"])
 def test_calibration_runs_only_what_lies_on_the_device(kind, method):
@@ -167,6 +170,7 @@ def test_calibration_runs_only_what_lies_on_the_device(kind, method):
         assert backbone.residency.there == [], "there was no room for both: it was made in main memory"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["swapped", "offloaded", "streamed"])
 @pytest.mark.parametrize("method", ["mixdq", "svdquant"])
 def test_calibration_takes_no_more_memory_than_was_foreseen(kind, method):

@@ -295,6 +295,7 @@ def start_app(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_app_py_serves_the_embedded_model_in_silence():
     app = start_app("--offline")
     line = app.stdout.readline()

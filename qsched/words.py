@@ -15,6 +15,12 @@ def one_of(values: Iterable[Any]) -> str:
     return f"{', '.join(most)} or {last}" if most else last
 
 
+def quoted(words: Iterable[str]) -> str:
+    """Words as a sentence names them: “a”, “b” and “c”."""
+    *most, last = (f"“{word}”" for word in words)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def steps_in_words(steps: int) -> str:
     """A step count in words."""
     return "1 step" if steps == 1 else f"{steps} steps"

@@ -231,13 +231,13 @@ def test_while_a_hand_moves_no_gpu_is_asked_for(engine, lender):
 
 
 def test_record_about_and_export_need_no_gpu(engine, lender):
-    from qsched.ui.about_tab import snippet
     from qsched.ui.compare.save import record_file
+    from qsched.ui.compare.script import script_of
 
     engine.compare("a", LARGE, FOX, Coefficients.constant(1.04, 0.96))
     calls = len(lender.calls)
     assert LARGE in Path(record_file(engine.session("a"))).read_text()
-    assert "QSchedLCMScheduler" in snippet(engine, "a")
+    assert "QSchedLCMScheduler" in script_of(engine, "a")
     assert len(lender.calls) == calls and not engine.is_loaded(LARGE)
 
 

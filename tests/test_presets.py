@@ -292,7 +292,7 @@ def test_the_exported_folder_is_a_scheduler_with_these_coefficients(tmp_path):
     assert (list(loaded.config.c_x), list(loaded.config.c_eps)) == ([1.04, 1.0], [0.96, 1.0])
     assert loaded.config.original_inference_steps == 40
     assert (tmp_path / "out" / "README.md").read_text("utf-8") == text
-    assert "quantize(pipe.unet, 'w4a8', group_size=64, scope='all')" in text and "'some/model'" in text
+    assert "quantize(pipe.unet, 'w4a8', group_size=64)" in text and "'some/model'" in text
     for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
         compile(block, "snippet", "exec")
     whole = preset(settings={"keep_high_precision": False})

@@ -23,7 +23,6 @@ from qsched.scoring.signatures import Badge
 from qsched.server.engine import Engine
 from qsched.settings import MOST_STEPS, SHAPE
 from qsched.ui import fragments, values
-from qsched.ui.about_tab import snippet
 from qsched.ui.compare import links
 from qsched.ui.errors import reports_errors, sentence_for
 
@@ -203,16 +202,6 @@ def test_a_preset_counts_only_for_the_way_of_quantizing_it_was_made_for(engine):
 def test_a_corrupt_preset_does_not_keep_the_page_from_opening(engine):
     (engine._presets / "emoji-lcm" / "w4a8-4steps.json").write_text("{")
     assert engine.opening()[1] == Coefficients.identity()
-
-
-def test_the_snippet_runs_as_written(engine):
-    engine.compare("a", "emoji-lcm", *engine.opening())
-    engine.rescale("a", Coefficients.ends((1.1, 0.9), (0.9, 1.1)))
-    code = snippet(engine, "a")
-    pipe = type("Pipe", (), {"scheduler": engine.backbone("emoji-lcm").scheduler})()
-    exec(code[: code.index("image =")], {"pipe": pipe})
-    assert type(pipe.scheduler).__name__ == "QSchedLCMScheduler"
-    assert pipe.scheduler.config.c_x == [1.1, 0.9] and pipe.scheduler.config.c_eps == [0.9, 1.1]
 
 
 def test_the_device_line_says_what_is_simulated(engine):

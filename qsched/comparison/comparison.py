@@ -28,6 +28,7 @@ from qsched.scoring.signatures import Badge, failure_badges
 from qsched.scoring.similarity import similarity
 from qsched.scoring.weights import ScorerError
 from qsched.settings import SEED
+from qsched.words import quoted
 
 FULL_PRECISION, NAIVE, QSCHED = "full precision", "naive", "Q-Sched"
 PROMPT_LIMIT = 2000
@@ -204,6 +205,8 @@ def compare(
             if condition.truncated[0]
             else ()
         )
+        if words := backbone.unknown_words(settings.prompt):
+            notes += (f"The model does not know {quoted(words)}: no caption of its training had it.",)
         if isinstance(judge, ScorerError):
             notes += (f"The images have no scores. {judge}",)
         first_run, begin = backbone.first_run(backbone.denoiser, settings.tiny_decoder), time.perf_counter()

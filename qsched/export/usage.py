@@ -1,13 +1,18 @@
-"""How a preset's coefficients are used outside this app, as Markdown with code that runs as it stands."""
+"""How coefficients are used outside this app, as code that runs as it stands."""
 
 import os
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from qsched import schedulers
+from qsched.comparison.comparison import Settings
 from qsched.models.registry import SPECS
+from qsched.models.spec import BackboneSpec
 from qsched.presets import Preset, PresetError
+from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
 from qsched.words import steps_in_words
 
 
@@ -54,7 +59,7 @@ def usage(preset: Preset, twin: str, folder: str, source: str | None = None) -> 
         twin: name of the Q-Sched scheduler class. folder: path or Hub id of the scheduler. source: folder or
             Hub id of the pipeline; None is the backbone's own.
     """
-    spec = SPECS.get(preset.backbone)
+    spec, quantization = SPECS.get(preset.backbone), Quantization(preset.bits, **preset.settings)
     embedded = source is None and spec is not None and Path(spec.source).exists()
     scheduler = f"{twin}.from_pretrained({folder!r})"
     chosen = ", ".join(f"{name} = {value}" for name, value in preset.coefficients.to_dict().items())
@@ -62,11 +67,20 @@ def usage(preset: Preset, twin: str, folder: str, source: str | None = None) -> 
     if preset.mark:
         origin = f"{preset.mark}\nThey are meant for the denoiser quantized to {preset.bits}"
     if embedded:
-        code = _embedded(preset, twin, scheduler, spec.examples[0])
+        made = _embedded_image(quantization, spec.examples[0], 0, preset.steps)
+        code = f"""from torchvision.transforms.functional import to_pil_image
+from qsched import load_backbone
+{_EMBEDDED_IMPORTS}
+from qsched.schedulers import {twin}
+
+backbone = load_backbone({preset.backbone!r})
+config = {scheduler}.config
+coefficients = Coefficients(config.c_x, config.c_eps)
+{made}"""
         without = f"from schedulers import {twin}\n\nscheduler = {scheduler}"
     else:
-        load, call = _pipeline(preset, source)
-        imports, quantized = _quantized(preset, twin)
+        load, call = _pipeline(spec, preset.steps, source, PROMPT)
+        imports, quantized = _quantized(preset.backbone, quantization, twin)
         code = f"""from diffusers import DiffusionPipeline
 {imports}
 from qsched.schedulers import {twin}
@@ -102,58 +116,108 @@ its folder scheduler/ and loads in any process by `DiffusionPipeline.from_pretra
 """  # noqa: E501
 
 
-def _embedded(preset: Preset, twin: str, scheduler: str, prompt: str) -> str:
-    """The embedded model is no diffusers pipeline: the package samples it."""
-    return f"""from torchvision.transforms.functional import to_pil_image
-from qsched import load_backbone
-from qsched.quantization import Quantization
-from qsched.sampling.coefficients import Coefficients
-from qsched.sampling.loop import draw_noise, sample
-from qsched.schedulers import {twin}
-from qsched.words import steps_in_words
+def script(
+    backbone: str, settings: Settings, coefficients: Coefficients, twin: str, source: str | None = None
+) -> str:
+    """A Python script that makes the Q-Sched image of a comparison: it loads, quantizes, sets the scheduler,
+    generates and saves.
 
-backbone = load_backbone({preset.backbone!r})
-config = {scheduler}.config
-denoiser = backbone.quantized({_settings(preset)}).module
-condition, noise = backbone.encode([{prompt!r}]), draw_noise(backbone.latent_shape, 0, [0])
-latents = sample(backbone, condition, noise, {preset.steps}, Coefficients(config.c_x, config.c_eps), denoiser)
+    Args:
+        backbone: id. twin: name of the Q-Sched scheduler class. source: folder or Hub id of the pipeline;
+            None is the backbone's own.
+    """
+    quantization, steps, spec = settings.quantization, settings.steps, SPECS[backbone]
+    numbers = ", ".join(f"{name}={value}" for name, value in coefficients.to_dict().items())
+    if spec.family == "emoji":
+        imports = (
+            "from torchvision.transforms.functional import to_pil_image\n\nfrom qsched import load_backbone"
+        )
+        load = f"{backbone!r}" + (f", source={source!r}" if source else "")
+        made = _embedded_image(quantization, settings.prompt, settings.seed, steps)
+        return f"""{imports}
+{_EMBEDDED_IMPORTS}
+
+coefficients = Coefficients({numbers})
+
+backbone = load_backbone({load})
+{made}
+image.save("qsched.png")
+"""
+    load, call = _pipeline(spec, steps, source, settings.prompt, settings.seed)
+    imports, quantized = _quantized(backbone, quantization, twin)
+    return f"""import torch
+from diffusers import DiffusionPipeline
+
+{imports}
+from qsched.schedulers import {twin}
+
+{load}
+{quantized}
+pipe.scheduler = {twin}.from_config(
+    pipe.scheduler.config, {numbers}
+)
+{call}
+image.save("qsched.png")
+"""
+
+
+_EMBEDDED_IMPORTS = """from qsched.quantization import Quantization
+from qsched.sampling.coefficients import Coefficients
+from qsched.sampling.loop import draw_noise, sample"""
+
+
+def _embedded_image(quantization: Quantization, prompt: str, seed: int, steps: int) -> str:
+    """The embedded model is no diffusers pipeline: the package samples it."""
+    return f"""denoiser = backbone.quantized({_written(quantization)}).module
+condition, noise = backbone.encode([{prompt!r}]), draw_noise(backbone.latent_shape, {seed}, [0])
+latents = sample(backbone, condition, noise, {steps}, coefficients, denoiser)
 image = to_pil_image(backbone.decode(latents)[0])"""
 
 
-def _pipeline(preset: Preset, source: str | None) -> tuple[str, str]:
-    """The lines that load the pipeline, and the one that calls it."""
-    spec = SPECS.get(preset.backbone)
+def _pipeline(
+    spec: BackboneSpec | None, steps: int, source: str | None, prompt: str, seed: int | None = None
+) -> tuple[str, str]:
+    """The lines that load the pipeline, and those that call it."""
     load = f"pipe = DiffusionPipeline.from_pretrained({source or (spec and spec.source) or 'OWNER/NAME'!r})"
     if spec is not None and spec.lora is not None:
-        folder, _, name = spec.lora_file(preset.steps).rpartition("/")
+        folder, _, name = spec.lora_file(steps).rpartition("/")
         where = f"{spec.lora.repo!r}, subfolder={folder!r}, weight_name={name!r}"
         load += f"\npipe.load_lora_weights({where})\npipe.fuse_lora()\npipe.unload_lora_weights()"
-    options = ""
+    options = f"num_inference_steps={steps}"
     if spec is not None:
-        options = f", guidance_scale={spec.guidance or 0.0}"
+        options += f", guidance_scale={spec.guidance or 0.0}"
         options += ", max_sequence_length=256" if spec.family == "flux" else ""
-    return load, f"image = pipe({PROMPT!r}, num_inference_steps={preset.steps}{options}).images[0]"
+    if seed is not None:
+        options += f",\n             generator=torch.Generator().manual_seed({seed})"
+    return load, f"image = pipe({prompt!r}, {options}).images[0]"
 
 
-def _quantized(preset: Preset, twin: str) -> tuple[str, str]:
+def _quantized(backbone: str, quantization: Quantization, twin: str) -> tuple[str, str]:
     """The import that quantizes the pipeline's denoiser, and the line that does."""
     part = "transformer" if "FlowMatch" in twin else "unet"
-    if preset.method != "plain":
-        made = f"load_backbone({preset.backbone!r}).quantized({_settings(preset)}).module"
+    if quantization.method != "plain":
+        made = f"load_backbone({backbone!r}).quantized({_written(quantization)}).module"
         return (
             "from qsched import load_backbone\nfrom qsched.quantization import Quantization",
             f"pipe.{part} = {made}",
         )
-    options = "".join(
-        f", {name}={preset.settings[name]!r}"
-        for name in ("group_size", "activation_scale", "scope")
-        if preset.settings.get(name) is not None
-    )
-    if preset.settings.get("keep_high_precision") is False:
+    options = _chosen(quantization, "group_size", "activation_scale", "scope")
+    if not quantization.keep_high_precision:
         options += ", keep=()"
-    return "from qsched.quantization import quantize", f"quantize(pipe.{part}, {preset.bits!r}{options})"
+    return (
+        "from qsched.quantization import quantize",
+        f"quantize(pipe.{part}, {quantization.bits!r}{options})",
+    )
 
 
-def _settings(preset: Preset) -> str:
-    given = "".join(f", {name}={value!r}" for name, value in preset.settings.items() if value is not None)
-    return f"Quantization({preset.bits!r}{given})"
+def _written(quantization: Quantization) -> str:
+    """A Quantization as code."""
+    names = [field.name for field in fields(quantization)][1:]
+    return f"Quantization({quantization.bits!r}{_chosen(quantization, *names)})"
+
+
+def _chosen(quantization: Quantization, *names: str) -> str:
+    """Those of its options that differ from the usual, as further arguments."""
+    usual = Quantization()
+    given = [(name, getattr(quantization, name)) for name in names]
+    return "".join(f", {name}={value!r}" for name, value in given if value != getattr(usual, name))

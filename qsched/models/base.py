@@ -102,6 +102,10 @@ class Backbone(ABC):
         """
         return None
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that no training caption had; empty where that is not known."""
+        return []
+
     def place(self) -> None:
         """Move to the device what an image needs, as far as it fits; a small model lies there anyway."""
         return

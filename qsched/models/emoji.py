@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from qsched.hub.source import BackboneError
 from qsched.models.base import Backbone, Condition, hash_files
 from qsched.models.spec import BackboneSpec
+from qsched.models.words import read_words, unknown
 from qsched.quantization.batch_invariance import ROWS
 from qsched.scoring.embedded_clip import EmbeddedScorer
 
@@ -53,16 +54,21 @@ class EmojiBackbone(Backbone):
     """assets/emoji-lcm (a diffusers folder: unet, scheduler, in a latent model also vae) with
     assets/emoji-clip (an open_clip folder) beside it.
 
+    known: the words of the training captions; empty where no file names them.
     vae: the autoencoder of a latent model, float32; None where the latents are pixels.
     """
 
     judge: EmbeddedScorer | None = None
+    known: frozenset[str] = frozenset()
     vae: AutoencoderTiny | None = None
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         config = self.denoiser.config
         return config.in_channels, config.sample_size, config.sample_size
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        return unknown(prompt, self.known) if self.known else []
 
     def preview(self, latents: Tensor) -> Tensor:
         return self.decode(latents)  # an autoencoder takes about as long as one call of the denoiser
@@ -136,6 +142,7 @@ def load_emoji(spec: BackboneSpec, source: Path, device: torch.device, dtype: to
         LCMScheduler.from_pretrained(source / "scheduler"),
         hash_files(*weights),
         judge=EmbeddedScorer(clip_folder, device),
+        known=read_words(clip_folder),
         vae=vae,
     )
 

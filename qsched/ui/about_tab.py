@@ -1,11 +1,10 @@
 """The About tab: what this is, what its numbers mean, and how to take the result away."""
 
-from html import escape
-
 import gradio as gr
 
 from qsched.server.engine import Engine
 from qsched.ui.compare import links
+from qsched.ui.compare.script import script_shown
 from qsched.ui.errors import reports_errors
 
 TEXT = """
@@ -44,7 +43,7 @@ Paper: [Q-Sched: Pushing the Boundaries of Few-Step Diffusion Models with Quanti
 
 ## Use it in your own pipeline
 
-The scheduler is a drop-in for diffusers; these lines hold the coefficients that the Compare tab shows now.
+The scheduler is a drop-in for diffusers; this script makes the Q-Sched image that the Compare tab shows now.
 """  # noqa: E501
 
 
@@ -58,24 +57,17 @@ def build_about(engine: Engine, tab: gr.Tab) -> None:
         copy = gr.Button("Copy", elem_id="copy-snippet", size="sm")
 
     def show(request: gr.Request) -> str:
-        """Five lines that put the current coefficients into a diffusers pipeline."""
-        return f"<pre><code>{escape(snippet(engine, request.session_hash))}</code></pre>"
+        """The script that makes what the Compare tab shows."""
+        return script_shown(engine, request.session_hash)
 
     tab.select(
         reports_errors(show), None, code, api_name="snippet", api_visibility="private", show_progress="hidden"
     )
-    copy.click(None, None, None, js=links.COPY_SNIPPET, api_name="copy_snippet", api_visibility="private")
-
-
-def snippet(engine: Engine, session: str) -> str:
-    """The drop-in scheduler with a session's coefficients."""
-    held = engine.session(session)
-    coefficients = held.comparison.coefficients if held else engine.opening()[1]
-    scheduler = f"QSched{type(engine.scheduler(held.backbone if held else engine.default)).__name__}"
-    numbers = ", ".join(f"{name}={value}" for name, value in coefficients.to_dict().items())
-    steps = held.comparison.settings.steps if held else engine.opening()[0].steps
-    return (
-        f"from qsched.schedulers import {scheduler}\n\n"
-        f"pipe.scheduler = {scheduler}.from_config(\n    pipe.scheduler.config, {numbers}\n)\n"
-        f'image = pipe("your prompt", num_inference_steps={steps}).images[0]\n'
+    copy.click(
+        None,
+        None,
+        None,
+        js=links.copy_code("#snippet", "#copy-snippet"),
+        api_name="copy_snippet",
+        api_visibility="private",
     )

@@ -19,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from qsched.embedded.data import dataset
+from qsched.embedded.data.known import known_words
 from qsched.embedded.data.scenes import GROUNDS
 from qsched.embedded.data.words import plural
 from qsched.embedded.judges.tokenizer import train_tokenizer
 from qsched.embedded.training import imagenet
+from qsched.models.words import FILE
 
 CONFIG_FILE = "open_clip_config.json"
 CONTEXT_LENGTH = 24
@@ -62,6 +64,8 @@ def new_clip(folder: Path, emoji: dataset.Emoji) -> tuple[CLIP, open_clip.tokeni
             " ".join(tags) for tags in emoji.tags
         ]
         train_tokenizer([*texts, *map(plural, emoji.concepts), *GROUNDS], folder, vocabulary, length)
+    if not (folder / FILE).exists():
+        (folder / FILE).write_text("\n".join(known_words(emoji)) + "\n", "utf-8")
     tokenizer = open_clip.tokenizer.HFTokenizer(str(folder), context_length=length)
     if len(tokenizer.tokenizer) > vocabulary:
         raise ValueError(f"the tokenizer has {len(tokenizer.tokenizer)} entries, the model only {vocabulary}")

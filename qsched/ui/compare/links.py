@@ -35,10 +35,12 @@ REST = "() => { window.qsched?.rest() }"
 COPY = "() => { window.qsched?.share() }"
 PLAY = "() => { window.qsched?.play() }"
 TO_SEARCH = "() => { document.querySelector('#tabs [role=tab]:nth-of-type(2)')?.click() }"
-COPY_SNIPPET = (
-    "() => { window.qsched?.copy(document.querySelector('#snippet code').textContent, '#copy-snippet') }"
-)
 TOGGLE_DARK = "() => window.qsched.toggleDark()"
+
+
+def copy_code(code: str, button: str) -> str:
+    """JavaScript that copies the code in an element, and says so on a button; both are selectors."""
+    return f"() => {{ window.qsched?.copy(document.querySelector('{code} code').textContent, '{button}') }}"
 
 
 @dataclass(frozen=True)

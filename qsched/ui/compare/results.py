@@ -50,6 +50,8 @@ class Results:
     save_images: gr.Button
     save_record: gr.Button
     save_card: gr.Button
+    copy_script: gr.Button
+    script: gr.HTML
     card_file: gr.DownloadButton
     images_file: gr.DownloadButton
     record_file: gr.DownloadButton
@@ -94,6 +96,8 @@ def build_results(backbone: str) -> Results:
             )
             save_record = gr.Button("Save JSON", elem_id="download-record", size="md", scale=0, min_width=100)
             save_card = gr.Button("Save card", elem_id="download-card", size="md", scale=0, min_width=100)
+            copy_script = gr.Button("Copy script", elem_id="copy-script", size="md", scale=0, min_width=110)
+        script = gr.HTML("", elem_id="script", elem_classes=["plain", "code"])
         images_file = gr.DownloadButton("Images as a zip", visible="hidden", elem_id="images-file")
         card_file = gr.DownloadButton("Card as a PNG", visible="hidden", elem_id="card-file")
         record_file = gr.DownloadButton("Record as JSON", visible="hidden", elem_id="record-file")
@@ -166,6 +170,8 @@ def build_results(backbone: str) -> Results:
         save_images,
         save_record,
         save_card,
+        copy_script,
+        script,
         card_file,
         images_file,
         record_file,

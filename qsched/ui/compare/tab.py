@@ -27,6 +27,7 @@ from qsched.ui.compare.results import (
     third_column,
     wiped,
 )
+from qsched.ui.compare.script import script_shown
 from qsched.ui.errors import explained, reports_errors, toast
 from qsched.ui.visitors import CHOOSE_SOURCE, DOWNLOAD, is_local, require_local
 from qsched.words import steps_in_words
@@ -422,6 +423,11 @@ class CompareTab:
     def card(self, request: gr.Request):
         """The share card, as a file; the link in it leads to the address that the page was asked from."""
         return card_file(self.held(request), request.headers.get("origin", ""))
+
+    def script(self, request: gr.Request) -> str:
+        """The script that makes the Q-Sched image."""
+        self.held(request)
+        return script_shown(self.engine, request.session_hash)
 
     def saver(self, write: Callable) -> Callable:
         """A handler that writes a download of the session."""

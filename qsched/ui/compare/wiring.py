@@ -118,6 +118,12 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
 
     c.share.click(None, None, None, js=links.COPY, api_name="share", **HIDDEN)
     r.play.click(None, None, None, js=links.PLAY, api_name="play", **HIDDEN)
+    # a script that has been copied stands below the button: where there is no clipboard it can be selected
+    written = r.copy_script.click(
+        reports_errors(tab.script), None, r.script, api_name="copy_script", **HIDDEN
+    )
+    copied = links.copy_code("#script", "#copy-script")
+    written.success(None, None, None, js=copied, api_name="copy_script_text", **HIDDEN)
     for button, file, write, name in (
         (r.save_images, r.images_file, tab.saver(downloads.images_file), "download_images"),
         (r.save_record, r.record_file, tab.saver(downloads.record_file), "download_record"),

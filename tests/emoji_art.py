@@ -36,7 +36,7 @@ def write_packages(root: Path) -> Path:
     return root
 
 
-def build(folder: Path) -> Path:
+def build(folder: Path, side: int = dataset.SIZE) -> Path:
     """The data set of these packages."""
-    dataset.build(write_packages(folder / "node_modules"), folder / "emoji.npz")
+    dataset.build(write_packages(folder / "node_modules"), folder / "emoji.npz", side=side)
     return folder / "emoji.npz"

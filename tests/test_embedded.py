@@ -20,12 +20,12 @@ from torch.distributed.run import get_args_parser
 from qsched.embedded import export, report, whole
 from qsched.embedded.__main__ import main, parser
 from qsched.embedded.data import dataset, scenes
-from qsched.embedded.denoiser import distil, teacher
+from qsched.embedded.denoiser import batches, distil, teacher
 from qsched.embedded.denoiser import unet as denoiser
 from qsched.embedded.judges import clip, clip_training, degradations
 from qsched.embedded.judges.tokenizer import train_tokenizer
 from qsched.embedded.training import loop as training
-from qsched.embedded.training import parallel
+from qsched.embedded.training import parallel, weights
 from qsched.models.emoji import CHANNELS, to_images
 from qsched.models.registry import ASSETS
 from qsched.scoring.embedded_clip import prepared
@@ -242,24 +242,26 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     numbers = clip_training.train_clip(data, folder, work, steps=3, batch=16, device="cpu", compiled=False)
     assert 0 <= numbers["retrieval"]["top1"] <= numbers["retrieval"]["top5"] <= 1 and 0 <= numbers["auc"] <= 1
     with pytest.raises(FileNotFoundError, match="denoiser"):
-        distil.distil(data, folder, work, steps=1, device="cpu")
-    options = dict(batch=6, device="cpu", compiled=False, styles=tuple(s.word for s in dataset.STYLES))
-    teacher.train_denoiser(data, folder, work, steps=2, **options)
-    distil.distil(data, folder, work, steps=2, **options)
+        distil.distil(None, work / "denoiser.pt", work / "student.pt", steps=1)
+    styles = tuple(s.word for s in dataset.STYLES)
+    feed = batches.PixelBatches(data, folder, torch.device("cpu"), 0, styles)
+    options = dict(steps=2, batch=6, compiled=False, muon=False)
+    teacher.train_denoiser(feed, work / "denoiser.pt", **options)
+    distil.distil(feed, work / "denoiser.pt", work / "student.pt", **options)
     before = torch.load(work / "denoiser.pt", weights_only=True)
     after = torch.load(work / "student.pt", weights_only=True)
     assert any(not torch.equal(before["average"][name], after["average"][name]) for name in before["average"])
     assert {"loss", "loss_seen", "loss_held_out"} <= set(before["curve"][-1]) & set(after["curve"][-1])
 
     other = denoiser.new_unet()
-    assert teacher.start_from(work / "denoiser.pt", other) == len(before["average"])
+    assert weights.start_from(work / "denoiser.pt", other) == len(before["average"])
     assert all(torch.equal(value, before["average"][name]) for name, value in other.state_dict().items())
 
     parts = whole.copy_weights(work, tmp_path / "home")
     assert [p.name for p in parts] == [
         f"{n}.safetensors.{i:02}" for n in ("denoiser", "student") for i in range(2)
     ]
-    assert max(p.stat().st_size for p in parts) <= whole.PART
+    assert max(p.stat().st_size for p in parts) <= weights.PART
     joined = tmp_path / "student.safetensors"
     joined.write_bytes(b"".join(p.read_bytes() for p in parts[2:]))
     export.export_checkpoint(joined, tmp_path / "from-parts")
@@ -267,7 +269,7 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     assert export.export_checkpoint(work / "student.pt", tmp_path / "emoji-lcm") == 2
     same = "unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "from-parts" / same).read_bytes() == (tmp_path / "emoji-lcm" / same).read_bytes()
-    assert teacher.start_from(tmp_path / "emoji-lcm", denoiser.new_unet()) == len(before["average"])
+    assert weights.start_from(tmp_path / "emoji-lcm", denoiser.new_unet()) == len(before["average"])
     from qsched import load_backbone
 
     backbone = load_backbone("emoji-lcm", device="cpu", source=str(tmp_path / "emoji-lcm"))

@@ -164,9 +164,10 @@ def test_what_has_a_side_is_never_mirrored(emoji):
 def test_a_batch_is_latents_texts_and_noise_levels(emoji_data, emoji, tmp_path):
     model, _ = clip.new_clip(tmp_path, emoji)
     clip.save_clip(model.state_dict(), tmp_path)
-    feed = batches.Batches(emoji_data, tmp_path, torch.device("cpu"), 0)
+    feed = batches.PixelBatches(emoji_data, tmp_path, torch.device("cpu"), 0)
     assert feed.styles == list(batches.STYLES) and not emoji.held_out[feed.usable].any()
-    clean, states, pooled = feed.draw(6, 0)
+    drawn = feed.draw(6, 0)
+    clean, states, pooled = drawn.clean, drawn.states, drawn.pooled
     assert clean.shape == (6, 48, 16, 16) and states.shape == (6, 24, 256) and pooled.shape == (6, 256)
     noise, timesteps = torch.randn_like(clean), torch.full((6,), 259)
     noisy, timesteps, alpha, sigma = feed.noised(clean, noise, timesteps, 0.5)

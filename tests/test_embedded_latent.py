@@ -8,12 +8,11 @@ from emoji_art import write_packages
 from safetensors.torch import save_file
 
 from qsched import load_backbone
-from qsched.embedded import export
 from qsched.embedded.__main__ import main
 from qsched.embedded.data import dataset
 from qsched.embedded.data.scenes import Scenes
 from qsched.embedded.denoiser import latent
-from qsched.embedded.whole import split_file
+from qsched.embedded.training.weights import read_weights, split_file
 
 
 @pytest.fixture(scope="module")
@@ -51,21 +50,21 @@ def test_weights_are_read_from_checkpoints_parts_and_differences(weights, tmp_pa
     path, delta = tmp_path / "ae.safetensors", tmp_path / "delta.safetensors"
     save_file(values, path)
     assert len(split_file(path, 200_000)) > 1 and not path.exists()
-    read = export.read_weights(path)
+    read = read_weights(path)
     assert all(torch.equal(read[n], v.float()) for n, v in values.items())
     torch.save({"average": read}, tmp_path / "x.pt")
-    assert export.read_weights(tmp_path / "x.pt").keys() == read.keys()
+    assert read_weights(tmp_path / "x.pt").keys() == read.keys()
     changes = {}
     for name, value in values.items():
         changes[f"{name}|q"] = torch.full((len(value), value[0].numel()), 4, dtype=torch.int8)
         changes[f"{name}|s"] = torch.full((len(value), 1), 0.25)
     save_file(changes, delta)
-    moved = export.read_weights(delta, path)
+    moved = read_weights(delta, path)
     assert all(torch.allclose(moved[n], v.float() + 1) for n, v in values.items())
     with pytest.raises(ValueError, match="--base"):
-        export.read_weights(delta)
+        read_weights(delta)
     with pytest.raises(FileNotFoundError, match="ae2"):
-        export.read_weights(tmp_path / "ae2.safetensors")
+        read_weights(tmp_path / "ae2.safetensors")
 
 
 @pytest.mark.parametrize("side", [64, 128])

@@ -41,7 +41,15 @@ INSIDE = {
         "values widgets images fragments visitors",
         "errors",
     ),
-    "embedded": ("__main__", "whole sheet export", "report", "denoiser", "judges", "training", "data"),
+    "embedded": (
+        "__main__",
+        "options whole sheet export",
+        "report",
+        "denoiser",
+        "judges",
+        "training",
+        "data",
+    ),
 }
 """The same for what stands in one folder."""
 

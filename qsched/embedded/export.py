@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from safetensors.torch import load, load_file
 from torch import Tensor
 
 from qsched.embedded.denoiser import unet as denoiser
 from qsched.embedded.denoiser.latent import new_autoencoder, new_latent_unet
 from qsched.embedded.report import draw
+from qsched.embedded.training.weights import read_weights
 from qsched.models.base import Backbone
 
 SHEET_SEED = 0
@@ -27,42 +27,15 @@ def export_denoiser(weights: dict[str, Tensor], folder: Path) -> None:
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> int:
-    """Export the averaged weights of a training checkpoint, or weights that `whole.carry_home` wrote; returns
-    the step they were saved at (0: not known).
+    """Export the averaged weights of a training checkpoint, or weights that `whole.copy_weights` wrote;
+    returns the step they were saved at (0: not known).
     """
     if checkpoint.suffix == ".safetensors":
-        export_denoiser(load_file(checkpoint), folder)
+        export_denoiser(read_weights(checkpoint), folder)
         return 0
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     export_denoiser(state["average"], folder)
     return state["step"]
-
-
-def read_weights(path: Path, base: Path | None = None) -> dict[str, Tensor]:
-    """Weights by name, float32: of a training checkpoint (the averaged ones), a safetensors file, its parts
-    (PATH.00, PATH.01, ...), or int8 differences to the fp16 weights `base` (NAME|q times NAME|s, one scale a
-    row).
-
-    Raises:
-        FileNotFoundError: there is neither the file nor its first part.
-        ValueError: differences without a base.
-    """
-    parts = sorted(path.parent.glob(f"{path.name}.[0-9][0-9]"))
-    if path.suffix == ".pt":
-        return torch.load(path, map_location="cpu", weights_only=True)["average"]
-    if not path.exists() and not parts:
-        raise FileNotFoundError(f"There is neither {path} nor {path.name}.00 beside it.")
-    content = path.read_bytes() if path.exists() else b"".join(part.read_bytes() for part in parts)
-    found = load(content)
-    if not any(name.endswith("|q") for name in found):
-        return {name: value.float() for name, value in found.items()}
-    if base is None:
-        raise ValueError(f"{path} holds differences to other weights: name them with --base.")
-    out = {}
-    for name, value in read_weights(base).items():
-        change = found[f"{name}|q"].float() * found[f"{name}|s"]
-        out[name] = value.half().float() + change.view_as(value)
-    return out
 
 
 def export_latent(

@@ -1,5 +1,5 @@
 """All of it in one command with a time budget, made for an hour's loan of a GPU: damage, CLIP, observer,
-teacher, student, one after the other.
+teacher, student of the pixel model, one after the other.
 
 Each stage gets its share of the minutes and resumes from its checkpoints, so a second call with more minutes
 goes on where the first one ended.
@@ -14,13 +14,10 @@ from safetensors.torch import save_file
 
 from qsched.embedded.data import dataset
 from qsched.embedded.denoiser import distil, teacher
-from qsched.embedded.denoiser.batches import STYLES
+from qsched.embedded.denoiser.batches import STYLES, PixelBatches
 from qsched.embedded.judges import clip_training, damage, observer
 from qsched.embedded.training import loop as training
-
-PART = 15_000_000
-"""Bytes: `split_file` cuts weights into parts of this size where a transfer allows no larger files."""
-
+from qsched.embedded.training.weights import split_file
 
 SHARES = {"clip": 0.3, "observer": 0.08, "denoiser": 0.42, "distil": 0.2}
 """Of the minutes."""
@@ -65,21 +62,25 @@ def run(
             "steps": steps,
             "minutes": minutes * SHARES[stage],
             "batch": batch or (GPU_BATCHES if gpu else CPU_BATCHES)[stage],
-            "device": device,
-            "workers": max(1, (os.cpu_count() or 2) - 2) if gpu else 0,
         }
+
+    workers = max(1, (os.cpu_count() or 2) - 2) if gpu else 0
+    judged = {"device": device, "workers": workers}
 
     before = model.parent / "emoji-clip"
     begin = {"start": before} if before.is_dir() else {}
     learn = {"compiled": gpu or steps > 1000, "photographs": photographs}
     out = {
         "clip": clip_training.train_clip(
-            data, clip_folder, work, seed=seed, **begin, **learn, **options("clip")
+            data, clip_folder, work, seed=seed, **begin, **learn, **judged, **options("clip")
         ),
-        "observer": observer.train_observer(data, work, **options("observer")),
+        "observer": observer.train_observer(data, work, **judged, **options("observer")),
     }
-    teacher.train_denoiser(data, clip_folder, work, start=model, **learn, **options("denoiser"))
-    distil.distil(data, clip_folder, work, compiled=learn["compiled"], **options("distil"))
+    where, file = training.pick_device(device), work / "denoiser.pt"
+    batches = [PixelBatches(data, clip_folder, where, seed + i, STYLES, workers) for i in range(2)]
+    teacher.train_denoiser(batches[0], file, start=model, **learn, **options("denoiser"))
+    compiled = learn["compiled"]
+    distil.distil(batches[1], file, work / "student.pt", compiled=compiled, **options("distil"))
     for name in ("denoiser", "student"):
         out[name] = torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)["curve"][-1]
     return out
@@ -99,16 +100,3 @@ def copy_weights(work: Path, folder: Path) -> list[Path]:
         save_file(half, path)
         files += split_file(path)
     return files
-
-
-def split_file(path: Path, size: int = PART) -> list[Path]:
-    """Cut a file into NAME.00, NAME.01, ... and remove it; a small one stays as it is."""
-    content = path.read_bytes()
-    if len(content) <= size:
-        return [path]
-    parts = []
-    for number, begin in enumerate(range(0, len(content), size)):
-        parts.append(path.with_name(f"{path.name}.{number:02}"))
-        parts[-1].write_bytes(content[begin : begin + size])
-    path.unlink()
-    return parts

@@ -1,17 +1,25 @@
-"""Training batches of the denoiser: composed scenes as latents, their captions through the frozen text tower,
-noise levels; and the held-out loss.
+"""Training batches of the denoiser: scenes as latents, their captions through the frozen text tower, noise
+levels; and the held-out loss.
+
+`PixelBatches` draws its scenes anew in every step; `bank.LatentBatches` reads encoded ones.
 """
 
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from qsched.embedded.data import dataset
 from qsched.embedded.data.scenes import Feed, Mix, Scenes
-from qsched.embedded.denoiser.unet import LAST, image, new_scheduler, pseudo_huber, to_latents
+from qsched.embedded.denoiser import unet as denoiser
+from qsched.embedded.denoiser.unet import LAST, image, new_scheduler, pseudo_huber
 from qsched.embedded.judges import clip
+from qsched.embedded.training import loop as training
 from qsched.models.emoji import text_condition
 
 STYLES = ("classic", "flat", "glossy")
@@ -29,44 +37,79 @@ CHECKED = (999, 759, 499, 259)
 CHECK_COUNT = 48
 
 
-class Batches:
-    """Draws the scenes of a training step and encodes them.
+def names_style(captions: Sequence[str], styles: Sequence[str]) -> Tensor:
+    """Whether each caption says in which style to draw, bool (count,)."""
+    word = re.compile(rf"\b({'|'.join(map(re.escape, styles))})\b")
+    return torch.tensor([bool(word.search(caption)) for caption in captions])
+
+
+@dataclass
+class Batch:
+    """What one step trains on.
+
+    clean: latents (count, C, height, width); states, pooled: the texts, (count, tokens, width) and (count,
+    width); styled: whether a caption names the style, bool (count,).
+    """
+
+    clean: Tensor
+    states: Tensor
+    pooled: Tensor
+    styled: Tensor
+
+
+class Batches(ABC):
+    """Texts, noise levels and the held-out loss; a kind of model adds its network, latents and scenes.
 
     Args:
+        where: the device of all tensors.
+        seed: of what is drawn, together with the step.
         styles: sets to draw from; those that the data lacks are ignored.
-        workers: processes that draw them.
     """
 
     def __init__(
-        self,
-        data: Path,
-        clip_folder: Path,
-        where: torch.device,
-        seed: int,
-        styles: Sequence[str] = STYLES,
-        workers: int = 0,
+        self, data: Path, clip_folder: Path, where: torch.device, seed: int, styles: Sequence[str] = STYLES
     ):
-        self.emoji, self.where = dataset.load(data), where
+        self.emoji, self.where, self.seed = dataset.load(data), where, seed
         self.text, self.tokenizer = clip.load_clip(clip_folder, self.emoji)
         self.text.to(where).requires_grad_(False)
         self.styles = [s for s in styles if s in self.emoji.styles] or self.emoji.styles
         self.usable = self.emoji.train_indices(self.styles, unseen=False)
-        scenes = Scenes(self.emoji, self.usable, mix=MIX, seed=seed, where="cpu" if workers else where)
-        self.feed = Feed(scenes, workers)
         self.alphas = new_scheduler().alphas_cumprod.sqrt().to(where)
         self.sigmas = (1 - new_scheduler().alphas_cumprod).sqrt().to(where)
 
+    @abstractmethod
+    def new_unet(self) -> UNet2DConditionModel:
+        """An untrained denoiser of these latents."""
+
+    @abstractmethod
+    def to_latents(self, images: Tensor) -> Tensor:
+        """Latents of images (count, 3, height, width) in [0, 1]."""
+
+    @abstractmethod
+    def draw(self, count: int, step: int) -> Batch:
+        """The scenes of a step."""
+
     @torch.no_grad()
-    def encode(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """Token states (count, tokens, width) and pooled text (count, width)."""
-        with torch.autocast(self.where.type, dtype=torch.bfloat16):
-            states, pooled = text_condition(self.text, self.tokenizer(captions).to(self.where))
+    def encode_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Token states (count, tokens, width) and pooled text (count, width) of token ids (count, tokens)."""
+        with training.autocast(self.where):
+            states, pooled = text_condition(self.text, tokens.to(self.where))
         return states.float(), pooled.float()
 
-    def draw(self, count: int, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Clean latents (count, 48, 16, 16), token states and pooled text of a step's scenes."""
-        drawn = self.feed.draw(count, step)
-        return to_latents(drawn.images.to(self.where)), *self.encode(drawn.captions)
+    def encode(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """The same of captions."""
+        return self.encode_tokens(self.tokenizer(list(captions)))
+
+    def without_text(self, batch: Batch, share: float) -> Batch:
+        """The batch with so large a share of its captions replaced by the empty one: what guidance needs."""
+        if not share:
+            return batch
+        dropped = torch.rand(len(batch.clean), device=self.where) < share
+        states, pooled = self.encode([""])
+        states = torch.where(dropped.view(-1, 1, 1), states, batch.states)
+        return Batch(
+            batch.clean, states, torch.where(dropped.view(-1, 1), pooled, batch.pooled), batch.styled
+        )
 
     def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """alpha_t and sigma_t as (count, 1, 1, 1)."""
@@ -113,15 +156,47 @@ class Batches:
         """
         losses = {}
         for kind, indices in self.checks().items():
-            clean = to_latents(self.emoji.images_of(indices)).to(self.where)
+            clean = self.to_latents(self.emoji.images_of(indices).to(self.where))
             states, pooled = self.encode([self.emoji.caption(int(i)) for i in indices])
             noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(self.where)
             total = 0.0
             for t in CHECKED:
                 timesteps = torch.full((len(clean),), t, device=self.where)
                 noisy, timesteps, alpha, sigma = self.noised(clean, noise, timesteps, float(t == LAST))
-                with torch.autocast(self.where.type, dtype=torch.bfloat16):
+                with training.autocast(self.where):
                     predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
                 total += float(pseudo_huber(image(noisy, predicted.float(), alpha, sigma) - clean).mean())
             losses[f"loss_{kind}"] = round(total / len(CHECKED), 5)
         return losses
+
+
+class PixelBatches(Batches):
+    """Scenes as pixel-unshuffled images (count, 48, 16, 16).
+
+    Args:
+        workers: processes that draw them.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        clip_folder: Path,
+        where: torch.device,
+        seed: int,
+        styles: Sequence[str] = STYLES,
+        workers: int = 0,
+    ):
+        super().__init__(data, clip_folder, where, seed, styles)
+        scenes = Scenes(self.emoji, self.usable, mix=MIX, seed=seed, where="cpu" if workers else where)
+        self.feed = Feed(scenes, workers)
+
+    def new_unet(self) -> UNet2DConditionModel:
+        return denoiser.new_unet()
+
+    def to_latents(self, images: Tensor) -> Tensor:
+        return denoiser.to_latents(images)
+
+    def draw(self, count: int, step: int) -> Batch:
+        drawn = self.feed.draw(count, step)
+        styled = names_style(drawn.captions, self.styles).to(self.where)
+        return Batch(self.to_latents(drawn.images.to(self.where)), *self.encode(drawn.captions), styled)

@@ -1,10 +1,12 @@
 """Latent-consistency distillation of the teacher into a student for 1 to 8 steps (Luo et al. 2023, arXiv
-2310.04378, without guidance).
+2310.04378).
 
 The student must give the same image from both ends of one teacher step: f(x_t, t) is pulled towards the
 averaged student's f(x_s, s), where x_s is the teacher's DDIM step from x_t to s = t - 20 (the schedule's 50
-original steps). Where a caption nearly determines the image, a second term keeps the student anchored to the
-true one; without it the targets drift during a short run.
+original steps), guided away from what the teacher draws without a text. Where a caption nearly determines
+the image, a second term keeps the student anchored to the true one; without it the targets drift during a
+short run. A caption that leaves the style open has several true images: there the term would ask for their
+mean, so it is left out, and the noise decides.
 """
 
 from pathlib import Path
@@ -13,10 +15,10 @@ import torch
 from torch import Tensor
 
 from qsched.embedded.denoiser import unet as denoiser
-from qsched.embedded.denoiser.batches import STYLES, Batches
-from qsched.embedded.denoiser.unet import LAST, image, new_unet, noise_in, pseudo_huber, to_train
+from qsched.embedded.denoiser.batches import Batches
+from qsched.embedded.denoiser.unet import LAST, image, noise_in, pseudo_huber, to_train
 from qsched.embedded.training import loop as training
-from qsched.embedded.training import parallel
+from qsched.embedded.training.weights import read_weights
 
 SKIP = denoiser.SCHEDULE["num_train_timesteps"] // 50
 ANCHOR = 0.3  # weight of the distance to the true image beside the distance to the target
@@ -24,67 +26,67 @@ TARGET_DECAY = 0.95
 
 
 def distil(
-    data: Path,
-    clip_folder: Path,
-    work: Path,
+    batches: Batches,
+    teacher: Path,
+    checkpoint: Path,
     *,
     steps: int,
     minutes: float | None = None,
     batch: int = 64,
     learning_rate: float = 3e-4,
-    seed: int = 0,
-    device: str = "auto",
     compiled: bool = True,
-    styles: tuple[str, ...] = STYLES,
-    workers: int = 0,
-    save_every: int = 100,
+    muon: bool = True,
+    guidance: float = 0.0,
+    anchor: float = ANCHOR,
+    save_minutes: float = 10.0,
 ) -> training.Average:
-    """Train the student from work/denoiser.pt; checkpoints in work/student.pt. Returns the averaged weights.
+    """Train the student; its checkpoint makes it resumable. Returns the averaged weights.
 
     Args:
-        steps, minutes: whichever is reached first. workers: processes that draw the scenes.
+        teacher: its weights (`weights.read_weights`).
+        steps, minutes: whichever is reached first.
+        muon: the optimiser; else AdamW.
+        guidance: w of E + w (E - E without text), the teacher's prediction; 0 asks the teacher once.
+        anchor: weight of the distance to the true image.
     Raises:
         FileNotFoundError: if there is no teacher yet.
     """
-    teacher_file = work / "denoiser.pt"
-    if not teacher_file.exists():
-        raise FileNotFoundError(f"{teacher_file} is missing: run `python -m qsched.embedded denoiser` first.")
-    where = training.pick_device(device)
-    seed = parallel.own_seed(seed)
-    torch.manual_seed(seed)
-    batches = Batches(data, clip_folder, where, seed + 1, styles, workers)
-    weights = torch.load(teacher_file, map_location="cpu", weights_only=True)["average"]
-    unets = [new_unet() for _ in range(3)]
+    if not teacher.exists() and teacher.suffix == ".pt":
+        raise FileNotFoundError(f"{teacher} is missing: run `python -m qsched.embedded denoiser` first.")
+    where = batches.where
+    torch.manual_seed(batches.seed)
+    weights = read_weights(teacher)
+    unets = [batches.new_unet() for _ in range(3)]
     for unet in unets:
         unet.load_state_dict(weights)
         to_train(unet, where)
-    student, slow, teacher = unets
-    forward, slow_forward, teacher_forward = (torch.compile(unet) if compiled else unet for unet in unets)
-    for unet in (slow, teacher):
+    student, slow, guide = unets
+    forward, slow_forward, guide_forward = (torch.compile(unet) if compiled else unet for unet in unets)
+    for unet in (slow, guide):
         unet.requires_grad_(False)
-    resumed = (work / "student.pt").exists()
+    no_states, no_pooled = batches.encode([""])
 
     @torch.no_grad()
-    def follow(share: float) -> None:
-        for behind, ahead in zip(slow.parameters(), student.parameters(), strict=True):
-            behind.lerp_(ahead, share)
+    def guided(noisy: Tensor, timesteps: Tensor, states: Tensor, pooled: Tensor) -> Tensor:
+        ask = lambda *text: guide_forward(noisy, timesteps, text[0], class_labels=text[1], return_dict=False)[
+            0
+        ].float()
+        found = ask(states, pooled)
+        if guidance:
+            found = found + guidance * (found - ask(no_states.expand_as(states), no_pooled.expand_as(pooled)))
+        return found
 
     def loss_of(step: int) -> Tensor:
-        nonlocal resumed
-        if resumed:  # the checkpoint was loaded after this function was made
-            follow(1.0)
-            resumed = False
-        clean, states, pooled = batches.draw(batch, step)
+        drawn = batches.draw(batch, step)
+        clean, states, pooled = drawn.clean, drawn.states, drawn.pooled
         noise = torch.randn_like(clean)
         # noised() adds the last one
         timesteps = SKIP * torch.randint(2, LAST // SKIP + 1, (batch,), device=where) - 1
         noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps)
         earlier = timesteps - SKIP
-        with torch.autocast(where.type, dtype=torch.bfloat16):
+        with training.autocast(where):
             with torch.no_grad():
-                epsilon = teacher_forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[
-                    0
-                ].float()
+                epsilon = guided(noisy, timesteps, states, pooled)
                 alpha_s, sigma_s = batches.levels(earlier)
                 implied = image(noisy, epsilon, alpha, sigma)
                 moved = alpha_s * implied + sigma_s * noise_in(noisy, epsilon, timesteps)
@@ -93,19 +95,24 @@ def distil(
                 ].float()
                 target = image(moved, at_target, alpha_s, sigma_s)
             predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
-        drawn = image(noisy, predicted.float(), alpha, sigma)
-        follow(1 - TARGET_DECAY)
-        return (pseudo_huber(drawn - target) + ANCHOR * pseudo_huber(drawn - clean)).mean()
+        found = image(noisy, predicted.float(), alpha, sigma)
+        with torch.no_grad():
+            for behind, ahead in zip(slow.parameters(), student.parameters(), strict=True):
+                behind.lerp_(ahead, 1 - TARGET_DECAY)
+        return (pseudo_huber(found - target) + anchor * drawn.styled * pseudo_huber(found - clean)).mean()
 
     return training.train(
         student,
         loss_of,
-        work / "student.pt",
+        checkpoint,
         steps=steps,
         minutes=minutes,
         learning_rate=learning_rate,
-        muon=True,
+        muon=muon,
         decay=0.995,
-        save_every=save_every,
+        save_every=None,
+        save_minutes=save_minutes,
+        seed=batches.seed,
+        beside=slow,
         report=lambda: batches.held_out_loss(student),
     )

@@ -9,14 +9,13 @@ that was trained on photographs (`imagenet.Likeness`).
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
-from qsched.embedded.denoiser.batches import STYLES, Batches
-from qsched.embedded.denoiser.unet import LAST, image, new_unet, pseudo_huber, to_train
+from qsched.embedded.denoiser.batches import Batches
+from qsched.embedded.denoiser.unet import LAST, image, pseudo_huber, to_train
 from qsched.embedded.training import loop as training
-from qsched.embedded.training import parallel
 from qsched.embedded.training.imagenet import Likeness
+from qsched.embedded.training.weights import start_from
 from qsched.models.emoji import pixels
 
 LIKENESS = 0.03
@@ -30,80 +29,67 @@ def draw_timesteps(count: int, where: torch.device | str) -> Tensor:
     return (LAST * torch.rand(count, device=where).sqrt()).ceil().long().clamp(min=1)
 
 
-def start_from(checkpoint: Path, unet: torch.nn.Module) -> int:
-    """Load another denoiser, a checkpoint (its averaged weights) or a diffusers folder; returns how many
-    tensors fitted. Those of other shapes stay as they are.
-    """
-    if checkpoint.is_dir():
-        weights = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
-    else:
-        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["average"]
-    own = unet.state_dict()
-    fitting = {
-        name: value for name, value in weights.items() if name in own and own[name].shape == value.shape
-    }
-    unet.load_state_dict(fitting, strict=False)
-    return len(fitting)
-
-
 def train_denoiser(
-    data: Path,
-    clip_folder: Path,
-    work: Path,
+    batches: Batches,
+    checkpoint: Path,
     *,
     steps: int,
     minutes: float | None = None,
     batch: int = 64,
     learning_rate: float = 1.5e-3,
-    seed: int = 0,
-    device: str = "auto",
     compiled: bool = True,
+    muon: bool = True,
     start: Path | None = None,
-    styles: tuple[str, ...] = STYLES,
     photographs: bool = False,
-    workers: int = 0,
-    save_every: int = 250,
+    without_text: float = 0.0,
+    save_minutes: float = 10.0,
 ) -> training.Average:
-    """Train the teacher; checkpoints in work/denoiser.pt make it resumable. Returns the averaged weights.
+    """Train the teacher; its checkpoint makes it resumable. Returns the averaged weights.
 
     Args:
-        steps, minutes: whichever is reached first. workers: processes that draw the scenes.
-        start: checkpoint or diffusers folder of another denoiser to begin with, unless there is one in
-            `work`.
-        photographs: add the loss on features, which needs ImageNet weights (`imagenet.weights`).
+        steps, minutes: whichever is reached first.
+        muon: the optimiser; else AdamW.
+        start: weights of another denoiser to begin with (`weights.read_weights`), unless there is a
+            checkpoint.
+        photographs: add the loss on features, which needs ImageNet weights (`imagenet.weights`) and latents
+            that are pixels.
+        without_text: share of the captions that are replaced by the empty one, for guidance.
     """
-    where = training.pick_device(device)
-    seed = parallel.own_seed(seed)
-    torch.manual_seed(seed)
-    batches = Batches(data, clip_folder, where, seed, styles, workers)
-    unet = new_unet()
-    if start is not None:
+    where = batches.where
+    torch.manual_seed(batches.seed)
+    unet = batches.new_unet()
+    if start is not None and not checkpoint.exists():
         start_from(start, unet)
     to_train(unet, where)
     forward = torch.compile(unet) if compiled else unet
     compare = Likeness().to(where, memory_format=torch.channels_last) if photographs else None
 
     def loss_of(step: int) -> Tensor:
-        clean, states, pooled = batches.draw(batch, step)
+        drawn = batches.without_text(batches.draw(batch, step), without_text)
+        clean = drawn.clean
         noise, timesteps = torch.randn_like(clean), draw_timesteps(batch, where)
         noisy, timesteps, alpha, sigma = batches.noised(clean, noise, timesteps)
-        with torch.autocast(where.type, dtype=torch.bfloat16):
-            predicted = forward(noisy, timesteps, states, class_labels=pooled, return_dict=False)[0]
-        drawn = image(noisy, predicted.float(), alpha, sigma)
-        loss = pseudo_huber(drawn - clean).mean()
+        with training.autocast(where):
+            predicted = forward(noisy, timesteps, drawn.states, class_labels=drawn.pooled, return_dict=False)[
+                0
+            ]
+        found = image(noisy, predicted.float(), alpha, sigma)
+        loss = pseudo_huber(found - clean).mean()
         if compare is not None:
-            loss = loss + LIKENESS * compare(pixels(drawn), pixels(clean)).mean()
+            loss = loss + LIKENESS * compare(pixels(found), pixels(clean)).mean()
         return loss
 
     return training.train(
         unet,
         loss_of,
-        work / "denoiser.pt",
+        checkpoint,
         steps=steps,
         minutes=minutes,
         learning_rate=learning_rate,
-        muon=True,
+        muon=muon,
         decay=0.999,
-        save_every=save_every,
+        save_every=None,
+        save_minutes=save_minutes,
+        seed=batches.seed,
         report=lambda: batches.held_out_loss(unet),
     )

@@ -50,7 +50,7 @@ class Bank:
     def refresh(self, model: torch.nn.Module, step: int) -> None:
         """Encode anew when it is time."""
         if self.features is None or (step % BANK_EVERY == 0 and model.text_projection.requires_grad):
-            with torch.autocast(self.tokens.device.type, dtype=torch.bfloat16):
+            with training.autocast(self.tokens.device):
                 parts = [clip.encode_texts(model, t) for t in self.tokens.split(judging.CHUNK)]
             self.features = torch.cat(parts).float()
 
@@ -173,7 +173,7 @@ def train_clip(
             images.append(spoilt.to(where))
             good.append(grade.to(where))
         texts = tokenizer(drawn.captions).to(where)
-        with torch.autocast(where.type, dtype=torch.bfloat16):
+        with training.autocast(where):
             text_features = clip.encode_texts(model, torch.cat([texts, antonyms])).float()
         # On a CPU, depthwise convolutions take a third longer in bfloat16.
         with torch.autocast(where.type, dtype=torch.bfloat16, enabled=where.type != "cpu"):

@@ -129,7 +129,7 @@ def train_observer(
     def loss_of(step: int) -> Tensor:
         drawn = feed.draw(batch, step)
         images = disturb(drawn.images.to(where), torch.Generator().manual_seed(seed + step))
-        with torch.autocast(where.type, dtype=torch.bfloat16):
+        with training.autocast(where):
             logits = model(images.contiguous(memory_format=torch.channels_last))
         return F.cross_entropy(logits.float(), emoji.concept[drawn.first].to(where), label_smoothing=0.1)
 

@@ -72,7 +72,7 @@ def train_text(
         tokens = tokenizer(captions).to(where)
         tokens = tokens[:, : int(tokens.argmax(-1).max()) + 1]
         inside = torch.arange(tokens.shape[1], device=where) <= tokens.argmax(-1, keepdim=True)
-        with torch.autocast(where.type, dtype=torch.bfloat16), sdpa_kernel(KERNELS[where.type]):
+        with training.autocast(where), sdpa_kernel(KERNELS[where.type]):
             states, pooled = text_condition(tower, tokens)
         return states.float(), pooled.float(), inside
 

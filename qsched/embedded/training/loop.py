@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -59,6 +60,12 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def autocast(where: torch.device) -> torch.autocast:
+    """bfloat16 where the device computes in it; CPUs without such instructions take eight times as long."""
+    able = where.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(where.type, dtype=torch.bfloat16, enabled=able)
+
+
 def save_checkpoint(path: Path, payload: dict) -> None:
     """Write atomically: a kill leaves the previous checkpoint whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +85,10 @@ def train(
     weight_decay: float = 0.01,
     decay: float = 0.999,
     muon: bool = False,
-    save_every: int = 200,
+    save_every: int | None = 200,
+    save_minutes: float | None = None,
+    seed: int | None = None,
+    beside: nn.Module | None = None,
     report: Callable[[], dict[str, float]] | None = None,
 ) -> Average:
     """AdamW, or `MuonAdamW`, with a cosine learning rate, resumed from `checkpoint` when it exists; returns
@@ -92,6 +102,10 @@ def train(
         steps: at most this many optimiser steps.
         minutes: at most this much time, earlier runs included; the learning rate then follows the clock where
             that is ahead of the steps.
+        save_every, save_minutes: a checkpoint after so many steps, or so much time, since the last one.
+        seed: with the step, of PyTorch's random numbers, so that a resumed run draws what an uninterrupted
+            one does.
+        beside: another module that checkpoints hold and restore.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     parameters, options = [p for _, p in named], {"lr": learning_rate, "weight_decay": weight_decay}
@@ -102,6 +116,8 @@ def train(
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
         module.load_state_dict(state["module"])
+        if beside is not None:
+            beside.load_state_dict(state["beside"])
         optimiser.load_state_dict(state["optimiser"])
         average.weights = {
             name: value.to(average.weights[name].device) for name, value in state["average"].items()
@@ -113,7 +129,7 @@ def train(
             state.get("minutes", 0.0),
         )
     parallel.join(module)
-    leads, clock, usual = parallel.rank() == 0, time.monotonic(), None
+    leads, clock, usual, saved = parallel.rank() == 0, time.monotonic(), None, spent
     bar = tqdm(range(first, steps), initial=first, total=steps, unit="step", mininterval=5, disable=not leads)
     for step in bar:
         now = time.monotonic()
@@ -123,6 +139,8 @@ def train(
             took = min(took, SUSPENDED * usual)
         spent += took / 60
         done = 0.0 if minutes is None else min(1.0, spent / minutes)
+        if seed is not None:
+            torch.manual_seed(int(np.random.SeedSequence((seed, step)).generate_state(1)[0]))
         loss = loss_of(step)
         optimiser.zero_grad()
         loss.backward()
@@ -134,7 +152,10 @@ def train(
         average.update(module)
         mean = loss.detach() if mean is None else mean.lerp(loss.detach(), 0.02)
         last = step + 1 == steps or done >= 1
-        if leads and ((step + 1) % save_every == 0 or last):
+        due = save_every is not None and (step + 1) % save_every == 0
+        due |= save_minutes is not None and spent - saved >= save_minutes
+        if leads and (due or last):
+            saved = spent
             numbers = {}
             if report:
                 with averaged(module, average):
@@ -146,6 +167,7 @@ def train(
                 "module": module.state_dict(),
                 "optimiser": optimiser.state_dict(),
                 "average": average.weights,
+                "beside": None if beside is None else beside.state_dict(),
             }
             save_checkpoint(checkpoint, payload | {"step": step + 1, "minutes": spent, "curve": curve})
             checkpoint.with_suffix(".curve.jsonl").write_text(

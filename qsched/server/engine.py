@@ -434,6 +434,12 @@ class Engine:
         except (ValueError, BackboneError) as error:
             return True, str(error)
 
+    @_on_device
+    def on_device(self, backbone: str, work: Callable[[Backbone], Any]) -> Any:
+        """What `work` returns of the loaded backbone, on the device's thread."""
+        with self._memory(backbone):
+            return work(self.backbone(backbone))
+
     def sketch(self, session: str, coefficients: Coefficients) -> Image | None:
         """The session's Q-Sched image by the small decoder, see `qsched.comparison.comparison.sketch`; None
         too where the session is unknown, or another process computes."""

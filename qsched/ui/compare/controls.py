@@ -27,6 +27,7 @@ from qsched.settings import (
     STEPS,
 )
 from qsched.ui import values
+from qsched.ui.compare.fit import FitWidgets, fit_button, fit_line
 from qsched.ui.widgets import widget
 
 
@@ -49,6 +50,7 @@ class Controls:
     c_eps: list[gr.Slider]
     hint: gr.HTML
     best: gr.Button
+    fit: FitWidgets
     reset: gr.Button
     share: gr.Button
     group_size: gr.Dropdown
@@ -144,8 +146,11 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         state = gr.HTML("", elem_id="state")
         with gr.Row(elem_classes="q-pair"):
             best = gr.Button("Best known", elem_id="best", min_width=80, size="md")
+            fit = fit_button()
+        with gr.Row(elem_classes="q-pair"):
             reset = gr.Button("Reset to 1", elem_id="reset", min_width=80, size="md")
             share = gr.Button("Copy link", elem_id="share", min_width=80, size="md")
+        fit = FitWidgets(fit, fit_line())
     with gr.Accordion("Advanced", open=False, elem_id="advanced", elem_classes="q-card") as advanced:
         method = widget(
             gr.Dropdown, METHOD, choices=values.method_choices(), info=values.method_note() or None
@@ -193,6 +198,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         c_eps,
         hint,
         best,
+        fit,
         reset,
         share,
         group_size,

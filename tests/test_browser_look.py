@@ -138,7 +138,7 @@ def test_large_type_is_as_large_in_the_dark(visit_hall):
 
 def test_on_a_phone_images_come_first_and_stay_in_view(visit):
     visitor = visit(**PHONE)
-    assert box(visitor, "#image-qsched")["y"] < box(visitor, "#c_x")["y"] < box(visitor, "#backbone")["y"]
+    assert box(visitor, "#image-qsched")["y"] < box(visitor, "#shape")["y"] < box(visitor, "#backbone")["y"]
     visitor.page.locator("#generate").scroll_into_view_if_needed()
     assert 0 <= box(visitor, "#image-qsched")["y"] < 200, "they left the view"
 

@@ -75,21 +75,31 @@ def theme() -> gr.themes.Base:
 
 ONE_COLUMN, ONE_COLUMN_TALK = 1100, 1600
 """Width in pixels up to which the Compare tab has one column."""
+HALL = 860
+"""Width in pixels from which a talk's type is large."""
 
 
 def css(talk: bool = False) -> str:
-    """The page's style sheet; `talk` makes everything readable from the last row."""
+    """The page's style sheet; `talk` gives it one column up to a wider window."""
     narrow = f"@media (max-width: {ONE_COLUMN_TALK if talk else ONE_COLUMN}px) {{\n{_read('narrow.css')}}}\n"
-    return _read("style.css") + _read("search.css") + narrow + (_read("talk.css") if talk else "")
+    return _read("style.css") + _read("search.css") + narrow
 
 
 def head(talk: bool = False) -> str:
-    """The page's scripts and the styles of the score table and the tour, inline: no request is needed.
+    """The page's scripts, and styles that gradio would not leave as they are, inline: no request is needed.
 
-    gradio would put its own container before the tour's selectors, which begin at the body.
+    It puts its own container before every selector inside a media query, also before the body.
+
+    Args:
+        talk: everything readable from the last row, and the tour; but not on the phones of the audience.
     """
-    tour = f"<script>{_read('tour.js')}</script><style>{_read('tour.css')}</style>" if talk else ""
-    return f"<script>{_read('page.js')}</script><style>{_read('scores.css')}</style>{tour}"
+    styles = [f"<style>{_read(name)}</style>" for name in ("scores.css", "phone.css")]
+    scripts = [f"<script>{_read('page.js')}</script>"]
+    if talk:
+        styles += [f'<style media="(min-width: {HALL}px)">{_read("talk.css")}</style>']
+        styles += [f"<style>{_read('tour.css')}</style>"]
+        scripts += [f"<script>{_read('tour.js')}</script>"]
+    return "".join(scripts + styles)
 
 
 def _read(name: str) -> str:

@@ -113,8 +113,11 @@
     if (next) show(next);
   };
 
-  // The opening state: the address without the settings, in the colours that are shown.
-  const reset = () => location.replace(`${location.pathname}?__theme=${document.body.classList.contains("dark") ? "dark" : "light"}`);
+  // The opening state: the address without the settings, in the colours that are shown; only where somebody answers.
+  const reset = async () => {
+    const opening = `${location.pathname}?__theme=${document.body.classList.contains("dark") ? "dark" : "light"}`;
+    if ((await fetch(opening, { cache: "no-store" }).catch(() => null))?.ok) location.replace(opening);
+  };
 
   // The code of the address, for the phones of the audience.
   const code = () => document.body.toggleAttribute("data-code");
@@ -124,22 +127,26 @@
     ArrowRight: () => step(1), PageDown: () => step(1), ArrowLeft: () => step(-1), PageUp: () => step(-1),
     Escape: close, q: code, Q: code, r: reset, R: reset,
   };
-  // A widget that has the focus keeps its keys; but a slider that a mouse has moved does not keep those of a clicker.
-  let held;
-  const belongs = ({ target, key }) =>
-    target.closest?.("input, textarea, select, [contenteditable=true], [role=tab], [role=listbox]") &&
-    !(target.type === "range" && target === held && key.startsWith("Page"));
-  document.addEventListener("pointerdown", ({ target }) => {
-    held = target;
+  // A widget that has the focus keeps its keys; but what a mouse has chosen does not keep those of a clicker, and a text
+  // that is finished by Enter or Escape lets go.
+  let mouse = false;
+  const belongs = ({ target, key }) => {
+    if (!target.closest?.("input, textarea, select, [contenteditable=true], [role=listbox]")) return false;
+    if (["range", "radio", "checkbox"].includes(target.type) && key === "Escape") return false; // it means nothing to them
+    return !(mouse && target.tagName === "INPUT" && target.ariaExpanded !== "true" && key.startsWith("Page"));
+  };
+  document.addEventListener("pointerdown", () => {
+    mouse = true;
     stop(); // the hand takes over
     unfinished = false;
   }, true);
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Tab") held = undefined;
-    const act = KEYS[event.key];
-    if (!act || event.repeat || event.ctrlKey || event.altKey || event.metaKey || belongs(event)) return;
-    if (document.querySelector(".shown.fullscreen")) return; // its Escape is gradio's
+    const { key, target } = event, act = KEYS[key];
+    if (key === "Tab") mouse = false;
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    if (belongs(event)) return ["Enter", "Escape"].includes(key) && !event.shiftKey && setTimeout(() => target.blur());
+    if (!act || document.querySelector(".shown.fullscreen")) return; // its Escape is gradio's
     event.preventDefault();
-    act();
+    if (!event.repeat) act();
   });
 })();

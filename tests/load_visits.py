@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import itertools
 import json
 import random
 import time
@@ -18,6 +19,8 @@ BITS = ("w4a8", "w3a8", "w2a8")
 DRAGS = 6
 """Positions of one gesture; after each gesture the hand rests, and after every third it generates."""
 REST_S = 1.0
+PATIENCE_S = 180.0
+"""What was asked before the end may be answered so much later; then a visitor gives up, which is an error."""
 
 
 @dataclass
@@ -134,27 +137,36 @@ class HttpVisitor:
             )
 
     async def visit(self, until: float) -> Seen:
-        """Open the page, drag and generate until then, close it."""
+        """Open the page, drag and generate until then, close it; answers may come PATIENCE_S later."""
         try:
-            async with self.client.stream("GET", f"/gradio_api/heartbeat/{self.name}") as tab:
-                beats = asyncio.create_task(drained(tab))
+            await asyncio.wait_for(self.stay(until), until - time.monotonic() + PATIENCE_S)
+        except (httpx.HTTPError, asyncio.TimeoutError) as error:
+            self.seen.errors.append(f"{self.name}: {type(error).__name__} {error}")
+        return self.seen
+
+    async def stay(self, until: float) -> None:
+        """What `visit` does, however long it takes."""
+        async with self.client.stream("GET", f"/gradio_api/heartbeat/{self.name}") as tab:
+            beats = asyncio.create_task(drained(tab))
+            try:
                 if await self.send("open") is not None and await self.send("furnish") is not None:
                     await self.drag()
                     await self.generate()
-                    turn = 0
-                    while time.monotonic() < until:
-                        await asyncio.sleep(REST_S * self.random.uniform(0.5, 1.5))
-                        for _ in range(DRAGS):
-                            await self.drag()
-                        turn += 1
-                        if turn % 3 == 0:
-                            await self.generate()
-                    await self.drag()
+                    await self.use(until)
                     await self.look()
+            finally:
                 beats.cancel()
-        except httpx.HTTPError as error:
-            self.seen.errors.append(f"{self.name}: {type(error).__name__} {error}")
-        return self.seen
+
+    async def use(self, until: float) -> None:
+        """One gesture after the other, and another seed after every third."""
+        for turn in itertools.count(1):
+            for _ in range(DRAGS):
+                if time.monotonic() >= until:
+                    return
+                await self.drag()
+            await asyncio.sleep(REST_S * self.random.uniform(0.5, 1.5))
+            if turn % 3 == 0 and time.monotonic() < until:
+                await self.generate()
 
 
 async def drained(stream: httpx.Response) -> None:
@@ -180,7 +192,7 @@ def browse(url: str, number: int, until: float) -> Seen:
             executable_path=str(CHROMIUM), args=[*FLAGS, "--disable-dev-shm-usage"]
         )
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.set_default_timeout(240_000)
+        page.set_default_timeout(1000 * PATIENCE_S)
         page.on("pageerror", lambda error: seen.errors.append(f"page: {error}"))
         try:
             page.goto(f"{url}?{urlencode(asked)}")
@@ -190,8 +202,11 @@ def browse(url: str, number: int, until: float) -> Seen:
                 asked["seed"] = luck.randrange(10**6)
                 page.fill("#seed input", str(asked["seed"]))
                 page.click("#generate")
+                give_up = time.monotonic() + PATIENCE_S
                 while page.evaluate("document.body.classList.contains('busy')"):
-                    seen.positions += page.locator("#waiting:visible").all_inner_texts()
+                    if time.monotonic() > give_up:
+                        raise Error("no answer to Generate")
+                    seen.positions += page.locator("#waiting p:visible").all_inner_texts()
                     page.wait_for_timeout(200)
                 page.wait_for_timeout(1000 * REST_S)
             settled(page)
@@ -225,7 +240,7 @@ def hand(page, luck: random.Random) -> None:
 def settled(page) -> None:
     """Wait until the page has shown the same image for some seconds."""
     source, since = None, time.monotonic()
-    while time.monotonic() - since < 15:
+    while time.monotonic() - since < 5:
         now = page.locator("#image-qsched img").get_attribute("src")
         if now != source:
             source, since = now, time.monotonic()

@@ -232,6 +232,12 @@ def test_a_search_that_another_app_deletes_ends_with_a_sentence(tmp_path):
     assert 'class="note"' in end[here.results.notes] and "went wrong" not in end[here.results.notes]
 
 
+def test_a_tab_that_is_closed_while_it_opens_is_one_sentence(tmp_path, monkeypatch):
+    tab = search_tab(tmp_path).compare
+    monkeypatch.setattr(tab.engine, "weigh", lambda session, k: tab.engine.forget(session))
+    assert "no longer knows this page" in said(tab.open, visitor(), False, "naive", "Q-Sched")
+
+
 @pytest.mark.slow
 def test_an_app_with_few_file_descriptors_serves_its_page_or_says_why(tmp_path):
     command = f"ulimit -n 64 && exec {sys.executable} app.py --offline --searches {tmp_path}/s.sqlite3"

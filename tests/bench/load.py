@@ -19,6 +19,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
@@ -26,12 +27,13 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
 import httpx  # noqa: E402
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
-from load_visits import HttpVisitor, Page, Seen, browse  # noqa: E402
+from load_visits import PATIENCE_S, HttpVisitor, Page, Seen, browse  # noqa: E402
 
 from qsched.quiet import quiet  # noqa: E402
 
 WARM_S = 10
 """Memory is compared from after a first, shorter load: what the first visits allocate stays, once."""
+WARM_SESSIONS = 6
 GROWTH = 1.05
 IDLE_S = 6
 
@@ -82,39 +84,22 @@ async def loaded(url: str, process: psutil.Process, options: argparse.Namespace)
     async with httpx.AsyncClient(base_url=url, timeout=600, limits=limits, trust_env=False) as client:
         page = Page((await client.get("/config")).json())
         visitor = lambda part, number: HttpVisitor(client, page, f"{part}-{number}", number)
-        plain = range(options.sessions - options.browsers)
         memory = {"at_start": rss(process)}
         until = time.monotonic() + min(WARM_S, options.seconds)
-        await asyncio.gather(*(visitor("warm", number).visit(until) for number in plain))
+        await asyncio.gather(*(visitor("warm", number).visit(until) for number in range(WARM_SESSIONS)))
+        async with searching(visitor("warm-search", 0)):
+            pass
         memory["before"] = await rested(process)
-
-        searcher, seen, begin = visitor("search", 0), Seen(), time.monotonic()
-        search = asyncio.create_task(searching(searcher))
-        await until_true(lambda: searcher.seen.frames > 2)
-        first, until = await points_done(searcher), time.monotonic() + options.seconds
-        loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor(max(options.browsers, 1))
-        begin = time.monotonic()
-        tabs = [
-            loop.run_in_executor(threads, browse, url, number, until) for number in range(options.browsers)
-        ]
-        for one in asyncio.as_completed(
-            [*(visitor("visit", number).visit(until) for number in plain), *tabs]
-        ):
-            seen += await one
-        took, second = time.monotonic() - begin, await points_done(searcher)
-        await asyncio.sleep(IDLE_S)
-        third = await points_done(searcher)
-        await searcher.send("search_stop")
-        await search
+        searcher = visitor("search", 0)
+        async with searching(searcher):
+            seen, pace = await visits(visitor, searcher, url, options)
         seen.errors += searcher.seen.errors
         memory["after"] = await rested(process)
     return {
-        "sessions": options.sessions, "browsers": options.browsers, "seconds": round(took, 1),
+        "sessions": options.sessions, "browsers": options.browsers, **pace,
         "cores": os.cpu_count(), "drags": len(seen.drags), "generated": len(seen.generated),
         "drag_p50_s": percentile(seen.drags, 50), "drag_p95_s": percentile(seen.drags, 95),
         "generate_p50_s": percentile(seen.generated, 50), "generate_p95_s": percentile(seen.generated, 95),
-        "search_points_per_s_under_load": round((second - first) / took, 3),
-        "search_points_per_s_alone": round((third - second) / IDLE_S, 3),
         "highest_queue_position": max(seen.ranks, default=0) + 1,
         "positions_on_page": sorted(set(seen.positions))[:20],
         "images": len(seen.images), "errors": seen.errors[:20], "error_count": len(seen.errors),
@@ -122,16 +107,39 @@ async def loaded(url: str, process: psutil.Process, options: argparse.Namespace)
     }, seen  # fmt: skip
 
 
-async def searching(visitor: HttpVisitor) -> None:
+async def visits(visitor, searcher: HttpVisitor, url: str, options) -> tuple[Seen, dict]:
+    """All visitors at once beside a search: what they saw, and how the search went then and afterwards."""
+    seen, first, begin = Seen(), await points_done(searcher), time.monotonic()
+    until, loop, threads = begin + options.seconds, asyncio.get_running_loop(), ThreadPoolExecutor(8)
+    tabs = [loop.run_in_executor(threads, browse, url, number, until) for number in range(options.browsers)]
+    others = [visitor("visit", number).visit(until) for number in range(options.sessions - options.browsers)]
+    for one in asyncio.as_completed([*others, *tabs]):
+        seen += await one
+    took, second = time.monotonic() - begin, await points_done(searcher)
+    await asyncio.sleep(IDLE_S)
+    third = await points_done(searcher)
+    return seen, {
+        "seconds": round(took, 1),
+        "search_points": second - first,
+        "search_points_per_s_under_load": round((second - first) / took, 3),
+        "search_points_per_s_alone": round((third - second) / IDLE_S, 3),
+    }
+
+
+@contextlib.asynccontextmanager
+async def searching(visitor: HttpVisitor):
     """A search that lasts longer than the load; `frames` counts what the page is shown of it."""
 
     def keep(message: dict) -> None:
         visitor.seen.frames += message.get("msg") == "process_generating"
 
-    fields = {"search-strategy": "exhaustive", "search-resolution": 41, "search-bits": "w4a8"}
-    visitor.set(**fields)
+    visitor.set(**{"search-strategy": "exhaustive", "search-resolution": 41, "search-bits": "w4a8"})
     async with visitor.client.stream("GET", f"/gradio_api/heartbeat/{visitor.name}"):
-        await visitor.send("search_start", keep)
+        search = asyncio.create_task(visitor.send("search_start", keep))
+        await until_true(lambda: visitor.seen.frames > 2)
+        yield
+        await visitor.send("search_stop")
+        await asyncio.wait_for(search, PATIENCE_S)
 
 
 async def points_done(visitor: HttpVisitor) -> float:
@@ -159,15 +167,15 @@ async def rested(process: psutil.Process) -> int:
     return rss(process)
 
 
-def unlike(seen: Seen) -> list[str]:
-    """Which images are not the ones computed alone."""
+def unlike(seen: Seen, engine: Any = None) -> list[str]:
+    """Which images are not the ones computed alone, by the engine or by one like the app's."""
     from qsched.comparison.comparison import Settings
     from qsched.quantization import Quantization
     from qsched.sampling.coefficients import Coefficients
     from qsched.server.engine import Engine
     from qsched.ui.images import enlarged
 
-    engine, found = Engine(), []
+    engine, found = engine or Engine(), []
     steps = engine.opening()[0].steps
     for prompt, seed, bits, c_x, c_eps, image in seen.images:
         settings = Settings(prompt, seed, steps, Quantization(bits))

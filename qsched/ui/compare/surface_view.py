@@ -56,8 +56,7 @@ def draw(results: Results, engine: Engine, held: Session, dark: bool, best: gr.B
             results.no_surface: gr.update(value=sentence, visible=True),
         }
     drawn, surface = figure(engine, held, dark), held.map.surface
-    several = surface.images > 1
-    about = fragments.stability(surface.stability(k=held.k), DIFFERENT) if several else ""
+    about = fragments.stability(surface.stability(k=held.k), DIFFERENT)
     if preset and preset.surface and held.map.through.shape == preset.shape:
         about += fragments.beyond(preset, held.k)
     return known | {
@@ -65,14 +64,14 @@ def draw(results: Results, engine: Engine, held: Session, dark: bool, best: gr.B
         results.legend: legend(held),
         results.geometry: geometry(held, drawn, dark),
         results.stability: about,
-        results.sweep: gr.update(visible=several),
+        results.sweep: gr.update(visible=True),
         results.no_surface: gr.update(value="", visible=False),
     }
 
 
 def sweep(engine: Engine, held: Session, dark: bool) -> str | None:
-    """Path of the k sweep's image; None without a surface of several images."""
-    if held.map is None or held.map.surface.images == 1:
+    """Path of the k sweep's image; None without a surface."""
+    if held.map is None:
         return None
     note, formula = _note(held), _formula(engine, held)
     return images.drawn(k_sweep_figure(held.map.surface, held.k, dark, note=note, formula=formula))

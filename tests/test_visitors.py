@@ -131,11 +131,12 @@ class Scene:
         return send(url, fn, data, session, headers, {"source": self.source})
 
     def call_all(self, url, session, headers):
-        """Every handler's answer by its name; what deletes comes last, so that there is something to take
-        before.
+        """Every handler's answer by its name; what deletes, and what ends a visit, comes last, so that there
+        is something to take before.
         """
         fns = [fn for fn in self.app.fns.values() if fn.fn is not None and fn.api_name != "search_start"]
-        fns.sort(key=lambda fn: "delete" in str(fn.api_name))
+        ends = lambda fn: any(event == "unload" for _, event in fn.targets)
+        fns.sort(key=lambda fn: (ends(fn), "delete" in str(fn.api_name)))
         return {fn.api_name: self.call(url, fn, session, headers) for fn in fns}
 
 

@@ -254,7 +254,14 @@ def open_storage(storage: str | None) -> optuna.storages.BaseStorage:
     kwargs: dict[str, Any] = {"pool_pre_ping": True}
     if make_url(storage).get_backend_name() == "sqlite":
         kwargs = {"connect_args": {"timeout": SQLITE_WAIT, "factory": _Connection}}
-    return optuna.storages.RDBStorage(storage, engine_kwargs=kwargs)
+    for pause in (0.1, 0.2, 0.4, 0.8, 1.6, None):
+        try:
+            return optuna.storages.RDBStorage(storage, engine_kwargs=kwargs)
+        except SQLAlchemyError as error:  # another process is making the tables
+            if pause is None or "already exists" not in str(error):
+                raise
+            time.sleep(pause * (1 + random.random()))
+    raise AssertionError("the last try returns or raises")
 
 
 class _Connection(sqlite3.Connection):

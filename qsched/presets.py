@@ -21,6 +21,7 @@ from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.slices import Slice
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
 from qsched.surfaces.surface import Surface
+from qsched.words import prompts_in_words
 
 __all__ = [
     "PRESETS",
@@ -140,7 +141,7 @@ class Preset:
         None for those that a search has found.
         """
         if self.fitted:
-            prompts = "1 prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} prompts"
+            prompts = prompts_in_words(len(self.prompts))
             return f"These coefficients are a least-squares fit on {prompts}; no image was scored for them."
         return self.published and f"These coefficients are published ({self.published}), not measured here."
 
@@ -169,8 +170,8 @@ class Preset:
 
     def images_of(self, surface: Surface) -> str:
         """Which images a cell is the mean of."""
-        count, seeds = len(self.prompts), surface.images // len(self.prompts)
-        return ("1 prompt" if count == 1 else f"{count} prompts") + (f", {seeds} seeds" if seeds > 1 else "")
+        seeds = surface.images // len(self.prompts)
+        return prompts_in_words(len(self.prompts)) + (f", {seeds} seeds" if seeds > 1 else "")
 
     @property
     def k(self) -> float:
@@ -295,12 +296,20 @@ def find_preset(
     Raises:
         PresetError: if there is one and it is broken.
     """
+    path = preset_path(backbone, bits, steps, folder, method)
+    preset = load_preset(path) if path else None
+    return preset if preset and preset.method == method else None
+
+
+def preset_path(
+    backbone: str, bits: Any, steps: int, folder: str | Path = PRESETS, method: str = "plain"
+) -> Path | None:
+    """The file of a shipped preset; None if there is none."""
     name = preset_name(bits, steps, method)
     if not _NAME.fullmatch(backbone) or not _FILE.fullmatch(name):
         return None  # also keeps an id like "../x" inside the folder
     path = Path(folder) / backbone / name
-    preset = load_preset(path) if path.is_file() else None
-    return preset if preset and preset.method == method else None
+    return path if path.is_file() else None
 
 
 def preset_name(bits: Any, steps: int, method: str = "plain") -> str:

@@ -21,6 +21,11 @@ def quoted(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def prompts_in_words(count: int) -> str:
+    """A count of prompts in words."""
+    return "1 prompt" if count == 1 else f"{count} prompts"
+
+
 def steps_in_words(steps: int) -> str:
     """A step count in words."""
     return "1 step" if steps == 1 else f"{steps} steps"

@@ -59,6 +59,17 @@ def test_every_answer_carries_the_state_that_it_was_computed_for(engine, tab):
     assert "data-final" in answers[-1][c.state] and "data-final" not in answers[0][c.state]
 
 
+def test_a_preset_is_read_once_for_as_long_as_its_file_stays(engine, tab, monkeypatch):
+    read = []
+    find = lambda *asked: read.append(asked) or find_preset(*asked)
+    monkeypatch.setattr("qsched.server.engine.find_preset", find)
+    tab.best(REQUEST, False)
+    assert not read, "the page has opened with it"
+    write_preset(engine.presets, "w4a8")
+    tab.generate(REQUEST, given(tab, prompt="a cup"))
+    assert len(read) == 1
+
+
 def test_a_pick_of_what_is_shown_already_computes_nothing(engine, tab):
     calls, before = engine.backbone("emoji-lcm").calls, engine.session("a")
     same = tab.picked(REQUEST, given(tab, prompt="typed, and not asked for yet", seed=None))

@@ -31,7 +31,7 @@ from qsched.models.methods import calibrate
 from qsched.models.parts import has_tiny_decoder
 from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec
-from qsched.presets import PRESETS, Preset, PresetError, find_preset
+from qsched.presets import PRESETS, Preset, PresetError, find_preset, preset_path
 from qsched.quantization import Quantization
 from qsched.quantizers.methods import METHODS
 from qsched.sampling.coefficients import Coefficients
@@ -41,6 +41,7 @@ from qsched.server.device_thread import DeviceThread
 from qsched.server.history import History
 from qsched.server.lent import POINTS, Job, neighbours, no_answer, seconds, snapped
 from qsched.settings import MAIN_BITS
+from qsched.surfaces.remembering import Remembered
 
 log = logging.getLogger("qsched.server")
 SOURCE = "@"
@@ -129,6 +130,7 @@ class Engine:
         self._sessions_lock = threading.Lock()
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
         self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._read: Remembered[Preset | None] = Remembered(32)  # every event asks for one
         self._opening: dict[tuple, Comparison] = {}
         self._versions = itertools.count(1)
         self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
@@ -208,9 +210,13 @@ class Engine:
         Raises:
             PresetError: if there is one and it is broken.
         """
-        preset = find_preset(
-            backbone.partition(SOURCE)[0], quantization.bits, steps, self._presets, quantization.method
-        )
+        asked = backbone.partition(SOURCE)[0], quantization.bits, steps, self._presets, quantization.method
+        path = preset_path(*asked)
+        if path is None:
+            return None
+        file = path.stat()
+        key = path, file.st_ino, file.st_mtime_ns, file.st_size
+        preset = self._read.get(key, lambda: find_preset(*asked))
         return preset if preset and _fits(preset, quantization) else None
 
     def best_known(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients | None:
@@ -447,12 +453,7 @@ class Engine:
         loaded = self._backbones.get(held.backbone) if held and not self.lends(held.backbone) else None
         if loaded is None or not loaded.has_tiny_decoder or held.at(coefficients):
             return None
-        return self._sketch(held, coefficients)
-
-    @_on_device
-    def _sketch(self, held: Session, coefficients: Coefficients) -> Image | None:
-        with self._memory(held.backbone):
-            return sketch(self.backbone(held.backbone), held.comparison, coefficients)
+        return self.on_device(held.backbone, lambda here: sketch(here, held.comparison, coefficients))
 
     def show_map(self, session: str, comparison: Comparison, map: Slice | None) -> bool:
         """Keep the surface that a session is shown; False if it looks at other settings by now."""

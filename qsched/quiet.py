@@ -32,6 +32,9 @@ class OutOfFiles(logging.Filter):
         return due
 
 
+_OUT_OF_FILES = OutOfFiles()
+
+
 def quiet(offline: bool = False) -> None:
     """Silence import-time messages of diffusers' dependencies; what the user has set in the environment wins.
 
@@ -43,6 +46,6 @@ def quiet(offline: bool = False) -> None:
     """
     for name in ("bitsandbytes", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("asyncio").addFilter(OutOfFiles())
+    logging.getLogger("asyncio").addFilter(_OUT_OF_FILES)  # which is added once, however often this is called
     for name, value in (SETTINGS | (OFFLINE if offline else {})).items():
         os.environ.setdefault(name, value)

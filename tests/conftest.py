@@ -37,6 +37,17 @@ def app(tmp_path_factory):
         yield served
 
 
+@pytest.fixture(scope="module")
+def hall(tmp_path_factory):
+    """The same in a lecture hall."""
+    from browser_app import serving, write_preset
+
+    folder = tmp_path_factory.mktemp("presets")
+    write_preset(folder)
+    with serving(folder, talk=True) as served:
+        yield served
+
+
 @pytest.fixture
 def visit(app, browser):
     """Opens tabs; afterwards nothing may have complained."""

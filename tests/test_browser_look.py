@@ -9,7 +9,7 @@ from dataclasses import replace
 from urllib.request import Request, urlopen
 
 import pytest
-from browser_app import NEEDS_BROWSER, Visitor, serving, write_preset
+from browser_app import NEEDS_BROWSER, Visitor
 from PIL import Image
 
 from qsched.models.registry import EMOJI_LCM
@@ -56,15 +56,6 @@ CLIPPED = """() => [...document.querySelectorAll("input[type=range]")].filter((e
 ARROWS = """() => [...document.querySelectorAll("input[role=combobox]")].filter((e) => e.checkVisibility()).map((e) => [
   e.getAttribute("aria-label"), e.getBoundingClientRect().right - parseFloat(getComputedStyle(e).paddingRight),
   e.parentElement.querySelector("svg").getBoundingClientRect().left])"""  # noqa: E501
-
-
-@pytest.fixture(scope="module")
-def hall(tmp_path_factory):
-    """The same as in a lecture hall."""
-    folder = tmp_path_factory.mktemp("presets")
-    write_preset(folder)
-    with serving(folder, talk=True) as served:
-        yield served
 
 
 @pytest.fixture

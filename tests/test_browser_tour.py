@@ -6,7 +6,7 @@ import time
 import cv2
 import numpy as np
 import pytest
-from browser_app import BEST, NEEDS_BROWSER, serving, write_preset
+from browser_app import BEST, NEEDS_BROWSER
 
 from qsched.ui import stage
 
@@ -35,12 +35,9 @@ COVERED = """(selector) => {
 
 
 @pytest.fixture(scope="module")
-def app(tmp_path_factory):
+def app(hall):
     """The page of a lecture hall."""
-    folder = tmp_path_factory.mktemp("presets")
-    write_preset(folder)
-    with serving(folder, talk=True) as served:
-        yield served
+    return hall
 
 
 def station(visitor):

@@ -1,7 +1,7 @@
 """The Fit button: the closed-form coefficients of what is shown, and what they explain."""
 
 import pytest
-from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
+from browser_app import NEEDS_BROWSER, tiny_backbone
 
 from qsched.comparison.comparison import Settings
 from qsched.evaluation.closed_form import fit
@@ -35,14 +35,6 @@ def test_a_lent_gpu_is_not_asked_for_a_fit(monkeypatch):
     monkeypatch.setattr(engine, "lends", lambda backbone: True)
     with pytest.raises(BackboneError, match="command line"):
         fit_session(engine, engine.session("one"))
-
-
-@pytest.fixture(scope="module")
-def app(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("presets")
-    write_preset(folder, "w4a8")
-    with serving(folder) as served:
-        yield served
 
 
 class TestOnThePage:

@@ -129,12 +129,11 @@ def script(
     quantization, steps, spec = settings.quantization, settings.steps, SPECS[backbone]
     numbers = ", ".join(f"{name}={value}" for name, value in coefficients.to_dict().items())
     if spec.family == "emoji":
-        imports = (
-            "from torchvision.transforms.functional import to_pil_image\n\nfrom qsched import load_backbone"
-        )
         load = f"{backbone!r}" + (f", source={source!r}" if source else "")
         made = _embedded_image(quantization, settings.prompt, settings.seed, steps)
-        return f"""{imports}
+        return f"""from torchvision.transforms.functional import to_pil_image
+
+from qsched import load_backbone
 {_EMBEDDED_IMPORTS}
 
 coefficients = Coefficients({numbers})

@@ -30,8 +30,9 @@ def map_around(engine: Engine, session: str) -> Iterator[Slice]:
         tiny_decoder=settings.tiny_decoder,
     )
     run = partial(engine.device_thread.run, patient=True)
-    backbone = run(partial(engine.backbone, held.backbone))
-    rows = slice_around(backbone, options, held.comparison.coefficients, "this prompt and seed", run)
+    rows = slice_around(
+        engine.backbone(held.backbone), options, held.comparison.coefficients, "this prompt and seed", run
+    )
     for found in rows:
         if not engine.show_map(session, held.comparison, found):
             return

@@ -12,7 +12,7 @@ import gradio as gr
 from qsched.evaluation.closed_form import Fit
 from qsched.server.fitting import fit_session
 from qsched.ui.errors import reports_errors
-from qsched.ui.events import QUIET, on_device
+from qsched.ui.events import QUIET
 from qsched.words import steps_in_words
 
 if TYPE_CHECKING:
@@ -37,8 +37,11 @@ def fit_line() -> gr.HTML:
     return gr.HTML("", elem_id="fit-line", elem_classes="plain")
 
 
-def wire_fit(tab: CompareTab) -> None:
-    """Connect the button; what it said goes as soon as the naive image is another one."""
+def wire_fit(tab: CompareTab, waits: dict) -> None:
+    """Connect the button; what it said goes as soon as the naive image is another one.
+
+    waits: how an event that computes is declared.
+    """
     widgets, r = tab.controls.fit, tab.results
 
     def fit(request: gr.Request, dark: bool):
@@ -52,7 +55,7 @@ def wire_fit(tab: CompareTab) -> None:
         tab.dark,
         [*tab.placed, widgets.line],
         api_name="fit",
-        **QUIET | on_device(tab.engine, r.waiting),
+        **waits,
     )
     r.images[1].change(None, None, widgets.line, js="() => ''", api_name="fit_gone", **QUIET)
 

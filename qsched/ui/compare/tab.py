@@ -417,8 +417,7 @@ class CompareTab:
             c.seed: settings.seed,
             c.examples: gr.update(samples=[[text] for text in spec.examples]),
         } | {widget: how[name] for name, widget in c.quantization.items()}
-        same = lambda widget, value: not isinstance(value, dict) and given.get(widget) == value
-        return {widget: value for widget, value in shown.items() if not same(widget, value)}
+        return {w: value for w, value in shown.items() if w not in given or given[w] != value}
 
     def card(self, request: gr.Request):
         """The share card, as a file; the link in it leads to the address that the page was asked from."""

@@ -92,7 +92,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     at = [c.shape, tab.dark]
     c.shape.input(reports_errors(tab.reshape), at, tab.placed, api_name="reshape", **waits)
     c.best.click(reports_errors(tab.best), tab.dark, tab.placed, api_name="best", **waits)
-    wire_fit(tab)
+    wire_fit(tab, waits)
     c.reset.click(reports_errors(tab.reset), at, tab.placed, api_name="reset", **waits)
     gr.on([r.left.input, r.right.input], reports_errors(tab.wipe), pair, r.wipe, api_name="wipe", **QUIET)
     wire_map(tab, toggle, waits)

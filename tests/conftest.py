@@ -3,6 +3,7 @@ each process.
 """
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,27 @@ def hall(tmp_path_factory):
     write_preset(folder)
     with serving(folder, talk=True) as served:
         yield served
+
+
+@pytest.fixture
+def engine(tmp_path):
+    """An engine of tiny backbones with one preset; a file with others has its own."""
+    from browser_app import tiny_backbone, write_preset
+
+    from qsched.server.engine import Engine
+
+    write_preset(tmp_path)
+    return Engine(load=tiny_backbone, presets=tmp_path)
+
+
+@pytest.fixture
+def tab(engine):
+    """The Compare tab of its page, opened by the session "a"."""
+    from qsched.ui.page import build_app
+
+    tab = build_app(engine=engine, searches=str(engine.presets / "s.sqlite3")).compare
+    tab.open(SimpleNamespace(session_hash="a", query_params={}, client=None), False, "naive", "Q-Sched")
+    return tab
 
 
 @pytest.fixture

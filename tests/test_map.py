@@ -12,11 +12,9 @@ from qsched.presets import PresetError, find_preset, load_preset, save_preset
 from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.slices import Slice
 from qsched.server.around import map_around
-from qsched.server.engine import Engine
 from qsched.surfaces.surface import Surface
 from qsched.ui.compare import surface_view
 from qsched.ui.compare.map_events import MapEvents
-from qsched.ui.page import build_app
 
 REQUEST = SimpleNamespace(session_hash="a", query_params={}, client=None, headers={})
 ENDS = Coefficients.ends((0.7, 1.04), (0.6, 1.05))
@@ -49,19 +47,6 @@ def test_plain_is_marked_only_where_it_is_a_point():
     assert full.plain() == (0, 0)
     assert Slice(full, ENDS, "").surface.plain() is None
     assert Slice(full, Coefficients.constant(1.3, 1.3), "").surface.plain() == (0, 0)
-
-
-@pytest.fixture
-def engine(tmp_path):
-    write_preset(tmp_path)
-    return Engine(load=tiny_backbone, presets=tmp_path)
-
-
-@pytest.fixture
-def tab(engine):
-    tab = build_app(engine=engine, searches=str(engine.presets / "s.sqlite3")).compare
-    tab.open(REQUEST, False, "naive", "Q-Sched")
-    return tab
 
 
 def test_a_map_around_any_point_has_the_scores_of_the_images_that_sliders_would_make(engine, tab):

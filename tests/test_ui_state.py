@@ -16,23 +16,9 @@ from qsched.server.engine import Engine
 from qsched.ui import values
 from qsched.ui.compare import links
 from qsched.ui.compare.map_events import MapEvents
-from qsched.ui.page import build_app
 
 REQUEST = SimpleNamespace(session_hash="a", query_params={}, client=None, headers={})
 MOST_POSITIONAL = 6
-
-
-@pytest.fixture
-def engine(tmp_path):
-    write_preset(tmp_path, "w4a8")
-    return Engine(load=tiny_backbone, presets=tmp_path)
-
-
-@pytest.fixture
-def tab(engine):
-    tab = build_app(engine=engine, searches=str(engine.presets / "s.sqlite3")).compare
-    tab.open(REQUEST, False, "naive", "Q-Sched")
-    return tab
 
 
 def version(tab, updates):

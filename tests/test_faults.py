@@ -35,6 +35,7 @@ from qsched.scoring import ImageScores
 from qsched.server.searches import Searches
 from qsched.ui.errors import USER_ERRORS, explained, reports_errors, sentence_for
 from qsched.ui.images import stored
+from qsched.ui.page import build_app
 from qsched.ui.search import export_files
 from qsched.ui.search.export_handlers import ExportHandlers
 
@@ -273,3 +274,12 @@ def test_an_app_with_few_file_descriptors_serves_its_page_or_says_why(tmp_path):
         app.terminate()
         app.wait(60)
     assert "Too many files are open" in log.read_text() and "Traceback" not in log.read_text()
+
+
+def test_an_address_that_answers_late_does_not_end_the_start(monkeypatch, engine):
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)  # gradio waits 3 seconds, once
+    page = build_app(engine=engine)
+    try:
+        page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
+    finally:
+        page.close(verbose=False)

@@ -61,6 +61,7 @@ class Page(gr.Blocks):
             run_history=False,
             state_session_capacity=SESSIONS,
             footer_links=["api"],
+            _frontend=False,  # else gradio gives up where a busy machine takes 3 seconds to answer
         )
         return super().launch(**(defaults | options))
 

@@ -21,7 +21,7 @@ from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.slices import Slice
 from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
 from qsched.surfaces.surface import Surface
-from qsched.words import prompts_in_words
+from qsched.words import images_in_words, many
 
 __all__ = [
     "PRESETS",
@@ -141,7 +141,7 @@ class Preset:
         None for those that a search has found.
         """
         if self.fitted:
-            prompts = prompts_in_words(len(self.prompts))
+            prompts = many(len(self.prompts), "prompt")
             return f"These coefficients are a least-squares fit on {prompts}; no image was scored for them."
         return self.published and f"These coefficients are published ({self.published}), not measured here."
 
@@ -170,8 +170,7 @@ class Preset:
 
     def images_of(self, surface: Surface) -> str:
         """Which images a cell is the mean of."""
-        seeds = surface.images // len(self.prompts)
-        return prompts_in_words(len(self.prompts)) + (f", {seeds} seeds" if seeds > 1 else "")
+        return images_in_words(len(self.prompts), surface.images // len(self.prompts))
 
     @property
     def k(self) -> float:

@@ -21,11 +21,16 @@ def quoted(words: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def prompts_in_words(count: int) -> str:
-    """A count of prompts in words."""
-    return "1 prompt" if count == 1 else f"{count} prompts"
+def many(count: int, noun: str) -> str:
+    """A count with its noun: "1 prompt", "25 prompts"."""
+    return f"1 {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def images_in_words(prompts: int, seeds: int) -> str:
+    """What images were made of: "25 prompts", "25 prompts × 3 seeds"."""
+    return many(prompts, "prompt") + (f" × {many(seeds, 'seed')}" if seeds > 1 else "")
 
 
 def steps_in_words(steps: int) -> str:
     """A step count in words."""
-    return "1 step" if steps == 1 else f"{steps} steps"
+    return many(steps, "step")

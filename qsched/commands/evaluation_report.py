@@ -7,6 +7,7 @@ from qsched.commands.output import table
 from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED
 from qsched.evaluation.held_out import COLUMNS, DIFFERENCES, FEWEST_PROMPTS, TO_FULL_PRECISION, Evaluation
 from qsched.surfaces.intervals import BOOTSTRAP, OVER_SEEDS, Estimate
+from qsched.words import many
 
 WIDTH = 120
 GAIN = next(iter(DIFFERENCES))
@@ -48,7 +49,6 @@ def as_markdown(evaluation: Evaluation) -> str:
 
 def _title(evaluation: Evaluation) -> str:
     preset = evaluation.preset
-    many = lambda count, noun: f"{count} {noun}" + "s" * (count != 1)
     return (
         f"{preset.backbone}, {preset.bits}, {many(preset.steps, 'step')}, "
         f"{many(len(evaluation.prompts), 'prompt')} x "

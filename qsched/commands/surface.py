@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qsched.commands.options import number
 from qsched.commands.output import table, writable_folder, write_files
 from qsched.commands.result import Result
-from qsched.words import steps_in_words
+from qsched.words import many, steps_in_words
 
 if TYPE_CHECKING:
     from qsched.presets import Preset
@@ -95,7 +95,6 @@ def _text(preset: "Preset", data: dict[str, Any]) -> str:
 
     found, summary = data["stability"], data["summary"]
     best, gain = found["best"], found["gain"]
-    many = lambda count, noun: f"{count} {noun}" + "s" * (count != 1)
     lines = [
         f"{preset.backbone}, {preset.bits}, {many(preset.steps, 'step')}, {many(found['prompts'], 'prompt')} "
         f"x "

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from qsched.models.base import Backbone
 from qsched.sampling.coefficients import Coefficients
-from qsched.sampling.loop import draw_noise, images_per_batch, prepare_scheduler, scaled, start_latents
+from qsched.sampling.loop import draw_noise, images_per_batch, prepare_scheduler, start_latents, walk
 
 CORRECTIONS = {
     "scalars": "c_x and c_eps",
@@ -161,16 +161,15 @@ def fit(
     texts = [*prompts, *held_out]
     condition, noise = backbone.encode(texts), draw_noise(backbone.latent_shape, seed, range(len(texts)))
     scheduler = prepare_scheduler(backbone, steps, Coefficients.identity())
-    latents, generators = start_latents(backbone, scheduler, noise), noise.generators()
     size, found = images_per_batch(backbone.device), []
-    for index, timestep in enumerate(scheduler.timesteps):
+
+    def predict(index: int, latents: Tensor, seen: Tensor, timestep: Tensor) -> Tensor:
         predictions, fitted, unseen = [], None, None
         for begin in range(0, len(texts), size):
             rows = range(begin, min(begin + size, len(texts)))
-            x = latents[rows.start : rows.stop]
-            seen, asked = scaled(scheduler, x, timestep), condition.select(rows)
-            quantized = backbone.predict(seen, timestep, asked, denoiser)
-            full = backbone.predict(seen, timestep, asked)
+            x, asked = latents[rows.start : rows.stop], condition.select(rows)
+            quantized = backbone.predict(seen[rows.start : rows.stop], timestep, asked, denoiser)
+            full = backbone.predict(seen[rows.start : rows.stop], timestep, asked)
             predictions.append(quantized)
             mine = max(0, min(len(prompts) - begin, len(rows)))
             fitted = _added(fitted, quantized[:mine], x[:mine], full[:mine])
@@ -180,9 +179,10 @@ def fit(
         c_x, c_eps = _coefficients(fitted, *_affine(scheduler, backbone, index))
         found.append(StepFit(c_x, c_eps, fitted, unseen))
         scheduler.set_coefficients(*(_at(index, value, steps) for value in (c_x, c_eps)))
-        options = {"generator": generators, "return_dict": False, **backbone.spec.step_options}
-        latents = scheduler.step(torch.cat(predictions), timestep, latents, **options)[0]
         on_step(index + 1, steps)
+        return torch.cat(predictions)
+
+    walk(backbone, scheduler, start_latents(backbone, scheduler, noise), noise.generators(), predict)
     return Fit(found)
 
 

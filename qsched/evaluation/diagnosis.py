@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qsched.evaluation.closed_form import CORRECTIONS, Fit, fit
 from qsched.models.base import Backbone, Condition
 from qsched.quantization import DEFAULT_KEEP, Quantization, layers_to_pack, quantize, sharing_copy
-from qsched.sampling.loop import draw_noise, prepare_scheduler, scaled, start_latents
+from qsched.sampling.loop import draw_noise, prepare_scheduler, start_latents, walk
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,14 @@ def _calls(backbone: Backbone, module: nn.Module, condition: Condition, steps: i
     """Both answers at every step of the quantized model's own path, with the plain scheduler."""
     noise = draw_noise(backbone.latent_shape, seed, range(len(condition)))
     scheduler = prepare_scheduler(backbone, steps, None)
-    latents, generators, calls = start_latents(backbone, scheduler, noise), noise.generators(), []
-    for timestep in scheduler.timesteps:
-        seen = scaled(scheduler, latents, timestep)
+    calls = []
+
+    def predict(index: int, latents: Tensor, seen: Tensor, timestep: Tensor) -> Tensor:
         full, quantized = (backbone.predict(seen, timestep, condition, which) for which in (None, module))
         calls.append(Call(seen, timestep, full.float(), quantized.float()))
-        options = {"generator": generators, "return_dict": False, **backbone.spec.step_options}
-        latents = scheduler.step(quantized, timestep, latents, **options)[0]
+        return quantized
+
+    walk(backbone, scheduler, start_latents(backbone, scheduler, noise), noise.generators(), predict)
     return calls
 
 

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCardData
 
 from qsched.models.registry import SPECS
 from qsched.presets import Preset
-from qsched.words import steps_in_words
+from qsched.words import many, steps_in_words
 
 METRICS = {"jaq": "JAQ", "alignment": "CLIPScore", "quality": "CLIP-IQA", "ssim": "SSIM"}
 PAPER = "[Q-Sched](https://arxiv.org/abs/2509.01624)"
@@ -78,7 +78,7 @@ def _facts(preset: Preset) -> dict[str, str]:
     if preset.published:
         facts["published"] = preset.published
     else:
-        facts["calibration"] = f"{_many(len(preset.prompts), 'prompt')}, {_many(seeds, 'noise seed')} each"
+        facts["calibration"] = f"{many(len(preset.prompts), 'prompt')}, {many(seeds, 'noise seed')} each"
     if preset.fitted:
         facts["fit"] = "least squares of the full-precision prediction, no image scored"
     elif found.get("strategy"):
@@ -106,7 +106,7 @@ def _held_out(results: dict[str, Any]) -> str:
     ]
     count, seeds = len(results.get("prompts") or ()), len(results.get("seeds") or ())
     told = (
-        f"Mean [95 % interval] of {_many(count, 'prompt')} x {_many(seeds, 'noise seed')} that the "
+        f"Mean [95 % interval] of {many(count, 'prompt')} x {many(seeds, 'noise seed')} that the "
         f"search never saw."
     )
     return "\n".join([*lines, "", told])
@@ -126,7 +126,3 @@ def _example(usage: str) -> str:
     """The part of the exported text from "With the qsched package" on."""
     text = usage[max(usage.find("With the qsched package"), 0) :].strip()
     return text.replace("from this folder", "from this repository")
-
-
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}" + "s" * (count != 1)

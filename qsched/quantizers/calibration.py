@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from qsched.sampling.loop import draw_noise, prepare_scheduler, scaled, start_latents
+from qsched.sampling.loop import draw_noise, prepare_scheduler, start_latents, walk
 
 if TYPE_CHECKING:
     from qsched.models.base import Backbone, Condition
@@ -107,19 +107,18 @@ def observe(backbone: "Backbone", watch: Iterable[str] = (), prompts: int = PROM
     try:
         noise, condition = draw_noise(backbone.latent_shape, 0, range(len(texts))), backbone.encode(texts)
         scheduler = prepare_scheduler(backbone, backbone.ready_steps, None)
-        latents, generators = start_latents(backbone, scheduler, noise), noise.generators()
         size = backbone.images_at_once(len(texts))
         parts = [range(begin, min(begin + size, len(texts))) for begin in range(0, len(texts), size)]
-        for timestep in scheduler.timesteps:
-            x = scaled(scheduler, latents, timestep)
+
+        def predict(index: int, latents: Tensor, x: Tensor, timestep: Tensor) -> Tensor:
             found = [
                 backbone.predict(x[part[0] : part[-1] + 1], timestep, condition.select(part))
                 for part in parts
             ]
-            prediction = torch.cat(found)
-            seen.calls.append(Call(x, timestep, condition, prediction))
-            options = {"generator": generators, "return_dict": False, **backbone.spec.step_options}
-            latents = scheduler.step(prediction, timestep, latents, **options)[0]
+            seen.calls.append(Call(x, timestep, condition, torch.cat(found)))
+            return seen.calls[-1].prediction
+
+        walk(backbone, scheduler, start_latents(backbone, scheduler, noise), noise.generators(), predict)
     finally:
         backbone.calls = calls
         for hook in hooks:

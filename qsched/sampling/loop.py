@@ -8,7 +8,7 @@ image depends neither on the device nor on the batch it was computed in.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -172,21 +172,37 @@ def denoise(
 
     prediction: E(x_begin, t_begin), if it is known; saves one call. estimates: as for `sample`.
     """
+    known = prediction
+
+    def predict(index: int, latents: Tensor, seen: Tensor, timestep: Tensor) -> Tensor:
+        nonlocal known
+        found = backbone.predict(seen, timestep, condition, denoiser) if known is None else known
+        known = None
+        if estimates is not None:
+            estimates.append(clean_estimate(scheduler, index, found, latents))
+        return found
+
+    return walk(backbone, scheduler, latents, generators, predict, begin, end)
+
+
+def walk(
+    backbone: Backbone,
+    scheduler: SchedulerMixin,
+    latents: Tensor,
+    generators: list[torch.Generator],
+    predict: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+    begin: int = 0,
+    end: int | None = None,
+) -> Tensor:
+    """The loop itself: x_begin to x_end, both (batch, C, H, W), with a prepared scheduler.
+
+    predict: gives the prediction (batch, C, H, W) for (index of the step, x_t, what the denoiser sees of it,
+        timestep).
+    """
     if begin:
         scheduler.set_begin_index(begin)
+    options = {"generator": generators, "return_dict": False, **backbone.spec.step_options}
     for index, timestep in enumerate(scheduler.timesteps[begin:end], begin):
-        seen = scaled(scheduler, latents, timestep)
-        if prediction is None:
-            prediction = backbone.predict(seen, timestep, condition, denoiser)
-        if estimates is not None:
-            estimates.append(clean_estimate(scheduler, index, prediction, latents))
-        latents = scheduler.step(
-            prediction,
-            timestep,
-            latents,
-            generator=generators,
-            return_dict=False,
-            **backbone.spec.step_options,
-        )[0]
-        prediction = None
+        prediction = predict(index, latents, scaled(scheduler, latents, timestep), timestep)
+        latents = scheduler.step(prediction, timestep, latents, **options)[0]
     return latents

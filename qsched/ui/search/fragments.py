@@ -17,7 +17,7 @@ from qsched.server.search_runner import Frame
 from qsched.settings import METHOD
 from qsched.ui.errors import without_paths
 from qsched.ui.fragments import signed
-from qsched.words import steps_in_words
+from qsched.words import images_in_words, steps_in_words
 
 IDLE = (
     '<div class="progress" data-state="idle"><p><b>No search running.</b><span>Choose what to search '
@@ -76,7 +76,7 @@ def clock(seconds: float) -> str:
 def plan(found: Plan, options: SearchOptions) -> str:
     """What a search costs."""
     stored = f" ({found.stored:,} of them stored)" if found.stored else ""
-    per = f"{len(options.prompts)} prompts" + (f" × {options.seeds} seeds" if options.seeds > 1 else "")
+    per = images_in_words(len(options.prompts), options.seeds)
     time = (
         f"about {clock(found.seconds)} at the measured {found.images_per_second:.1f} images/s"
         if found.images_per_second
@@ -126,7 +126,7 @@ def facts(search: SavedSearch, preset: Preset, k: float) -> str:
     """What a saved search was, and what its numbers mean."""
     options, found = search.options, preset.provenance
     plain = preset.surface.summary(options.k)["plain"]
-    prompts = f"{len(options.prompts)} prompts" + (f" × {options.seeds} seeds" if options.seeds > 1 else "")
+    prompts = images_in_words(len(options.prompts), options.seeds)
     low, high = options.c_range
     scorer = found["scorer"]
     other = "" if k == options.k else f" It was searched at k = {options.k:g}; the colours are at k = {k:g}."

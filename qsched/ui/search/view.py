@@ -28,7 +28,7 @@ from qsched.surfaces.uncertainty import DIFFERENT
 from qsched.ui import fragments, images
 from qsched.ui.search import fragments as search_fragments
 from qsched.ui.search.results import SearchResults
-from qsched.words import steps_in_words
+from qsched.words import images_in_words, steps_in_words
 
 SMALL = (700, 630)
 """Pixels of a surface beside another one."""
@@ -123,7 +123,7 @@ def figure(
     """The surface with a ring around what would be taken; cells that a model predicts are fainter, and its
     noise is shown when all is computed."""
     options = shown.options
-    prompts = f"{len(options.prompts)} prompts" + (f", {options.seeds} seeds" if options.seeds > 1 else "")
+    prompts = images_in_words(len(options.prompts), options.seeds)
     how = {"constant": "constant over the steps", "ramp": "ramp to 1"}[options.shape]
     steps = steps_in_words(options.steps)
     k = options.k if k is None else k

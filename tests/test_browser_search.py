@@ -142,7 +142,7 @@ def test_a_search_is_watched_stopped_resumed_and_used(visit):
     ended(visitor)
     assert done(visitor) == 9
     best = text(visitor, "best")
-    assert "JAQ" in best and page.locator("#search-best-picture img").is_visible()
+    assert "JAQ" in best and page.locator("#search-best-image img").is_visible()
 
     page.click("#search-use")
     page.wait_for_selector("#image-qsched img", state="visible")

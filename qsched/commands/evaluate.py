@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> Result:
     family, use = backbone.spec.family, "held-out"
     prompts = choose_prompts(args.prompts, family, use)
     images = len(COLUMNS) * len(prompts) * args.seeds
-    with tqdm(total=images, desc=f"evaluate {preset.bits}", unit="picture", disable=None) as bar:
+    with tqdm(total=images, desc=f"evaluate {preset.bits}", unit="image", disable=None) as bar:
         result = evaluate(
             backbone, preset, prompts, args.seeds, k=args.k, categories=categorised(prompts, family, use),
             any_revision=args.any_revision, on_batch=lambda done, total: bar.update(done - bar.n),

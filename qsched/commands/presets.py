@@ -127,7 +127,7 @@ def _made(
         preset.held_out = held.held_out
     else:
         categories = categorised(unseen, backbone.spec.family, "held-out")
-        with _bar(f"{label}: held-out", "picture") as show:
+        with _bar(f"{label}: held-out", "image") as show:
             show(0, len(COLUMNS) * len(unseen) * options.seeds)
             result = evaluate(
                 backbone, preset, unseen, options.seeds, k=options.k, categories=categories, on_batch=show

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     build.add_argument("--side", type=int, default=dataset.SIZE, help="pixels; 128 for the latent model")
 
     spoil = commands.add_parser(
-        "damage", help="draw pictures with quantized copies of a denoiser, for the judge to learn from"
+        "damage", help="draw images with quantized copies of a denoiser, for the judge to learn from"
     )
     spoil.add_argument("--count", type=int, default=320, help="prompts (default: %(default)s)")
     spoil.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=list(damage.GROUPS))

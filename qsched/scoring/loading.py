@@ -140,7 +140,7 @@ def _definition(spec: ScorerSpec, places: list[Path], folder: str | Path | None)
         _origin(weights, place, folder) for weights, place in zip(spec.weights, places, strict=True)
     )
     architecture = spec.weights[0].title.split()[1]
-    score = f"CLIPScore = 100·max(cos, 0) of picture and bare prompt by CLIP {architecture} ({clip})"
+    score = f"CLIPScore = 100·max(cos, 0) of image and bare prompt by CLIP {architecture} ({clip})"
     if spec.quality != "CLIP-IQA":
         return (
             f"{score}, and in the place of CLIP-IQA HPSv2.1 = max(cos, 0) by {HPS_ARCHITECTURE} "

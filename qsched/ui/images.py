@@ -37,7 +37,7 @@ def shown(image: Image.Image) -> str:
     """Path of a PNG of the image as the page shows it."""
     data = io.BytesIO()
     enlarged(image).save(data, "PNG", compress_level=1)
-    return stored(data.getvalue(), "picture.png")
+    return stored(data.getvalue(), "image.png")
 
 
 def drawn(image: Image.Image) -> str:

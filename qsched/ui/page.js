@@ -108,7 +108,7 @@ window.qsched = (() => {
       else if (draft) document.querySelector("#refine")?.click();
     }, 300);
   };
-  const pictures = new MutationObserver(() => (sync(), rest()));
+  const cards = new MutationObserver(() => (sync(), rest()));
 
   // Gradio counts whoever is ahead in the queue, and leaves out the one that is served; an event that need not wait
   // stands there for a moment too, so the style sheet shows this late.
@@ -130,7 +130,7 @@ window.qsched = (() => {
       watch.observe(holder);
       holder.onmousemove = holder.onmouseleave = tell;
     }
-    pictures.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
+    cards.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
     place.observe(document.querySelector("#waiting"), { subtree: true, childList: true, characterData: true });
     timers.forEach(clearTimeout); // many sliders may change at once
     timers = [0, 120, 400, 1200].map((delay) => setTimeout(draw, delay)); // the image may still be on its way
@@ -177,7 +177,7 @@ window.qsched = (() => {
   let playing;
   const play = () => {
     playing?.end();
-    const images = [...document.querySelectorAll(".q-pictures .shown img")], ends = images.map((image) => image.src);
+    const images = [...document.querySelectorAll(".q-images .shown img")], ends = images.map((image) => image.src);
     const rows = ["full-precision", "naive", "qsched"].map((key) => [...document.querySelectorAll(`[data-path="${key}"]`)]);
     const ours = new Set(rows.flat().map((image) => image.src)), steps = rows[0].length;
     let step = -1;

@@ -7,18 +7,18 @@
 
   // What a station lights, what is said of it, what it does. A station is left out where its first part is not shown.
   const STATIONS = [
-    { name: "full-precision", lit: [".picture.full-precision"],
+    { name: "full-precision", lit: [".q-image.full-precision"],
       say: () => `The model as trained${size() && `: ${size()}`}, at full precision.` },
-    { name: "damage", lit: [".picture.naive", ".picture.full-precision"],
+    { name: "damage", lit: [".q-image.naive", ".q-image.full-precision"],
       say: () => `Quantized${ratio() && `: ${ratio()}`}. Same prompt, same noise: whatever differs is the damage.` },
     { name: "path", lit: ["#path .path"],
       say: () => steps() > 1 ? "Each step starts where the last one ended, so an early error travels along the path."
         : "One step is all there is: its error is the error of the image." },
-    { name: "drag", lit: [".q-card:has(> .sliders)", ".picture.qsched", ".picture.naive"], act: () => travel(24, 100),
+    { name: "drag", lit: [".q-card:has(> .sliders)", ".q-image.qsched", ".q-image.naive"], act: () => travel(24, 100),
       say: () => "Two coefficients, no training: c<sub>x</sub> scales the noisy image, c<sub>ε</sub> the prediction." },
-    { name: "map", lit: ["#surface", ".picture.qsched"], act: () => travel(1, 1500, 1),
+    { name: "map", lit: ["#surface", ".q-image.qsched"], act: () => travel(1, 1500, 1),
       say: () => "Each cell is one pair of coefficients, its colour the score of its images. A click goes there." },
-    { name: "verdict", lit: [".verdict", ".q-pictures"],
+    { name: "verdict", lit: [".verdict", ".q-images"],
       say: () => `Does it help? Measured on this image${text(".verdict").includes("held-out")
         ? " and on prompts that the search never saw" : ""}.` },
   ];

@@ -1,4 +1,4 @@
-"""How people ask for pictures: a thing and perhaps a style, somewhere among words that mean nothing to the
+"""How people ask for images: a thing and perhaps a style, somewhere among words that mean nothing to the
 model, some of them made up.
 
 The words of `words.UNSEEN_PHRASES` are not among them.

@@ -70,9 +70,9 @@ class Results:
 def build_results(backbone: str) -> Results:
     """Lay out the right column, empty; backbone: whose gallery is shown."""
     images, captions = [], []
-    with gr.Row(elem_classes="q-pictures"):
+    with gr.Row(elem_classes="q-images"):
         for name in NAMES:
-            with gr.Column(min_width=90, elem_classes=["q-card", "picture", fragments.KEYS[name]]):
+            with gr.Column(min_width=90, elem_classes=["q-card", "q-image", fragments.KEYS[name]]):
                 gr.HTML(fragments.column_title(name), elem_classes="plain")
                 images.append(
                     image_box(f"image-{fragments.KEYS[name]}", fragments.TITLES[name], "shown",

@@ -97,7 +97,7 @@ def build_results() -> SearchResults:
                 elem_classes="plain",
             )
             image = image_box(
-                "search-best-picture", "First prompt at the best coefficients", "shown", visible=False
+                "search-best-image", "First prompt at the best coefficients", "shown", visible=False
             )
             caption = gr.HTML("", elem_id="search-caption", elem_classes="plain")
             use = _button("Use this in Compare", "search-use", variant="primary")

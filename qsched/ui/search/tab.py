@@ -33,7 +33,7 @@ NOTHING = "There is nothing to take yet: start a search or choose a saved one."
 @dataclass
 class Visit:
     """What one page's Search tab shows. taken_over: what it last took over from Compare. dark: the page's
-    colours. doomed: saved searches that it has asked whether to delete. begun: those that did not exist
+    colours. to_delete: saved searches that it has asked whether to delete. begun: those that did not exist
     before it started them."""
 
     shown: Shown | None = None

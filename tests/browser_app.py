@@ -141,7 +141,7 @@ class Visitor:
 
     def __init__(self, browser, url, engine, *, query="", width=1280, height=900, dark=False, touch=False):
         self.engine, self.complaints = engine, []
-        known = set(engine._sessions)
+        known = set(engine.sessions)
         self.context = browser.new_context(
             viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light",
             accept_downloads=True,
@@ -154,7 +154,7 @@ class Visitor:
         self.page.on("pageerror", lambda error: self.complaints.append(f"page: {error}"))
         self.page.goto(f"{url}/{query}")
         self.page.wait_for_selector("#image-qsched img")
-        self.session = self.until(lambda: next(iter(set(engine._sessions) - known), None))
+        self.session = self.until(lambda: next(iter(set(engine.sessions) - known), None))
         self.settle()
 
     def _allow(self, route, url):

@@ -174,11 +174,11 @@ def test_reload_and_back_keep_what_is_shown_and_copy_link_copies_it(visit):
     copied = visitor.page.evaluate("navigator.clipboard.readText()")
     assert "typed" not in copied and "seed=7" in copied and "bits=w2a8" in copied
 
-    shown, before = visitor.comparison, set(visitor.engine._sessions)
+    shown, before = visitor.comparison, set(visitor.engine.sessions)
     for again in (visitor.page.reload, lambda: (visitor.page.goto("about:blank"), visitor.page.go_back())):
         again()
         visitor.page.wait_for_selector("#image-qsched img")
-        visitor.session = visitor.until(lambda: next(iter(set(visitor.engine._sessions) - before), None))
+        visitor.session = visitor.until(lambda: next(iter(set(visitor.engine.sessions) - before), None))
         before.add(visitor.session)
         belongs_together(visitor, "W2A8")
         assert (

@@ -124,12 +124,12 @@ def test_keys_belong_to_the_widget_that_has_the_focus_and_r_brings_the_opening_s
     assert station(visitor) == "full-precision", "a clicker's key goes on after the mouse has moved a slider"
     page.evaluate("document.activeElement.blur()")
     page.click("#theme-toggle")
-    known = set(visitor.engine._sessions)
+    known = set(visitor.engine.sessions)
     assert not visitor.complaints
     press(visitor, "R")
     page.wait_for_url(lambda url: "a+foxr" not in url and "prompt=" in url)
     visitor.complaints.clear()  # of requests that were open when the page was left
-    visitor.session = visitor.until(lambda: next(iter(set(visitor.engine._sessions) - known), None))
+    visitor.session = visitor.until(lambda: next(iter(set(visitor.engine.sessions) - known), None))
     assert visitor.comparison.settings == opening and station(visitor) is None
     visitor.stands_at(*BEST)
     assert not page.evaluate("document.body.classList.contains('dark')"), "the colours stay"

@@ -21,7 +21,7 @@ from qsched.hub.source import BackboneError
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import Engine
-from qsched.server.lent import MOST_S, POINTS, neighbours, seconds, snapped
+from qsched.server.lent import MOST_S, POINTS, at_hand, neighbours, seconds, snapped
 from qsched.ui.page import build_app
 
 LARGE = "lcm-dreamshaper-v7"
@@ -58,7 +58,7 @@ def test_a_large_model_computes_in_the_process_that_has_the_gpu(engine, lender):
     for lent, own in zip(comparison.columns, same.columns, strict=True):
         assert lent.image.tobytes() == own.image.tobytes() and lent.jaq() == own.jaq()
     assert comparison.facts == same.facts and not engine.is_loaded(LARGE)
-    assert [asked for asked, _ in lender.calls] == [engine.call_costs(engine.session("a"))[0]]
+    assert [asked for asked, _ in lender.calls] == [engine.lent.costs(engine.session("a"))[0]]
 
 
 def test_a_drag_asks_once_for_the_points_around_it(engine, lender):
@@ -147,17 +147,17 @@ def test_a_lender_that_does_not_answer_is_a_sentence(tmp_path):
 
 def test_no_point_is_computed_that_a_session_has_no_room_for(engine, lender, monkeypatch):
     comparison = engine.compare("a", LARGE, FOX, Coefficients.identity())
-    whole = engine.call_costs(engine.session("a"))
+    whole = engine.lent.costs(engine.session("a"))
     assert whole[2] == POINTS
     monkeypatch.setattr(
-        "qsched.server.engine.SESSION_BYTES", comparison.nbytes + 6 * comparison.qsched.nbytes
+        "qsched.server.sessions.SESSION_BYTES", comparison.nbytes + 6 * comparison.qsched.nbytes
     )
-    assert engine.call_costs(engine.session("a"))[2] == 6
+    assert engine.lent.costs(engine.session("a"))[2] == 6
     middle = Coefficients.constant(1.1, 0.9)
     engine.rescale("a", middle)
-    assert lender.calls[-1][0] == engine.call_costs(engine.session("a"))[1] < whole[1]
-    assert all(engine.at_hand("a", point) for point in tuple(neighbours(middle))[-6:])
-    assert not engine.at_hand("a", Coefficients.constant(1.14, 0.86))
+    assert lender.calls[-1][0] == engine.lent.costs(engine.session("a"))[1] < whole[1]
+    assert all(at_hand(engine.session("a"), point) for point in tuple(neighbours(middle))[-6:])
+    assert not at_hand(engine.session("a"), Coefficients.constant(1.14, 0.86))
 
 
 def test_nobody_waits_for_the_gpu_of_another_and_one_visitors_answers_keep_their_order(tmp_path, lender):
@@ -201,7 +201,7 @@ def test_the_page_works_without_a_free_gpu_and_says_so(engine, lender):
     assert shown[tab.results.images[0]] and not lender.calls
     engine.compare("a", LARGE, FOX, Coefficients.identity())
     notes = tab.sync(REQUEST, False, "naive", "Q-Sched")[tab.results.notes]
-    assert "lends a GPU" in notes and f"asks for {engine.call_costs(engine.session('a'))[0]} s" in notes
+    assert "lends a GPU" in notes and f"asks for {engine.lent.costs(engine.session('a'))[0]} s" in notes
     lender.refuses = True
     c, before = tab.controls, engine.session("a")
     moved = tab.adjust(REQUEST, given(tab) | {c.c_x[0]: 1.2})
@@ -243,7 +243,7 @@ def test_record_about_and_export_need_no_gpu(engine, lender):
 
 def test_the_embedded_model_can_be_searched_and_a_large_one_names_the_command(tmp_path, lender):
     tab = search_tab(tmp_path)
-    tab.engine._lent = lender
+    tab.engine.lent = lender
     assert tab.results.image in run(tab)
     updates = tab.planned(settings(tab, backbone=LARGE, steps=4))
     assert f"python -m qsched search --backbone {LARGE} --bits w4a8 --steps 4" in updates[tab.inputs.plan]

@@ -19,7 +19,8 @@ from qsched.presets import PRESETS, Preset, PresetError, find_preset, load_prese
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.schedulers import QSchedEulerAncestralDiscreteScheduler
-from qsched.server.engine import Engine, Session
+from qsched.server.engine import Engine
+from qsched.server.sessions import Session
 from qsched.ui import fragments
 from qsched.ui.compare import links
 from qsched.ui.compare.surface_view import draw, sweep

@@ -262,7 +262,7 @@ def test_the_endpoint_answers_with_a_record(tmp_path):
         ):
             with pytest.raises(Exception, match=sentence):
                 client.predict("fox", "w4a8", **{"seed": 0, "steps": 1} | wrong, api_name="/compare")
-        assert all("api-" not in session for session in engine._sessions)
+        assert all("api-" not in session for session in engine.sessions)
 
 
 def test_settings_of_every_backbone_open(engine):

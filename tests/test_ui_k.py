@@ -110,7 +110,7 @@ def test_a_number_still_being_typed_changes_nothing_and_an_unknown_session_is_sa
         MapEvents(tab).weigh(REQUEST, 7, False)
     with pytest.raises(gr.Error, match="press Generate"):
         MapEvents(tab).weigh(SimpleNamespace(session_hash="nobody"), 1.0, False)
-    assert engine.weigh("nobody", 1.0) is None
+    assert engine.sessions.weigh("nobody", 1.0) is None
 
 
 @pytest.mark.parametrize("bad", [-0.1, 5.1, math.nan, None, "2", True])
@@ -131,7 +131,7 @@ def test_links_carry_k(engine):
 
 def test_whoever_stands_at_the_best_known_follows_it_at_the_same_k(engine, tmp_path):
     engine.compare("a", "emoji-lcm", *engine.opening())
-    held = engine.weigh("a", 5.0)
+    held = engine.sessions.weigh("a", 5.0)
     settings = replace(
         held.comparison.settings, quantization=replace(held.comparison.settings.quantization, bits="w2a8")
     )
@@ -152,7 +152,7 @@ def test_the_endpoint_takes_k(engine):
 def test_the_browser_knows_every_cells_numbers(engine, tab):
     preset = engine.preset("emoji-lcm", engine.opening()[0].quantization, 4)
     tab.open(REQUEST, False, "naive", "Q-Sched")
-    held = surface_view.choose(engine, "a", engine.weigh("a", 1.0))
+    held = surface_view.choose(engine, "a", engine.sessions.weigh("a", 1.0))
     text = surface_view.geometry(held, surface_view.figure(engine, held), False)
     data = json.loads(text[text.index("{") : text.rindex("}") + 1])
     known = preset.surface.uncertainty(1.0)

@@ -34,6 +34,6 @@ def map_around(engine: Engine, session: str) -> Iterator[Slice]:
         engine.backbone(held.backbone), options, held.comparison.coefficients, "this prompt and seed", run
     )
     for found in rows:
-        if not engine.show_map(session, held.comparison, found):
+        if not engine.sessions.show_map(session, held.comparison, found):
             return
         yield found

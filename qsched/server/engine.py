@@ -5,22 +5,18 @@ No gradio here. A session is known by its hash; it holds one Comparison, which i
 """
 
 import functools
-import itertools
-import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import torch
 from diffusers import SchedulerMixin
 from PIL.Image import Image
 
-from qsched.comparison.comparison import Column, Comparison, Settings, compare, lacks_lpips, rescale, sketch
+from qsched.comparison.comparison import Comparison, Settings, compare, lacks_lpips, rescale, sketch
 from qsched.hub.source import BackboneError
 from qsched.load import load_backbone
 from qsched.models.base import Backbone
@@ -35,27 +31,16 @@ from qsched.presets import PRESETS, Preset, PresetError, find_preset, preset_pat
 from qsched.quantization import Quantization
 from qsched.quantizers.methods import METHODS
 from qsched.sampling.coefficients import Coefficients
-from qsched.sampling.slices import Slice
 from qsched.scoring import K_DEFAULT
 from qsched.server.device_thread import DeviceThread
-from qsched.server.history import History
-from qsched.server.lent import POINTS, Job, neighbours, no_answer, seconds, snapped
+from qsched.server.lent import LentGPU
+from qsched.server.sessions import Session, Sessions
 from qsched.settings import MAIN_BITS
 from qsched.surfaces.remembering import Remembered
 
-log = logging.getLogger("qsched.server")
 SOURCE = "@"
 """Between a backbone's id and another source of its family, in the name that sessions know it by."""
 LOADED_BACKBONES = 2
-SESSIONS = 256
-SESSION_BYTES = 48 * 10**6
-"""What one session holds at most: its comparison (up to 32 MB, for images of 1024 pixels) and older Q-Sched
-images.
-"""
-ALL_SESSIONS_BYTES = 3 * 10**9
-"""What all sessions hold at most; beyond it, as beyond SESSIONS, those that have rested longest are
-forgotten.
-"""
 
 
 def _on_device(method: Callable) -> Callable:
@@ -66,35 +51,6 @@ def _on_device(method: Callable) -> Callable:
         return self.device_thread.run(functools.partial(method, self, *arguments))
 
     return queued
-
-
-@dataclass(frozen=True)
-class Session:
-    """What one browser tab looks at; k weighs the quality in every JAQ it is shown. backbone: a name of
-    `named`.
-
-    map: the surface beside its images.
-    history: Q-Sched columns of this comparison at coefficients that it had before. version: grows with every
-        change, so
-    that the page knows the newest of several answers.
-    """
-
-    backbone: str
-    comparison: Comparison
-    k: float = K_DEFAULT
-    map: Slice | None = field(default=None, compare=False)
-    history: History = field(default_factory=History, compare=False)
-    version: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of everything it holds."""
-        return self.comparison.nbytes + self.history.nbytes
-
-    def at(self, coefficients: Coefficients) -> Comparison | None:
-        """The comparison with other coefficients, if their image is still here."""
-        column = self.history.get(coefficients)
-        return replace(self.comparison, coefficients=coefficients, qsched=column) if column else None
 
 
 class Engine:
@@ -122,18 +78,16 @@ class Engine:
             raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
         self.default, self.source, self.device = backbone, source, device
         self._load, self._presets = load or load_downloaded, presets
-        self._lent = lend(self._work, duration=lambda job: job.seconds) if lend else None
+        self.sessions = Sessions()
+        there = self._compare_here, self._rescale_here, self.sessions, self.is_loaded
+        self.lent = LentGPU(lend, *there) if lend else None
         self.device_thread = DeviceThread()
         """Whatever computes runs here; a long job that hands it its batches one by one lets the others in
         between.
         """
-        self._sessions_lock = threading.Lock()
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
-        self._sessions: OrderedDict[str, Session] = OrderedDict()
         self._read: Remembered[Preset | None] = Remembered(32)  # every event asks for one
         self._opening: dict[tuple, Comparison] = {}
-        self._versions = itertools.count(1)
-        self._turns: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     @property
     def presets(self) -> Path:
@@ -152,14 +106,9 @@ class Engine:
         """The name of a backbone from this source; None: from its own."""
         return id if id == self.default and source == self.source else named(id, source)
 
-    @property
-    def lends_any(self) -> bool:
-        """Whether this machine's GPU is lent for seconds."""
-        return self._lent is not None
-
     def lends(self, backbone: str) -> bool:
         """Whether a backbone computes on a lent GPU, in another process."""
-        return self._lent is not None and self.spec(backbone).family != "emoji"
+        return self.lent is not None and self.spec(backbone).family != "emoji"
 
     def backbone(self, backbone: str) -> Backbone:
         """The loaded backbone; the latest two stay in memory. One that computes on a lent GPU is for the
@@ -170,7 +119,7 @@ class Engine:
 
     def _backbone_here(self, backbone: str) -> Backbone:
         spec = self.spec(backbone)
-        device = "cpu" if self._lent and spec.family == "emoji" else self.device
+        device = "cpu" if self.lent and spec.family == "emoji" else self.device
         for name, other in self._backbones.items():
             if name != backbone and self.lends(name) == self.lends(backbone):  # else they share no device
                 release_device(other)
@@ -277,22 +226,11 @@ class Engine:
             calls other sessions have the device.
         """
         if self.lends(backbone):
-            return self._compare_lent(session, backbone, settings, coefficients)
+            settings.check_for(self.spec(backbone), self.has_tiny_decoder(backbone))
+            return self.lent.compare(session, backbone, settings, coefficients)
         for piece in self.calibrating(backbone, settings):
             on_progress(*piece)
         return self._compare_all(session, backbone, settings, coefficients)
-
-    def _compare_lent(
-        self, session: str, backbone: str, settings: Settings, coefficients: Coefficients
-    ) -> Comparison:
-        settings.check_for(self.spec(backbone), self.has_tiny_decoder(backbone))  # before a GPU is asked for
-        coefficients.expand(settings.steps)
-        with self._turn(session):
-            held = self._sessions.get(session)
-            previous = held.comparison if held and held.backbone == backbone else None
-            comparison = self._ask("compare", backbone, 3, settings, settings, coefficients, previous)
-            self._keep(session, backbone, comparison)
-        return comparison
 
     def calibrating(self, backbone: str, settings: Settings) -> Iterator[tuple[int, int]]:
         """Let a method see the model at work, a piece at a time, with (done, all) after each; in between
@@ -323,12 +261,12 @@ class Engine:
         if opening is not None and not (loaded and lacks_lpips(opening, loaded.scorer())):
             comparison = opening
         else:
-            held = self._sessions.get(session)
+            held = self.sessions.get(session)
             previous = held.comparison if held and held.backbone == backbone else None
             comparison = self._compare_here(backbone, settings, coefficients, previous)
             if key[1:] == self.opening(backbone) and comparison.naive.scored:
                 self._opening[key] = comparison
-        self._keep(session, backbone, comparison)
+        self.sessions.keep(session, backbone, comparison)
         return comparison
 
     def rescale(self, session: str, coefficients: Coefficients) -> Comparison | None:
@@ -337,38 +275,23 @@ class Engine:
         None if the session is unknown. On a lent GPU: with the nearest coefficients of a grid, and one call
         computes those around them, too.
         """
-        held = self._sessions.get(session)
+        held = self.sessions.get(session)
         if held is None:
             return None
         if self.lends(held.backbone):
-            with self._turn(session):
-                held = self._sessions.get(session)  # the newest, after what was waited for
+            with self.sessions.turn(session):
+                held = self.sessions.get(session)  # the newest, after what was waited for
                 if held and self.lends(held.backbone):
-                    return self._rescale_lent(session, held, coefficients)
+                    return self.lent.rescale(session, held, coefficients)
         return self._rescale_all(session, coefficients)
 
     @_on_device
     def _rescale_all(self, session: str, coefficients: Coefficients) -> Comparison | None:
-        held = self._sessions.get(session)
+        held = self.sessions.get(session)
         if held is None:
             return None
         comparison = held.at(coefficients) or self._rescale_here(held.backbone, held.comparison, coefficients)
-        self._keep(session, held.backbone, comparison)
-        return comparison
-
-    def _rescale_lent(self, session: str, held: Session, coefficients: Coefficients) -> Comparison:
-        settings = held.comparison.settings
-        coefficients.expand(settings.steps)
-        point = coefficients if held.at(coefficients) else snapped(coefficients)
-        if point.is_identity:
-            comparison = held.comparison.plain()
-        elif (comparison := held.at(point)) is None:
-            points = tuple(neighbours(point))[-points_kept(held.comparison) :]
-            columns = self._ask("neighbours", held.backbone, len(points), settings, held.comparison, points)
-            for one, column in zip(points, columns, strict=True):
-                held.history.add(one, column, SESSION_BYTES - held.comparison.nbytes)
-            comparison = replace(held.comparison, coefficients=point, qsched=columns[-1])
-        self._keep(session, held.backbone, comparison)
+        self.sessions.keep(session, held.backbone, comparison)
         return comparison
 
     def each_bit_width(self, session: str) -> Iterator[tuple[str, Comparison]]:
@@ -378,7 +301,7 @@ class Engine:
         Raises:
             BackboneError: its backbone computes on a lent GPU, which would be asked for at each.
         """
-        held = self._sessions[session]
+        held = self.sessions.get(session)
         if self.lends(held.backbone):
             raise BackboneError("On a GPU that is lent for seconds, choose one bit-width at a time.")
         for bits in MAIN_BITS:
@@ -390,56 +313,6 @@ class Engine:
             )
             yield bits, self.device_thread.run(make, patient=True)
 
-    def at_hand(self, session: str, coefficients: Coefficients) -> bool:
-        """Whether `rescale` to these coefficients asks for no lent GPU."""
-        held = self._sessions.get(session)
-        if held is None or not self.lends(held.backbone) or held.at(coefficients):
-            return True
-        point = snapped(coefficients)
-        return point.is_identity or held.at(point) is not None
-
-    def call_costs(self, held: Session) -> tuple[int, int, int]:
-        """For how many seconds a new image and a drag to new coefficients ask a lent GPU, and how many points
-        the latter computes.
-        """
-        points, steps = points_kept(held.comparison), held.comparison.settings.steps
-        loaded = held.backbone in self._backbones
-        return seconds(3, steps, loaded), seconds(points, steps, loaded), points
-
-    def _turn(self, session: str) -> threading.Lock:
-        """Held while a session waits for a lent GPU: its answers are kept in the order of asking, and no
-        other session waits for them.
-        """
-        with self._sessions_lock:
-            return self._turns.setdefault(session, threading.Lock())
-
-    def _ask(self, name: str, backbone: str, images: int, settings: Settings, *arguments: Any) -> Any:
-        """Compute on the lent GPU.
-
-        Raises:
-            BackboneError: what went wrong there or with the lender, in one sentence. What the lender says to
-                the visitor, such as that no GPU is free.
-        """
-        asked = seconds(images, settings.steps, backbone in self._backbones)
-        try:
-            failed, answer = self._lent(Job(name, backbone, arguments, asked))
-        except Exception as error:
-            if (sentence := no_answer(error)) is None:
-                raise
-            log.error("the lent GPU gave no answer", exc_info=error)
-            raise BackboneError(sentence) from error
-        if failed:
-            raise BackboneError(answer)
-        return answer
-
-    def _work(self, job: Job) -> tuple[bool, Any]:
-        """What the process that has a lent GPU does: (whether it failed, the answer or one sentence)."""
-        work = {"compare": self._compare_here, "neighbours": self._neighbours_here}[job.name]
-        try:
-            return False, work(job.backbone, *job.arguments)
-        except (ValueError, BackboneError) as error:
-            return True, str(error)
-
     @_on_device
     def on_device(self, backbone: str, work: Callable[[Backbone], Any]) -> Any:
         """What `work` returns of the loaded backbone, on the device's thread."""
@@ -449,39 +322,20 @@ class Engine:
     def sketch(self, session: str, coefficients: Coefficients) -> Image | None:
         """The session's Q-Sched image by the small decoder, see `qsched.comparison.comparison.sketch`; None
         too where the session is unknown, or another process computes."""
-        held = self._sessions.get(session)
+        held = self.sessions.get(session)
         loaded = self._backbones.get(held.backbone) if held and not self.lends(held.backbone) else None
         if loaded is None or not loaded.has_tiny_decoder or held.at(coefficients):
             return None
         return self.on_device(held.backbone, lambda here: sketch(here, held.comparison, coefficients))
 
-    def show_map(self, session: str, comparison: Comparison, map: Slice | None) -> bool:
-        """Keep the surface that a session is shown; False if it looks at other settings by now."""
-        with self._sessions_lock:
-            held = self._sessions.get(session)
-            if held is None or held.comparison.naive is not comparison.naive:
-                return False
-            self._sessions[session] = replace(held, map=map)
-            return True
-
-    def weigh(self, session: str, k: float) -> Session | None:
-        """The session with another k: stored scores are weighed anew, nothing is computed on the device. None
-        if the session is unknown."""
-        with self._sessions_lock:
-            held = self._sessions.get(session)
-            if held is not None:
-                self._sessions[session] = held = replace(held, k=k, version=next(self._versions))
-            return held
-
     def session(self, session: str) -> Session | None:
         """What a session looks at, None if nothing yet."""
-        return self._sessions.get(session)
+        return self.sessions.get(session)
 
     @_on_device
     def forget(self, session: str) -> None:
         """Free what a closed tab held."""
-        with self._sessions_lock:
-            self._sessions.pop(session, None)
+        self.sessions.forget(session)
 
     def _compare_here(
         self, backbone: str, settings: Settings, coefficients: Coefficients, previous: Comparison | None
@@ -492,11 +346,6 @@ class Engine:
     def _rescale_here(self, backbone: str, comparison: Comparison, coefficients: Coefficients) -> Comparison:
         with self._memory(backbone):
             return rescale(self.backbone(backbone), comparison, coefficients)
-
-    def _neighbours_here(
-        self, backbone: str, comparison: Comparison, points: tuple[Coefficients, ...]
-    ) -> list[Column]:
-        return [self._rescale_here(backbone, comparison, point).qsched for point in points]
 
     @contextmanager
     def _memory(self, backbone: str) -> Iterator[None]:
@@ -511,27 +360,6 @@ class Engine:
             if isinstance(error, BackboneError):
                 raise
             raise BackboneError(out_of_memory(self.spec(backbone), pick_device(self.device))) from error
-
-    def _keep(self, session: str, backbone: str, comparison: Comparison) -> None:
-        with self._sessions_lock:
-            held = self._sessions.get(session)  # its k may have changed while the device was busy
-            same = held and (held.backbone, held.comparison.naive) == (backbone, comparison.naive)
-            history = held.history if same else History()
-            history.add(comparison.coefficients, comparison.qsched, SESSION_BYTES - comparison.nbytes)
-            k, map = held.k if held else K_DEFAULT, held.map if same else None
-            self._sessions[session] = Session(backbone, comparison, k, map, history, next(self._versions))
-            self._sessions.move_to_end(session)
-            total = sum(one.nbytes for one in self._sessions.values())
-            while len(self._sessions) > SESSIONS or (total > ALL_SESSIONS_BYTES and len(self._sessions) > 1):
-                _, oldest = self._sessions.popitem(last=False)
-                total -= oldest.nbytes
-
-
-def points_kept(comparison: Comparison) -> int:
-    """How many of the points around the sliders' a session has room for beside its comparison: no others are
-    computed.
-    """
-    return max(1, min(POINTS, (SESSION_BYTES - comparison.nbytes) // comparison.qsched.nbytes))
 
 
 def release_device(backbone: Backbone) -> None:

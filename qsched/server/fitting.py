@@ -3,7 +3,8 @@
 from qsched.evaluation.closed_form import Fit, fit
 from qsched.hub.source import BackboneError
 from qsched.models.base import Backbone
-from qsched.server.engine import Engine, Session
+from qsched.server.engine import Engine
+from qsched.server.sessions import Session
 
 
 def fit_session(engine: Engine, held: Session) -> Fit:

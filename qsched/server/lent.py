@@ -4,11 +4,17 @@ A lent GPU runs a function in another process: plain data goes in and comes out,
 of its class comes back, and each call costs the visitor's minutes of the day.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
+from qsched.comparison.comparison import Column, Comparison, Settings
+from qsched.hub.source import BackboneError
 from qsched.sampling.coefficients import Coefficients
+from qsched.server.sessions import Session, Sessions
+
+log = logging.getLogger("qsched.server")
 
 GRID, REACH = 0.02, 2
 """One call computes the points around the sliders' at this distance, so many to either side."""
@@ -26,6 +32,111 @@ class Job:
     backbone: str
     arguments: tuple[Any, ...]
     seconds: int
+
+
+class LentGPU:
+    """Comparisons of large backbones, computed in another process that has the GPU for seconds.
+
+    Args:
+        lend: such as spaces.GPU: wraps a function so that it runs in that process.
+        compare, rescale: what computes there, with a backbone first.
+        sessions: where the answers are kept. is_loaded: whether a process can have a backbone already.
+    """
+
+    def __init__(
+        self,
+        lend: Callable[..., Callable],
+        compare: Callable[..., Comparison],
+        rescale: Callable[[str, Comparison, Coefficients], Comparison],
+        sessions: Sessions,
+        is_loaded: Callable[[str], bool],
+    ):
+        self._lent = lend(self._work, duration=lambda job: job.seconds)
+        self._compare_there, self._rescale_there = compare, rescale
+        self._sessions, self._is_loaded = sessions, is_loaded
+
+    def compare(
+        self, session: str, backbone: str, settings: Settings, coefficients: Coefficients
+    ) -> Comparison:
+        """All three columns for a session, in one call, with settings that have been checked."""
+        coefficients.expand(settings.steps)  # a fault here costs no GPU
+        with self._sessions.turn(session):
+            held = self._sessions.get(session)
+            previous = held.comparison if held and held.backbone == backbone else None
+            comparison = self._ask("compare", backbone, 3, settings, settings, coefficients, previous)
+            self._sessions.keep(session, backbone, comparison)
+        return comparison
+
+    def rescale(self, session: str, held: Session, coefficients: Coefficients) -> Comparison:
+        """The comparison of a session, whose turn it is, with the nearest coefficients of a grid; one call
+        computes those around them, too.
+        """
+        settings = held.comparison.settings
+        coefficients.expand(settings.steps)
+        point = coefficients if held.at(coefficients) else snapped(coefficients)
+        if point.is_identity:
+            comparison = held.comparison.plain()
+        elif (comparison := held.at(point)) is None:
+            points = tuple(neighbours(point))[-points_kept(held) :]
+            columns = self._ask("neighbours", held.backbone, len(points), settings, held.comparison, points)
+            for one, column in zip(points, columns, strict=True):
+                held.history.add(one, column, held.room)
+            comparison = replace(held.comparison, coefficients=point, qsched=columns[-1])
+        self._sessions.keep(session, held.backbone, comparison)
+        return comparison
+
+    def costs(self, held: Session) -> tuple[int, int, int]:
+        """For how many seconds a new image and a drag to new coefficients ask the GPU, and how many points
+        the latter computes.
+        """
+        points, steps = points_kept(held), held.comparison.settings.steps
+        loaded = self._is_loaded(held.backbone)
+        return seconds(3, steps, loaded), seconds(points, steps, loaded), points
+
+    def _ask(self, name: str, backbone: str, images: int, settings: Settings, *arguments: Any) -> Any:
+        """Compute there.
+
+        Raises:
+            BackboneError: what went wrong there or with the lender, in one sentence. What the lender says to
+                the visitor, such as that no GPU is free.
+        """
+        asked = seconds(images, settings.steps, self._is_loaded(backbone))
+        try:
+            failed, answer = self._lent(Job(name, backbone, arguments, asked))
+        except Exception as error:
+            if (sentence := no_answer(error)) is None:
+                raise
+            log.error("the lent GPU gave no answer", exc_info=error)
+            raise BackboneError(sentence) from error
+        if failed:
+            raise BackboneError(answer)
+        return answer
+
+    def _work(self, job: Job) -> tuple[bool, Any]:
+        """What the process that has the GPU does: (whether it failed, the answer or one sentence)."""
+        work = {"compare": self._compare_there, "neighbours": self._neighbours_there}[job.name]
+        try:
+            return False, work(job.backbone, *job.arguments)
+        except (ValueError, BackboneError) as error:
+            return True, str(error)
+
+    def _neighbours_there(
+        self, backbone: str, comparison: Comparison, points: tuple[Coefficients, ...]
+    ) -> list[Column]:
+        return [self._rescale_there(backbone, comparison, point).qsched for point in points]
+
+
+def at_hand(held: Session, coefficients: Coefficients) -> bool:
+    """Whether a session's image at these coefficients asks for no lent GPU."""
+    point = snapped(coefficients)
+    return point.is_identity or bool(held.at(coefficients) or held.at(point))
+
+
+def points_kept(held: Session) -> int:
+    """How many of the points around the sliders' a session has room for beside its comparison: no others are
+    computed.
+    """
+    return max(1, min(POINTS, held.room // held.comparison.qsched.nbytes))
 
 
 def seconds(images: int, steps: int, loaded: bool) -> int:

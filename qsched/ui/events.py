@@ -20,7 +20,7 @@ def on_device(engine: Engine, waiting: gr.HTML | None = None) -> dict:
 
     waiting: where gradio says the place in the queue; page.js puts it in words.
     """
-    device = {"concurrency_id": "device", "concurrency_limit": WAITING if engine.lends_any else 1}
+    device = {"concurrency_id": "device", "concurrency_limit": WAITING if engine.lent else 1}
     return device | ({"show_progress": "minimal", "show_progress_on": waiting} if waiting else {})
 
 

@@ -11,8 +11,9 @@ os.environ.setdefault(
 import gradio as gr
 from starlette.middleware import Middleware
 
-from qsched.server.engine import SESSIONS, Engine
+from qsched.server.engine import Engine
 from qsched.server.searches import Searches
+from qsched.server.sessions import SESSIONS
 from qsched.ui import preview, theme
 from qsched.ui.about_tab import build_about
 from qsched.ui.api import public_compare, public_export, public_searches

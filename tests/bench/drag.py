@@ -90,7 +90,7 @@ def keys(page, engine, positions: int) -> tuple[list[float], list[float]]:
         page.wait_for_function("times.input.length && times.image.length", timeout=60_000)
         if number >= 3:  # the first ones warm up
             latencies.append(page.evaluate("times.image.at(-1) - times.input[0]"))
-            held = next(reversed(engine._sessions.values())).comparison
+            held = engine.session(list(engine.sessions)[-1]).comparison
             server.append(1000 * (held.qsched.latency_s - held.first_s))
         page.wait_for_timeout(150)
     return latencies, server

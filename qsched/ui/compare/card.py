@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from qsched.comparison.comparison import QSCHED, Column
 from qsched.models.registry import SPECS
-from qsched.server.engine import Session
+from qsched.server.sessions import Session
 from qsched.ui.compare import links
 from qsched.ui.fragments import TITLES, signed
 from qsched.ui.images import stored

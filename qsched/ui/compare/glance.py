@@ -8,7 +8,7 @@ import gradio as gr
 
 from qsched.comparison.comparison import Column, Comparison
 from qsched.comparison.thumbnail import data_uri
-from qsched.server.engine import Session
+from qsched.server.sessions import Session
 from qsched.settings import MAIN_BITS
 from qsched.ui import fragments
 from qsched.words import size, steps_in_words

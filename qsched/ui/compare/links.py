@@ -14,7 +14,8 @@ from qsched.hub.source import BackboneError, Source, pinned
 from qsched.models.registry import SPECS
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import SOURCE as SEPARATOR
-from qsched.server.engine import Engine, Session, named
+from qsched.server.engine import Engine, named
+from qsched.server.sessions import Session
 from qsched.settings import (
     BACKBONE,
     IN_EVERY_LINK,

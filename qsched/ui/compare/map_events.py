@@ -38,7 +38,7 @@ class MapEvents:
         if k != k:
             return {self.results.geometry: gr.skip()}
         self.tab.held(request)
-        held = self.engine.weigh(request.session_hash, K.check(k)) or toast(UNKNOWN)
+        held = self.engine.sessions.weigh(request.session_hash, K.check(k)) or toast(UNKNOWN)
         return (
             self.drawn(request, dark)
             | judged(self.results, held.comparison, held.k, self.tab.known(held))

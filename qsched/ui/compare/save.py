@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 from qsched.comparison.comparison import FULL_PRECISION, QSCHED, Comparison
 from qsched.comparison.record import record
 from qsched.sampling.coefficients import Coefficients
-from qsched.server.engine import Session
+from qsched.server.sessions import Session
 from qsched.ui.fragments import KEYS
 from qsched.ui.images import stored
 

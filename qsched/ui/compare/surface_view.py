@@ -14,7 +14,8 @@ from qsched.presets import Preset, PresetError
 from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.slices import Slice
 from qsched.scoring import JAQ_DEFINITION
-from qsched.server.engine import Engine, Session
+from qsched.server.engine import Engine
+from qsched.server.sessions import Session
 from qsched.surfaces.uncertainty import DIFFERENT
 from qsched.ui import fragments, images
 from qsched.ui.compare.results import Results
@@ -32,7 +33,7 @@ def choose(engine: Engine, session: str, held: Session) -> Session:
     others = preset.maps if preset else maps
     chosen = next(iter(holding + others), None)
     if chosen is not held.map:
-        engine.show_map(session, held.comparison, chosen)
+        engine.sessions.show_map(session, held.comparison, chosen)
     return engine.session(session) or held
 
 

@@ -13,7 +13,9 @@ from qsched.evaluation.gallery import load_gallery
 from qsched.presets import Preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
-from qsched.server.engine import SOURCE, Engine, Session, named
+from qsched.server.engine import SOURCE, Engine, named
+from qsched.server.lent import at_hand
+from qsched.server.sessions import Session
 from qsched.ui import fragments, values
 from qsched.ui.compare import download as arrival_view
 from qsched.ui.compare import glance, links, surface_view
@@ -121,7 +123,7 @@ class CompareTab:
         settings, has_tiny = comparison.settings, self.engine.has_tiny_decoder(held.backbone)
         known = self.engine.best_known(held.backbone, settings, held.k) is not None
         if self.engine.lends(held.backbone):
-            notes += (fragments.lent(*self.engine.call_costs(held)),)
+            notes += (fragments.lent(*self.engine.lent.costs(held)),)
         notes += comparison.notes if known else (*comparison.notes, links.nothing_known(settings))
         return (
             slider_updates(c, comparison.coefficients, shape or comparison.coefficients.shape, settings.steps)
@@ -209,7 +211,7 @@ class CompareTab:
             backbone, (settings, coefficients) = self.engine.default, self.engine.opening()
             shape = coefficients.shape
             self.engine.compare(request.session_hash, backbone, settings, coefficients)
-        self.engine.weigh(request.session_hash, k)
+        self.engine.sessions.weigh(request.session_hash, k)
         updates = self.everything(request, dark, left, right, shape, notes) | {self.results.k: k}
         asked = wanted[1]
         usual = asked.quantization == Quantization(asked.quantization.bits) and not asked.tiny_decoder
@@ -300,7 +302,7 @@ class CompareTab:
         try:
             if held:
                 coefficients = self.coefficients(given, held.comparison.settings.steps)
-                if not self.engine.at_hand(request.session_hash, coefficients):
+                if self.engine.lends(held.backbone) and not at_hand(held, coefficients):
                     wait = fragments.not_asked(coefficients)
                     return {self.results.captions[2]: wait, self.controls.hint: ""}
                 if given[self.controls.drafts]:

@@ -80,7 +80,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         {c.shape, c.drafts, *c.sliders},
         [*r.qsched, c.hint, c.state],
         api_name="adjust",
-        queue=tab.engine.lends_any,  # a GPU is lent through the queue alone
+        queue=tab.engine.lent is not None,  # a GPU is lent through the queue alone
         **QUIET,
         **device,
     )

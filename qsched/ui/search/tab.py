@@ -15,9 +15,10 @@ from qsched.comparison.given import named_quantization
 from qsched.models.download import cannot_run
 from qsched.presets import Preset
 from qsched.search.saved import SavedSearch
-from qsched.server.engine import SESSIONS, SOURCE, Engine
+from qsched.server.engine import SOURCE, Engine
 from qsched.server.search_runner import Frame, Run, Runner
 from qsched.server.searches import Searches
+from qsched.server.sessions import SESSIONS
 from qsched.ui.compare.tab import CompareTab
 from qsched.ui.errors import explained, sentence_for, toast
 from qsched.ui.search import fragments as search_fragments

@@ -14,11 +14,15 @@ from qsched.commands.cli import main as qsched
 from qsched.embedded.__main__ import main
 from qsched.embedded.data import dataset
 from qsched.embedded.denoiser import autoencoder, bank, batches, distil
-from qsched.embedded.denoiser.latent import new_autoencoder
+from qsched.embedded.denoiser.latent import new_autoencoder, new_latent_unet
+from qsched.embedded.export import export_latent
+from qsched.embedded.judges import clip_training, damage, judging
 from qsched.embedded.training import loop as training
+from qsched.load import load_backbone
 from qsched.models.registry import ASSETS
 
 CPU = torch.device("cpu")
+EMOJI_CLIP = ASSETS / "emoji-clip"
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +45,13 @@ def banked(work):
 
 def make_bank(work, **options):
     return bank.build(
-        work / "emoji.npz", ASSETS / "emoji-clip", work / "autoencoder.pt", work / "bank", **options
+        work / "emoji.npz", EMOJI_CLIP, work / "autoencoder.pt", work / "bank", **options
     )
 
 
 def latent_batches(work, seed=0):
     files = work / "bank", work / "autoencoder.pt"
-    return bank.LatentBatches(work / "emoji.npz", ASSETS / "emoji-clip", CPU, seed, *files)
+    return bank.LatentBatches(work / "emoji.npz", EMOJI_CLIP, CPU, seed, *files)
 
 
 @pytest.mark.slow
@@ -128,7 +132,7 @@ def test_a_bank_of_another_autoencoder_is_refused(banked, tmp_path):
     other = tmp_path / "autoencoder.pt"
     training.save_checkpoint(other, {"average": new_autoencoder().state_dict()})
     with pytest.raises(ValueError, match="another"):
-        bank.LatentBatches(banked / "emoji.npz", ASSETS / "emoji-clip", CPU, 0, banked / "bank", other)
+        bank.LatentBatches(banked / "emoji.npz", EMOJI_CLIP, CPU, 0, banked / "bank", other)
 
 
 def test_captions_say_whether_they_name_a_style():
@@ -266,3 +270,19 @@ def test_latents_start_at_unit_variance_and_losses_are_zero_where_nothing_is_wro
     found = autoencoder.quality(perfect, torch.rand(2, 3, 8, 8))
     assert found["psnr"] == float("inf") and 12 < found["psnr_noisy"] < 30
     assert dataset.load(work / "emoji.npz").images.shape[1:] == (128, 128, 3)
+
+
+@pytest.mark.slow
+def test_the_judge_learns_from_the_latent_models_images(work, tmp_path, monkeypatch):
+    folder = tmp_path / "emoji-latent"
+    export_latent(new_latent_unet().state_dict(), new_autoencoder().state_dict(), 1.0, folder, EMOJI_CLIP)
+    data = tmp_path / "emoji.npz"
+    data.symlink_to(work / "emoji.npz")
+    monkeypatch.setattr(damage, "STEPS", (1,))
+    made = damage.make(load_backbone("emoji-lcm", source=str(folder)), ["fox, flat style", "owl, flat style"])
+    assert made.images.shape[-2:] == (128, 128)
+    made.test = torch.tensor([True, False])
+    damage.save(made, tmp_path / "damage.npz")
+    options = {"steps": 1, "batch": 16, "device": "cpu", "compiled": False}
+    found = clip_training.train_clip(data, tmp_path / "clip", tmp_path / "work", **options)
+    assert set(found["below_clean"]) == set(judging.DECEIVERS) and "quantization" in found

@@ -9,7 +9,7 @@ from qsched.quiet import quiet
 
 quiet()
 
-from qsched.embedded import export, report, sheet, whole  # noqa: E402
+from qsched.embedded import export, report, sheet, variety, whole  # noqa: E402
 from qsched.embedded.data import dataset  # noqa: E402
 from qsched.embedded.denoiser import autoencoder, bank, distil, teacher  # noqa: E402
 from qsched.embedded.denoiser import latent as latent_model  # noqa: E402
@@ -142,7 +142,7 @@ def _export_latent(args: argparse.Namespace, data: Path) -> None:
 def evaluate(args: argparse.Namespace, data: Path) -> None:
     """Print the parts that were asked for: the judge's measures, the model's numbers, the sheet."""
     emoji, out = dataset.load(data), {}
-    unseen = {"unseen": not args.saw_all}
+    unseen, watching = {"unseen": not args.saw_all}, args.work / "observer.safetensors"
     if args.only in (None, "judge"):
         where = training.pick_device(args.device)
         model, tokenizer = clip.load_clip(args.clip, emoji)
@@ -150,7 +150,6 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
         judge = judging.Judge(model.to(where), tokenizer, where)
         out["judge"] = judging.measure(judge, emoji, damage.load(spoilt) if spoilt.exists() else None)
     if args.only in (None, "model"):
-        watching = args.work / "observer.safetensors"
         out["model"] = report.evaluate(
             data,
             args.model,
@@ -161,6 +160,10 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
             seeds=args.seeds,
             **unseen,
         )
+    if args.only == "variety" or (args.only is None and watching.exists()):
+        student = _backbone(args.model, args.device)
+        eyes = observer.load_observer(watching, student.device)
+        out["variety"] = variety.measure(student, emoji, eyes, styles=args.styles)
     if args.only in (None, "sheet"):
         if args.saw_all:
             emoji.unseen = None
@@ -175,6 +178,8 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
         print(judging.markdown(out["judge"]))
     if "model" in out:
         print(report.markdown(out["model"]))
+    if "variety" in out:
+        print(variety.markdown(out["variety"]))
     if "sheet" in out:
         print(out["sheet"])
 

@@ -162,7 +162,9 @@ def parser() -> argparse.ArgumentParser:
     judge = commands.add_parser(
         "evaluate", help="how good the judge and the model are, with 95 %% intervals, and a sheet"
     )
-    judge.add_argument("--only", choices=("judge", "model", "sheet"), help="one part instead of all three")
+    judge.add_argument(
+        "--only", choices=("judge", "model", "variety", "sheet"), help="one part instead of all"
+    )
     judge.add_argument("--seeds", type=int, default=3, help="noise seeds per prompt (default: %(default)s)")
     judge.add_argument(
         "--teacher", type=Path, help="diffusers folder of the teacher (default: --model in 50 steps)"

@@ -166,7 +166,7 @@ def train_clip(
         strength = torch.rand(count, device=where) * (torch.rand(count, device=where) < 0.5)
         kinds = torch.randint(len(degradations.KINDS), (count,), device=where)
         images = [degradations.degrade(scene, strength, kinds)]
-        images.append(degradations.noise_and_flat(blank, dataset.SIZE, where))
+        images.append(degradations.noise_and_flat(blank, scene.shape[-1], where))
         good = [1 - strength, torch.zeros(blank, device=where)]
         if hurt:
             spoilt, grade = draw_damage(damage, hurt, rng)

@@ -57,6 +57,11 @@ def wash_out(images: Tensor, strength: Tensor) -> Tensor:
     return _blend(images, torch.full_like(images, 0.6), 0.85 * strength)
 
 
+def shrink(images: Tensor, strength: Tensor) -> Tensor:
+    """Contrast and chroma lost towards the image's own mean colour, as least-squares coefficients do it."""
+    return _blend(images, images.mean((2, 3), keepdim=True), 0.85 * strength)
+
+
 def posterise(images: Tensor, strength: Tensor) -> Tensor:
     """Tones rounded to as few as two levels."""
     levels = 2 + 14 * (1 - _per_image(strength)) ** 2
@@ -78,7 +83,7 @@ def add_blocks(images: Tensor, strength: Tensor) -> Tensor:
 
 KINDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     f.__name__: f
-    for f in (add_noise, blotch, blur, shift_colour, saturate, wash_out, posterise, ghost, add_blocks)
+    for f in (add_noise, blotch, blur, shift_colour, saturate, wash_out, shrink, posterise, ghost, add_blocks)
 }
 
 

@@ -21,6 +21,8 @@ from qsched.scoring.embedded_clip import ANTONYMS, prepared, quality_probability
 CHUNK = 256
 STRENGTHS = (0.25, 0.5, 0.75, 1.0)
 NOTHING = 128
+DECEIVERS = ("saturate", "wash_out", "shrink")
+"""Damage that a search could take for beauty: too much colour, and the grey that least squares makes."""
 
 
 def auc(good: Tensor, bad: Tensor) -> float:
@@ -115,13 +117,12 @@ def against_damage(judge: Judge, images: Tensor, clean: Tensor, seed: int) -> di
             for s in STRENGTHS
         }
     table = {kind: {str(s): auc(clean, q) for s, q in row.items()} for kind, row in found.items()}
-    saturated = torch.stack([clean, *(found["saturate"][s] for s in STRENGTHS)])
+    lower = lambda kind: torch.stack([found[kind][s] < clean for s in STRENGTHS]).all(0)
     return {
         "auc": auc(clean, torch.cat([row[0.5] for row in found.values()])),
         "auc_by_kind": table,
         "damaged": float(torch.cat([row[0.5] for row in found.values()]).mean()),
-        "saturation_falls": float((saturated[1:] < saturated[:1]).float().mean()),
-        "saturation_means": [float(q.mean()) for q in saturated],
+        "below_clean": {kind: float(lower(kind).float().mean()) for kind in DECEIVERS},
         "worst_damage": torch.cat([row[1.0] for row in found.values()]),
     }
 
@@ -157,7 +158,7 @@ def measure(
     clean = judge.quality(images)
     found = against_damage(judge, images, clean, seed)
     torch.manual_seed(seed)
-    nothing = judge.quality(degradations.noise_and_flat(NOTHING, dataset.SIZE))
+    nothing = judge.quality(degradations.noise_and_flat(NOTHING, images.shape[-1]))
     worst = found.pop("worst_damage")
     out: dict[str, Any] = {
         "concepts": len(emoji.concepts),
@@ -181,7 +182,7 @@ def measure(
 
 def brief(found: dict[str, Any]) -> dict[str, float]:
     """The handful of numbers that a training curve keeps."""
-    keys = ("auc", "clean", "damaged", "nothing", "nothing_below_damaged", "saturation_falls")
+    keys = ("auc", "clean", "damaged", "nothing", "nothing_below_damaged")
     out = {"top1": found["retrieval"]["top1"], "top5": found["retrieval"]["top5"]} | {
         k: found[k] for k in keys
     }
@@ -216,7 +217,10 @@ def markdown(found: dict[str, Any]) -> str:
             f"{found['nothing']:.3f} |"
         ),
         f"| AUC, fully damaged above noise and flat | {found['nothing_below_damaged']:.3f} |",
-        f"| over-saturated below clean, all strengths | {100 * found['saturation_falls']:.0f} % |",
+    ]
+    lines += [
+        f"| below the clean image at every strength: {kind} | {100 * share:.0f} % |"
+        for kind, share in found["below_clean"].items()
     ]
     if "quantization" in found:
         q = found["quantization"]

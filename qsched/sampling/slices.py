@@ -1,6 +1,6 @@
 """A loss surface and the coefficients that its points stand for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -24,7 +24,8 @@ class Slice:
     of: str
 
     def __post_init__(self) -> None:
-        self.surface.holds_plain = self.at(1.0, 1.0).is_identity
+        plain = self.at(1.0, 1.0).is_identity
+        object.__setattr__(self, "surface", replace(self.surface, holds_plain=plain))
 
     def at(self, c_x: float, c_eps: float) -> Coefficients:
         """The coefficients that a point stands for."""

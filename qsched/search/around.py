@@ -38,8 +38,9 @@ def slice_around(
     options = replace(options, strategy="shared", shape="constant").checked(backbone)
     coefficients.expand(options.steps)
     (c_x, c_eps), job = coefficients.first, Job(backbone, options, device=device)
-    surface = Surface.empty(_axis(c_x), _axis(c_eps), options.images, len(options.prompts))
-    found = Slice(surface, coefficients, of)
+    empty = Surface.empty(_axis(c_x), _axis(c_eps), options.images, len(options.prompts))
+    found = Slice(empty, coefficients, of)
+    surface = found.surface
     for i in np.argsort(np.abs(np.asarray(surface.c_eps) - c_eps), kind="stable").tolist():
         row = [_candidate(found.at(x, surface.c_eps[i])) for x in surface.c_x]
         for j, scores in enumerate(job.compute(row)):

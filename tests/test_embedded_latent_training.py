@@ -44,9 +44,7 @@ def banked(work):
 
 
 def make_bank(work, **options):
-    return bank.build(
-        work / "emoji.npz", EMOJI_CLIP, work / "autoencoder.pt", work / "bank", **options
-    )
+    return bank.build(work / "emoji.npz", EMOJI_CLIP, work / "autoencoder.pt", work / "bank", **options)
 
 
 def latent_batches(work, seed=0):

@@ -276,10 +276,17 @@ def test_an_app_with_few_file_descriptors_serves_its_page_or_says_why(tmp_path):
     assert "Too many files are open" in log.read_text() and "Traceback" not in log.read_text()
 
 
-def test_an_address_that_answers_late_does_not_end_the_start(monkeypatch, engine):
-    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)  # gradio waits 3 seconds, once
-    page = build_app(engine=engine)
-    try:
-        page.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
-    finally:
-        page.close(verbose=False)
+def test_a_page_starts_on_a_machine_that_is_too_busy_for_gradio(monkeypatch, engine):
+    monkeypatch.setattr("gradio.networking.url_ok", lambda url: False)  # gradio waits 3 seconds, once,
+    hasty = SimpleNamespace(time=itertools.count(0, 10).__next__, sleep=time.sleep)  # and 5 for the server
+    monkeypatch.setattr("gradio.http_server.time", hasty)
+    with socket.create_server(("127.0.0.1", 7999)):  # a port that is taken is passed by all the same
+        page = build_app(engine=engine)
+        monkeypatch.setattr("gradio.http_server.INITIAL_PORT_VALUE", 7999)
+        try:
+            _, url, _ = page.launch(
+                server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, mcp_server=True
+            )
+            assert httpx.get(url, trust_env=False).status_code == 200 and ":7999" not in url
+        finally:
+            page.close(verbose=False)

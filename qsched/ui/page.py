@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from qsched.server.engine import Engine
 from qsched.server.searches import Searches
 from qsched.server.sessions import SESSIONS
-from qsched.ui import preview, theme
+from qsched.ui import preview, starting, theme
 from qsched.ui.about_tab import build_about
 from qsched.ui.api import public_compare, public_export, public_searches
 from qsched.ui.compare.tab import CompareTab
@@ -64,7 +64,8 @@ class Page(gr.Blocks):
             footer_links=["api"],
             _frontend=False,  # else gradio gives up where a busy machine takes 3 seconds to answer
         )
-        return super().launch(**(defaults | options))
+        with starting.patience():
+            return super().launch(**(defaults | options))
 
     def forget(self, request: gr.Request) -> None:
         """Free what gradio holds of a closed tab: every widget with its last value, for thousands of tabs."""

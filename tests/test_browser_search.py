@@ -36,7 +36,7 @@ class PacedBackbone(TinyBackbone):
         time.sleep(PacedBackbone.pace)
         PacedBackbone.free -= 1
         if PacedBackbone.free < 0:  # no further before the test says so
-            PacedBackbone.gate.wait(60)
+            PacedBackbone.gate.wait()
         return super()._forward(*arguments)
 
 

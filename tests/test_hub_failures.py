@@ -13,6 +13,7 @@ from hub_files import FILES, NEEDED, REPO, SHORT, WEIGHTS, content, fails
 
 from qsched.hub.errors import Failure, explain
 from qsched.hub.fetch import fetch, is_ready
+from qsched.hub.process import converse
 from qsched.hub.source import OWNERS, Source
 
 pytestmark = pytest.mark.slow
@@ -122,3 +123,15 @@ def test_a_cache_that_cannot_be_written(hub, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
     assert "cannot be written: Not a directory (HF_HOME chooses another folder)" in fails()
+
+
+def test_a_machine_that_takes_long_to_begin_is_not_a_hub_that_is_silent(tmp_path, monkeypatch):
+    slow = tmp_path / "slow" / "torch"
+    slow.mkdir(parents=True)
+    (slow / "__init__.py").write_text("import time\ntime.sleep(3)\n")
+    write = "def download_url_to_file(url, place, hash_prefix): open(place, 'w').write(url)\n"
+    (slow / "hub.py").write_text(write)
+    monkeypatch.syspath_prepend(slow.parent)
+    place = tmp_path / "file"
+    converse("file", 2.0, url="http://any", place=str(place), sha256="")
+    assert place.read_text() == "http://any"

@@ -120,9 +120,12 @@ def described(error: BaseException) -> dict[str, Any]:
 def main() -> None:
     """Answer the one request on stdin."""
     asked = json.load(sys.stdin)
+    call = CALLS[asked.pop("call")]
+    if call is file:
+        import torch.hub  # noqa: F401 - takes seconds on a busy machine, in which nothing else happens
     say(ready=True)
     try:
-        say(result=CALLS[asked.pop("call")](**asked))
+        say(result=call(**asked))
     except Exception as error:
         say(error=described(error))
 

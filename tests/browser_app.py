@@ -27,10 +27,11 @@ from qsched.scoring import ImageScores
 from qsched.surfaces.surface import Surface
 
 CHROMIUM = Path("/usr/bin/chromium")
-NEEDS_BROWSER = [
+QUICK_BROWSER = [
     pytest.mark.browser,
     pytest.mark.skipif(not CHROMIUM.exists(), reason=f"needs a browser at {CHROMIUM}"),
 ]
+NEEDS_BROWSER = [*QUICK_BROWSER, pytest.mark.slow]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync", "--disable-quic"]
 AXIS = tuple(round(0.8 + 0.04 * i, 4) for i in range(11))

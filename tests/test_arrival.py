@@ -103,6 +103,7 @@ def test_a_source_that_cannot_be_one_is_said(source):
         load_downloaded("sdxl-turbo", "cpu", source)
 
 
+@pytest.mark.slow
 def test_progress_grows_to_the_total_and_all_is_here_then(hub):
     spec, hub.speed = TURBO.at(REPO), 3e6
     seen = list(download_progress(spec, 0.02))
@@ -111,6 +112,7 @@ def test_progress_grows_to_the_total_and_all_is_here_then(hub):
     assert download_size(spec) == "0.0 MB" and alexnet_place().is_file()
 
 
+@pytest.mark.slow
 def test_the_page_downloads_and_then_draws(hub):
     engine = Engine(
         load=lambda id, **o: tiny_backbone(id) if id == "emoji-lcm" else load_downloaded(id, **o),

@@ -5,12 +5,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from browser_app import AXIS, BEST, NEEDS_BROWSER, serving, write_preset
+from browser_app import AXIS, BEST, QUICK_BROWSER, serving, write_preset
 
 from qsched.models.registry import EMOJI_LCM
 from qsched.sampling.coefficients import Coefficients
 
-pytestmark = NEEDS_BROWSER
+pytestmark = QUICK_BROWSER
 STEPS = 4
 
 

@@ -220,6 +220,7 @@ def test_export_writes_a_scheduler_that_diffusers_loads(line, preset_file, tmp_p
     ]
 
 
+@pytest.mark.slow
 def test_bench_measures_every_column(line):
     arguments = ["bench", "--bits", "w4a8", "w2a8", "--steps", "2", "--batches", "1", "2", "--repeats", "1"]
     data = line.ok(*arguments)
@@ -241,6 +242,7 @@ def test_bench_measures_every_column(line):
     assert (status, err) == (0, "") and "w2a8" in out and "batch 2" in out
 
 
+@pytest.mark.slow
 def test_generate_as_a_process_is_silent_light_and_offline(tmp_path):
     script = (
         "import socket, sys\n"

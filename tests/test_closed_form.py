@@ -78,6 +78,7 @@ def test_held_out_prompts_measure_and_do_not_fit():
     assert alone.steps[0].explained("matrix") > beside.steps[0].explained("matrix")
 
 
+@pytest.mark.slow
 def test_the_coefficients_bring_the_latents_nearer_to_full_precision_than_the_plain_scheduler():
     backbone = embedded()
     module = backbone.quantized(Quantization("w4a8")).module
@@ -114,6 +115,7 @@ def test_moments_add_up_over_batches():
     np.testing.assert_allclose(sum(halves[1:], halves[0]).matrix, whole.matrix, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_layer_that_carries_the_damage_is_found():
     backbone = embedded()
     prompts = ["red apple, flat style", "a unicorn on a pink background"]

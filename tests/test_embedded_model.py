@@ -14,6 +14,8 @@ from qsched.embedded.report import draw
 from qsched.prompts.builtin import builtin_prompts
 from qsched.quantization import Quantization
 
+pytestmark = pytest.mark.slow
+
 
 def judge():
     return embedded().scorer()
@@ -38,7 +40,6 @@ def quality(bits=None):
     return judge().quality(drawn(bits))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 4])
 def test_the_model_draws_what_it_is_asked_for(steps):
     """Among all prompts of the reports, the image's own is among the best five; a blind model would have it

@@ -71,6 +71,7 @@ def download(folder):
     stored(b"content" * 10_000, "p.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [save, export, download])
 def test_a_kill_at_any_moment_leaves_each_file_as_it_was_or_complete(tmp_path, write):
     write_files = lambda folder: {path.name: path.read_bytes() for path in visible(folder)}

@@ -6,7 +6,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
-import pytest
 from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
 from test_browser_state import SLOW
 
@@ -15,7 +14,7 @@ from qsched.server.engine import Engine
 sys.path.append(str(Path(__file__).parent / "bench"))
 import load
 
-pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
+pytestmark = NEEDS_BROWSER
 
 
 def test_visitors_get_their_own_images_in_their_turn_while_a_search_goes_on(tmp_path, monkeypatch):

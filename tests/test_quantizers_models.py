@@ -26,6 +26,7 @@ from qsched.search.options import SearchOptions
 from qsched.search.run import search
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["w4a4", "w8a8"])
 def test_svdquant_of_the_embedded_model(bits):
     backbone, calls = embedded(), embedded().calls
@@ -41,6 +42,7 @@ def test_svdquant_of_the_embedded_model(bits):
     assert errors[0] < (0.5 if bits == "w4a4" else 1) * errors[1]
 
 
+@pytest.mark.slow
 def test_mixdq_of_the_embedded_model(monkeypatch):
     backbone, asked, measured = embedded(), [], mixdq_module.LayerErrors
     monkeypatch.setattr(mixdq_module, "LayerErrors", lambda *a: (asked.append(len(a[1])), measured(*a))[1])
@@ -92,6 +94,7 @@ def test_a_planted_first_token_ruins_w8a8_per_tensor_and_not_mixdq(id, monkeypat
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["mixdq", "svdquant", "torchao"])
 def test_images_come_nearer_to_full_precision_than_plain_rounding(method):
     if method == "torchao":

@@ -173,6 +173,7 @@ def test_a_whole_pipeline_is_saved_and_loaded_with_its_coefficients(pipeline_and
     torch.testing.assert_close(images(loaded, call), expected)
 
 
+@pytest.mark.slow
 def test_a_saved_pipeline_loads_in_a_fresh_process_without_this_package(tmp_path):
     pipe, _ = build("tcd")
     pipe.scheduler = with_coefficients(pipe.scheduler, C_X, C_EPS)

@@ -66,6 +66,7 @@ def test_no_prompt_that_the_page_offers_has_a_word_that_the_model_lacks():
 
 @NEEDS_BROWSER[0]
 @NEEDS_BROWSER[1]
+@NEEDS_BROWSER[2]
 def test_the_page_shows_and_copies_it(visit):
     visitor = visit()
     page = visitor.page

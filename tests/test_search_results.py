@@ -157,6 +157,7 @@ def test_push_lists_what_it_would_publish(tab, monkeypatch):
 # --- saved searches -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_saved_searches_are_listed_shown_compared_and_deleted(tab):
     r = tab.results
     run(tab)
@@ -193,6 +194,7 @@ def test_saved_searches_are_listed_shown_compared_and_deleted(tab):
         reports_errors(tab.choose)(visitor("c"), [oldest], False)
 
 
+@pytest.mark.slow
 def test_a_running_search_is_not_deleted_and_saved_ones_show_below_it(tab):
     run(tab, "b")
     (finished,) = [search.name for search in tab.searches.list()]

@@ -83,6 +83,7 @@ def test_a_search_runs_to_its_end_and_shows_the_best(tab):
     np.testing.assert_array_equal(Image.open(end[r.image]["value"]).size, (512, 512))
 
 
+@pytest.mark.slow
 def test_the_heatmap_fills_while_it_runs(tab):
     counts = []
     for _ in tab.start(visitor(), settings(tab, resolution=5, count=25, steps=4)):

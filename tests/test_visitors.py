@@ -180,6 +180,7 @@ def test_no_handler_lets_somebody_from_elsewhere_touch_what_is_here(scene):
     assert "source is ignored" in answers["open"] and "<style>" in answers["furnish"]
 
 
+@pytest.mark.slow
 def test_the_same_calls_do_all_of_it_for_somebody_at_the_machine(scene):
     """Otherwise the test above could not fail."""
     before = scene.state()[1]

@@ -147,7 +147,8 @@ class PipelineBackbone(Backbone):
             raise ValueError(
                 f"This quantized denoiser is for another step count than {self.spec.title} now runs in."
             )
-        with self.residency.using(denoiser, self.parts.denoise * len(latents) + self.parts.unpack):
+        work = self.parts.denoise * len(latents) + self.parts.unpack
+        with self.residency.using(denoiser, work, blocks=denoiser is self.denoiser):
             return self._predict(denoiser, latents.to(self.dtype), timestep, condition)
 
     def use(self, steps: int) -> None:
@@ -198,7 +199,7 @@ class PipelineBackbone(Backbone):
             need += stored_bytes(self.denoiser, None)  # the other methods keep more, and decompose in float32
         while self._quantized and memory.free_bytes(HOST) < need:
             self._quantized.popitem(last=False)
-        beside = self.residency.bring(self.denoiser, need)
+        beside = self.residency.bring(self.denoiser, need, optional=True)
         made = super().quantized(quantization)
         if beside:
             self.residency.there[made.module] = None  # it was made there

@@ -44,28 +44,29 @@ class Residency:
         """What lies on the device, the one used last at the end."""
 
     @contextmanager
-    def using(self, module: nn.Module, work: int = 0) -> Iterator[None]:
+    def using(self, module: nn.Module, work: int = 0, blocks: bool = False) -> Iterator[None]:
         """Inside the block the module can be run on the device.
 
         Args:
             work: bytes of activations that the block needs.
+            blocks: it may come block by block where even alone it is too large.
         """
-        if self.bring(module, work):
+        if self.bring(module, work, blocks):
             yield
             return
-        apply_group_offloading(module, self.device, num_blocks_per_group=1)
-        try:
-            yield
-        finally:
-            HookRegistry.check_if_exists_or_initialize(module).remove_hook("group_offloading")
-            self._move(module, HOST)
+        with torch.inference_mode(False), torch.no_grad():  # weights moved in inference mode stay in it
+            apply_group_offloading(module, self.device, num_blocks_per_group=1)
+            try:
+                yield
+            finally:
+                HookRegistry.check_if_exists_or_initialize(module).remove_hook("group_offloading")
+                self._move(module, HOST)
 
-    def bring(self, module: nn.Module, work: int = 0) -> bool:
-        """Lay a module on the device with so many bytes free besides; False if it has to run block by block
-        instead, since even alone it is too large.
+    def bring(self, module: nn.Module, work: int = 0, optional: bool = False) -> bool:
+        """Lay a module on the device with so many bytes free besides. False if it is left in main memory,
+        since it is optional and even alone too large.
         """
-        blocks = any(isinstance(child, nn.ModuleList) for child in module.children())
-        if self.free and not self._make_room(module, work) and blocks:
+        if self.free and not self._make_room(module, work) and optional:
             self.park(module)
             return False
         if module not in self.there:

@@ -78,6 +78,20 @@ def test_dropped_modules_are_forgotten():
     assert not residency.there
 
 
+def test_what_did_not_fit_all_the_same_leaves_nothing_there():
+    places = []
+
+    def move(module, device):
+        places.append(device)
+        if device == DEVICE:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    residency = Residency(DEVICE, lambda: 10**9, move)
+    with pytest.raises(torch.OutOfMemoryError):
+        residency.bring(block(400))
+    assert places == [DEVICE, HOST] and not residency.there
+
+
 def watch_blocks(monkeypatch):
     """The classes of what comes to the device in parts; it gets memory of its own, as by a real move."""
     came, apply = [], module_under_test.apply_group_offloading

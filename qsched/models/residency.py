@@ -65,12 +65,19 @@ class Residency:
     def bring(self, module: nn.Module, work: int = 0, optional: bool = False) -> bool:
         """Lay a module on the device with so many bytes free besides. False if it is left in main memory,
         since it is optional and even alone too large.
+
+        Raises:
+            torch.OutOfMemoryError: it did not fit all the same; nothing of it stays there.
         """
         if self.free and not self._make_room(module, work) and optional:
             self.park(module)
             return False
         if module not in self.there:
-            self._move(module, self.device)
+            try:
+                self._move(module, self.device)
+            except torch.OutOfMemoryError:
+                self._move(module, HOST)
+                raise
         self.there.pop(module, None)
         self.there[module] = None
         return True

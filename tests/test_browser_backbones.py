@@ -36,7 +36,7 @@ def hub(tmp_path_factory):
     folder = tmp_path_factory.mktemp("hub")
     with pytest.MonkeyPatch.context() as patch, connected(patch, folder / "cache") as hub:
         patch.setitem(SPECS, LCM, replace(SPECS[LCM], size=64))
-        patch.setattr("qsched.models.memory.plan.free_bytes", lambda device: 12_000_000_000)
+        patch.setattr("qsched.models.memory.free_bytes", lambda device: 12_000_000_000)
         hub.add(SPECS[LCM].source, files_of(folder_of(LCM)))
         hub.add(TUNED, files_of(folder_of(LCM)))
         hub.add(SPECS[LCM].tiny_vae.repo, files_of(Path(tiny_vae_of("sd").repo)))

@@ -9,8 +9,7 @@ from tiny_models import fresh
 
 from qsched.comparison.comparison import Settings
 from qsched.hub.source import BackboneError
-from qsched.models.memory.plan import out_of_memory, would_fit
-from qsched.models.memory.residency import Residency
+from qsched.models.memory import out_of_memory, would_fit
 from qsched.models.registry import SPECS
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import Engine
@@ -27,10 +26,7 @@ def loaded():
 
 
 @pytest.fixture
-def engine(loaded, monkeypatch):
-    for backbone in loaded.values():
-        explain = lambda spec=backbone.spec: out_of_memory(spec, torch.device("cpu"))
-        monkeypatch.setattr(backbone, "residency", Residency(torch.device("cpu"), None, explain))
+def engine(loaded):
     return Engine("sdxl-turbo", load=lambda id, **options: loaded.get(id) or tiny_backbone(id))
 
 
@@ -50,7 +46,7 @@ def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(
     engine, loaded, monkeypatch, error
 ):
     first = engine.compare("a", IDS[0], ONE, PLAIN)
-    monkeypatch.setattr("qsched.models.memory.plan.free_bytes", lambda device: 12 << 30)
+    monkeypatch.setattr("qsched.models.memory.free_bytes", lambda device: 12 << 30)
     fits = would_fit(12 << 30, CPU)
 
     def too_much(*args, **kwargs):
@@ -68,7 +64,7 @@ def test_out_of_memory_while_comparing_is_one_sentence_and_the_page_goes_on(
 
 
 def test_what_ran_out_of_memory_is_not_recommended(monkeypatch):
-    monkeypatch.setattr("qsched.models.memory.plan.free_bytes", lambda device: 200 << 30)
+    monkeypatch.setattr("qsched.models.memory.free_bytes", lambda device: 200 << 30)
     largest = would_fit(200 << 30, CPU)
     assert largest not in out_of_memory(SPECS[largest], CPU) and largest in out_of_memory(
         SPECS["sdxl-turbo"], CPU

@@ -9,8 +9,8 @@ from embedded_model import grey_levels
 from tiny_models import NATIVE, PROMPTS, REAL, fresh, spec_of, tiny
 
 from qsched.hub.source import Source
+from qsched.models.devices import half_dtype
 from qsched.models.diffusers_folder import load_pipeline
-from qsched.models.memory.plan import half_dtype
 from qsched.models.registry import SPECS
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

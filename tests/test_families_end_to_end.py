@@ -134,7 +134,7 @@ def test_backbones_says_what_each_needs_and_what_is_missing(capsys):
         and "pull flux1-schnell" in flux["reason"]
         and "licence" in flux["reason"]
     )
-    assert flux["device_memory_bytes"]["w4a8"]["resident"] > flux["device_memory_bytes"]["w4a8"]["streamed"]
+    assert flux["device_memory_bytes"]["w4a8"]["resident"] > flux["device_memory_bytes"]["w4a8"]["offloaded"]
     assert found["pcm-sdxl"]["steps"] == [2, 4, 8, 16] and found["pcm-sdxl"]["download_bytes"] > 8e9
     scores = 1_710_000_000 + 408_000_000 + 6_000 + 244_000_000  # ViT-L-14, RN50, LPIPS' weightings, AlexNet
     assert all(

@@ -26,8 +26,8 @@ from tiny_models import (
 from qsched import load_backbone
 from qsched.hub.source import BackboneError, Source
 from qsched.models import diffusers_folder as loading
+from qsched.models import memory
 from qsched.models.devices import pick_dtype
-from qsched.models.memory import plan as memory
 from qsched.models.registry import SPECS
 from qsched.models.spec import ANY_FILES
 from qsched.schedulers import TWINS

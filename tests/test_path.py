@@ -15,7 +15,6 @@ from tiny_models import fresh
 from qsched.comparison.comparison import Settings, compare, rescale
 from qsched.comparison.record import record
 from qsched.comparison.thumbnail import SIDE
-from qsched.models.memory.plan import RESERVE, needs
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.estimates import clean_estimate
@@ -118,7 +117,7 @@ def test_a_pipeline_draws_it_by_its_tiny_decoder_where_nothing_has_to_leave():
     backbone = fresh("sdxl-turbo")
     made = compare(backbone, Settings("a red fox", 0, 2), Coefficients.ramp(1.1, 0.9))
     assert [len(column.path) for column in made.columns] == [2, 2, 2]
-    everything = needs(backbone.parts, "w8a8")["resident"] - RESERVE
+    everything = backbone.weight_bytes + backbone.parts.work
     tiny = sum(weight.nbytes for weight in backbone.tiny.state_dict().values())
     for room, images in ((tiny, 2), (tiny - 1, 0)):
         backbone.residency.budget = everything + room

@@ -11,22 +11,18 @@ from dataclasses import replace
 import pytest
 import torch
 from embedded_model import embedded
-from test_memory_plan import Card, Watched
+from test_residency import Card, watch_blocks
 from tiny_models import REAL, fresh
 
 from qsched.comparison.comparison import Settings
-from qsched.models import methods
-from qsched.models.memory.plan import RESERVE, needs
-from qsched.models.memory.residency import Residency
-from qsched.quantization import DEFAULT_KEEP, Quantization, layers_to_pack, quantize
+from qsched.models.pipeline import PipelineBackbone
+from qsched.quantization import DEFAULT_KEEP, Quantization, layers_to_pack, quantize, stored_bytes
 from qsched.quantizers import mixdq, sensitivity
 from qsched.quantizers.calibration import observe
 from qsched.quantizers.mixdq import calibrate, measure, plan
 from qsched.quantizers.sensitivity import LayerErrors, _rounded
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import Engine
-
-DEVICE = torch.device("cuda:0")  # a name only: nothing is moved
 
 
 def errors_of(backbone, names, calls):
@@ -127,38 +123,21 @@ def test_a_measurement_belongs_to_a_denoiser_and_whoever_asks_goes_on_with_it():
 # --- where it happens ---------------------------------------------------------------------------------------
 
 
-class Places:
-    """Moves nothing, but knows where every module lies, and what ran elsewhere."""
-
-    def __init__(self, backbone):
-        self.on, self.strays, self.came = set(), [], 0
-        for module in (backbone.denoiser, *backbone.text_encoders):
-            for part in module.modules():
-                if any(True for _ in part.parameters(recurse=False)):
-                    part.register_forward_pre_hook(self.runs)
-
-    def __call__(self, module, device):
-        change = self.on.update if device == DEVICE else self.on.difference_update
-        change(part for part in module.modules())
-        self.came += device == DEVICE
-
-    def runs(self, module, args):
-        if module not in self.on:
-            self.strays.append(type(module).__name__)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["swapped", "offloaded", "streamed"])
+@pytest.mark.parametrize("room", [4000, -1], ids=["alone", "block by block"])
 @pytest.mark.parametrize("method", ["mixdq", "svdquant"])
-def test_calibration_runs_only_what_lies_on_the_device(kind, method):
-    unlimited = fresh("lcm-dreamshaper-v7")
+def test_calibration_in_little_memory_finds_the_same(method, room, monkeypatch):
+    unlimited, backbone = fresh("lcm-dreamshaper-v7"), fresh("lcm-dreamshaper-v7")
     expected = unlimited.quantized(Quantization("w4a8", method=method))
-    backbone = fresh("lcm-dreamshaper-v7")
-    backbone.parts = parts = replace(backbone.parts, denoise=3000, decode=4000)
-    places, budget = Places(backbone), needs(parts, "w4a8")[kind] - RESERVE
-    backbone.residency = Residency(DEVICE, budget, move=places)
+    came = watch_blocks(monkeypatch)
+    small = replace(backbone.parts, denoise=3000, unpack=1000, decode=4000)
+    monkeypatch.setattr(PipelineBackbone, "parts", small)
+    card, strays = Card(stored_bytes(backbone.denoiser, None) + room), []
+    stray = lambda module, args: strays.extend({module}.difference(card.on))
+    backbone.denoiser.register_forward_pre_hook(stray)
+    backbone.residency = card.residency
     made = backbone.quantized(Quantization("w4a8", method=method))
-    assert places.strays == [] and places.came
+    assert bool(strays) == bool(came) == (room < 0) and not backbone.residency.there
     assert made.report.layer_bits == expected.report.layer_bits
     (call, *_), errors = observe(unlimited, prompts=1).calls, []
     for module in (made.module, expected.module):
@@ -166,35 +145,16 @@ def test_calibration_runs_only_what_lies_on_the_device(kind, method):
     assert errors[0] == pytest.approx(errors[1], rel=0.2), (
         "the same but for roundings that another batch tips over"
     )
-    if kind != "swapped":
-        assert backbone.residency.there == [], "there was no room for both: it was made in main memory"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["swapped", "offloaded", "streamed"])
-@pytest.mark.parametrize("method", ["mixdq", "svdquant"])
-def test_calibration_takes_no_more_memory_than_was_foreseen(kind, method):
-    backbone = fresh("sdxl-turbo")
-    backbone.parts = parts = replace(backbone.parts, denoise=3000, decode=4000)
-    card, budget = Card(), needs(parts, "w4a8")[kind] - RESERVE
-    backbone.residency = Watched(DEVICE, budget, move=card)
-    while methods.calibrate(backbone, Quantization("w4a8", method=method)):
-        pass
-    assert parts.denoise < card.peak <= budget
-
-
-def test_as_many_trials_at_once_as_memory_holds():
+def test_as_many_trials_at_once_as_memory_holds(monkeypatch):
     backbone = fresh("sdxl-turbo")
     assert backbone.images_at_once(16) == 16 and embedded().images_at_once(5) == 5
-    backbone.parts = p = replace(backbone.parts, denoise=1000, unpack=10)
-    for weights, images, found in (
-        (p.denoiser, 3.5, 3),
-        (p.denoiser, 99, 16),
-        (p.denoiser, 1, 1),
-        (p.largest_block, 2, 2),
-        (0, 1, 1),
-    ):
-        backbone.residency = Residency(DEVICE, int(weights + 10 + images * 1000))
+    small = replace(backbone.parts, denoise=1000, unpack=10, largest_block=500)
+    monkeypatch.setattr(PipelineBackbone, "parts", small)
+    full = stored_bytes(backbone.denoiser, None)
+    for weights, images, found in ((full, 3.5, 3), (full, 99, 16), (full, 1, 1), (500, 2, 2), (0, 1, 1)):
+        backbone.residency.budget = int(weights + 10 + images * 1000)
         assert backbone.images_at_once(16) == found
 
 

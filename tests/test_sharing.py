@@ -4,11 +4,11 @@ other moves.
 
 import pytest
 import torch
+from bench.memory_table import peak_activation_bytes
 from tiny_models import PROMPTS, REAL, fresh, tiny
 from torch import nn
 
-from qsched.models.memory.activations import peak_activation_bytes
-from qsched.models.memory.plan import packed_and_kept, packing_need
+from qsched.models.memory import packed_and_kept, packing_need
 from qsched.quantization import Quantization, quantize, sharing_copy, stored_bytes
 from qsched.sampling.loop import draw_noise
 

@@ -12,7 +12,7 @@ from qsched.words import size
 if TYPE_CHECKING:
     import torch
 
-    from qsched.models.memory.plan import MemoryPlan
+    from qsched.models.memory import MemoryPlan
     from qsched.models.spec import BackboneSpec
 
 DEFAULT = "w4a8"
@@ -92,44 +92,41 @@ def _facts(spec: "BackboneSpec", **more: Any) -> dict[str, Any]:
 
 def _embedded(args: argparse.Namespace, spec: "BackboneSpec") -> dict[str, Any]:
     from qsched.hub.source import BackboneError
-    from qsched.models.memory import plan as memory
+    from qsched.models import memory
 
     try:
         backbone = open_backbone(args, spec.id)
     except BackboneError as error:
         reason, sizes, parameters = str(error), None, None
     else:
-        sizes = {bits: memory.quantized_bytes(backbone.denoiser, bits) for bits in SIZES}
+        sizes = {bits: sum(memory.packed_and_kept(backbone.denoiser, bits)) for bits in SIZES}
         reason, sizes = None, {"fp16": backbone.full_precision_bytes} | sizes
         parameters = sum(p.numel() for p in backbone.denoiser.parameters())
-    plan = {
-        "kind": "resident",
-        "sentence": memory.PLANS["resident"],
-        "peak_bytes": spec.memory_bytes,
-        "host_bytes": 0,
-    }
+    plan = _plan(memory.MemoryPlan("resident", spec.memory_bytes))
     return _facts(
         spec, parameters=parameters, denoiser_bytes=sizes, plan=plan, ready=reason is None, reason=reason
     )
 
 
 def _real(args: argparse.Namespace, spec: "BackboneSpec", device: "torch.device") -> dict[str, Any]:
-    from qsched.models.memory import plan as memory
+    from qsched.models import memory
 
     spec = spec.at(args.source) if args.source else spec
-    parts, free = memory.facts(spec), memory.free_bytes(device)
+    parts, free = memory.footprint(spec), memory.free_bytes(device)
     plan = memory.foreseen(spec, device, free)
     reason = _missing(spec) or (None if plan.fits else memory.too_large(spec, plan.peak, free, device))
     needs = {bits: memory.needs(parts, bits) for bits in memory.BITS}
     cards = {
-        str(card): {bits: _plan(memory.plan_on_card(parts, bits, card)) for bits in memory.BITS}
+        str(card): {
+            bits: _plan(memory.plan(needs[bits], (card << 30) - memory.CONTEXT)) for bits in memory.BITS
+        }
         for card in memory.CARDS
     }
     return _facts(
         spec,
         source=spec.source,
         parameters=parts.denoiser // 2,
-        denoiser_bytes={"fp16": parts.denoiser, **parts.quantized},
+        denoiser_bytes={"fp16": parts.denoiser, **{bits: parts.quantized(bits) for bits in memory.BITS}},
         text_encoder_bytes=parts.text_encoders,
         vae_bytes=parts.vae,
         device_memory_bytes=needs,
@@ -141,12 +138,12 @@ def _real(args: argparse.Namespace, spec: "BackboneSpec", device: "torch.device"
 
 
 def _plan(plan: "MemoryPlan") -> dict[str, Any]:
-    return {"kind": plan.kind, "sentence": plan.sentence, "peak_bytes": plan.peak, "host_bytes": plan.host}
+    return {"kind": plan.kind, "sentence": plan.sentence, "peak_bytes": plan.peak}
 
 
 def _cards(found: list[dict[str, Any]]) -> list[list[str]]:
     """How each real backbone runs on usual cards, and what that takes."""
-    from qsched.models.memory.plan import CARDS
+    from qsched.models.memory import CARDS
 
     cell = lambda plan: f"{plan['kind']} {size(plan['peak_bytes'])}" if plan["kind"] != "none" else "-"
     rows = [["on a GPU of", *(f"{card} GB" for card in CARDS)]]
@@ -155,7 +152,7 @@ def _cards(found: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def _legend() -> str:
-    from qsched.models.memory.plan import PLANS
+    from qsched.models.memory import PLANS
 
     return "; ".join(f"{kind}: {sentence}" for kind, sentence in PLANS.items() if kind != "none")
 

@@ -110,6 +110,10 @@ class Backbone(ABC):
         """Move to the device what an image needs, as far as it fits; a small model lies there anyway."""
         return
 
+    def release(self) -> None:
+        """Move off the device, for another backbone to use it; it comes back when it is used."""
+        return
+
     def use(self, steps: int) -> None:
         """Make ready for this step count; to be called before `quantized`, since some families have weights
         for each.

@@ -5,10 +5,13 @@ import torch
 from qsched.models.spec import BackboneSpec
 
 
+def half_dtype(spec: BackboneSpec) -> torch.dtype:
+    """The half precision of a family: FLUX was trained in bfloat16 and overflows float16."""
+    return torch.bfloat16 if spec.family == "flux" else torch.float16
+
+
 def pick_dtype(spec: BackboneSpec, device: torch.device) -> torch.dtype:
     """What "auto" means: float32 on the CPU and for the embedded model, else the family's half precision."""
-    from qsched.models.memory.plan import half_dtype
-
     return half_dtype(spec) if device.type == "cuda" and spec.family != "emoji" else torch.float32
 
 

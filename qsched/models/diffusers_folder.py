@@ -14,12 +14,12 @@ from torch import nn
 
 from qsched.hub import fetch as hub
 from qsched.hub.source import BackboneError, Source
+from qsched.models import memory
 from qsched.models.flux import FluxBackbone
 from qsched.models.lora import fuse_lora
-from qsched.models.memory import plan as memory
-from qsched.models.memory.residency import Residency
 from qsched.models.pipeline import PipelineBackbone, quiet_libraries
 from qsched.models.registry import SPECS
+from qsched.models.residency import Residency
 from qsched.models.sd import SDBackbone
 from qsched.models.sdxl import SDXLBackbone
 from qsched.models.spec import BackboneSpec
@@ -58,7 +58,7 @@ def load_pipeline(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) 
         revision,
         pipe=pipe,
         image=(spec.size, spec.size) if published else _own_size(spec, pipe),
-        residency=Residency(device, _budget(device), lambda: memory.out_of_memory(spec, device), _move),
+        residency=Residency(device, partial(_free, device) if device.type == "cuda" else None),
         tiny=_tiny_decoder(spec, dtype),
         weights=weights,
         lora=first,
@@ -83,10 +83,15 @@ def open_pipeline(spec: BackboneSpec, folder: Path, dtype: torch.dtype) -> Diffu
         folder, dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True, **options
     )
     if spec.family == "sdxl":
-        nn.Module.to(
-            pipe.vae, memory.decoder_dtype(pipe.vae.config, dtype)
-        )  # diffusers' own `to` warns that it was loaded otherwise
+        # diffusers' own `to` warns that it was loaded otherwise
+        nn.Module.to(pipe.vae, decoder_dtype(spec, pipe.vae, dtype))
     return pipe
+
+
+def decoder_dtype(spec: BackboneSpec, vae: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a decoder gives images: SDXL's overflows float16 to black."""
+    upcast = spec.family == "sdxl" and dtype == torch.float16 and vae.config.force_upcast
+    return torch.float32 if upcast else dtype
 
 
 def check_family(spec: BackboneSpec, folder: Path) -> None:
@@ -176,13 +181,8 @@ def check_memory(spec: BackboneSpec, device: torch.device, dtype: torch.dtype) -
         raise BackboneError(memory.too_large(spec, found.peak, free, device))
 
 
-def _budget(device: torch.device) -> int | None:
-    return memory.free_bytes(device) - memory.RESERVE if device.type == "cuda" else None
-
-
-def _move(module: nn.Module, device: torch.device) -> None:
-    with torch.inference_mode(False):  # inside it, torchao's tensors cannot become parameters again
-        module.to(device)
+def _free(device: torch.device) -> int:
+    return memory.free_bytes(device) - memory.RESERVE
 
 
 def _own_size(spec: BackboneSpec, pipe: DiffusionPipeline) -> tuple[int, int]:

@@ -11,8 +11,8 @@ import torch
 from qsched.hub import fetch as hub
 from qsched.hub.errors import is_offline
 from qsched.hub.source import BackboneError, Source
+from qsched.models import memory
 from qsched.models.devices import pick_device
-from qsched.models.memory import plan as memory
 from qsched.models.parts import Part, parts
 from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec

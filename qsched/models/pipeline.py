@@ -2,6 +2,7 @@
 turns on the device.
 """
 
+import gc
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,11 @@ from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import Tensor, nn
 
 from qsched.hub.source import BackboneError
+from qsched.models import memory
 from qsched.models.base import Backbone, Condition
-from qsched.models.memory import plan as memory
-from qsched.models.memory.residency import HOST, Residency
 from qsched.models.methods import calibrate
 from qsched.models.parts import PHOTO_SCORER
+from qsched.models.residency import HOST, Residency
 from qsched.quantization import PackedLayer, Quantization, Quantized, stored_bytes
 from qsched.scoring import Scorer
 
@@ -84,8 +85,10 @@ class PipelineBackbone(Backbone):
 
     def place(self) -> None:
         for module in (self.text_encoders, self.pipe.vae, self.denoiser):
-            with self.residency.using(module):
-                pass
+            self.residency.bring(module)
+
+    def release(self) -> None:
+        self.residency.park_all()
 
     def resize(self, height: int, width: int) -> None:
         """Make images of another size, in pixels.
@@ -118,21 +121,16 @@ class PipelineBackbone(Backbone):
         return self.tiny is not None
 
     def preview(self, latents: Tensor) -> Tensor | None:
-        budget = self.residency.budget
-        if self.tiny is None or (budget is not None and not self._holds_all_and_tiny(budget)):
+        if self.tiny is None or not self._has_room(stored_bytes(self.tiny, None)):
             return None
         return self.decode(latents, tiny=True)
-
-    def _holds_all_and_tiny(self, budget: int) -> bool:
-        everything = memory.needs(self.parts, "w8a8")["resident"] - memory.RESERVE
-        return everything + stored_bytes(self.tiny, self.dtype.itemsize) <= budget
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, tiny: bool = False) -> Tensor:
         vae = self.tiny if tiny and self.tiny is not None else self.pipe.vae
         height, width = latents.shape[-2] * self._factor, latents.shape[-1] * self._factor
         slices = latents.split(max(1, DECODED_PIXELS // (height * width)))
-        with self.residency.using(vae, self._limited(lambda: self.parts.decode)):
+        with self.residency.using(vae, self.parts.decode):
             return torch.cat([self._decode_slice(vae, part) for part in slices])
 
     def _decode_slice(self, vae: nn.Module, latents: Tensor) -> Tensor:
@@ -149,9 +147,8 @@ class PipelineBackbone(Backbone):
             raise ValueError(
                 f"This quantized denoiser is for another step count than {self.spec.title} now runs in."
             )
-        work = self._limited(lambda: self.parts.denoise * len(latents) + self.parts.unpack)
-        others = [self.denoiser, *(made.module for made in self._quantized.values())]
-        with self.residency.using(denoiser, work, instead_of=others):
+        work = self.parts.denoise * len(latents) + self.parts.unpack
+        with self.residency.using(denoiser, work, blocks=denoiser is self.denoiser):
             return self._predict(denoiser, latents.to(self.dtype), timestep, condition)
 
     def use(self, steps: int) -> None:
@@ -166,6 +163,7 @@ class PipelineBackbone(Backbone):
             return
         self.denoiser = self.pipe.unet = self.lora = None  # there is memory for one
         self._quantized.clear()
+        gc.collect()  # the hooks of group offloading leave circles of references
         try:
             self._take(file)
         except BackboneError:
@@ -196,14 +194,15 @@ class PipelineBackbone(Backbone):
             return super().quantized(quantization)
         while calibrate(self, quantization):  # it runs the model: the modules take turns as always
             pass
-        if self._has_room_to_quantize(quantization):
-            with self.residency.using(self.denoiser):
-                made = super().quantized(quantization)
-            with self.residency.using(made.module):  # it lies there already, and is counted from now on
-                pass
-        else:
-            self.residency.park(self.denoiser)
-            made = super().quantized(quantization)
+        need = memory.packing_need(self.denoiser, quantization.bits, quantization.group_size)
+        if quantization.method != "plain":
+            need += stored_bytes(self.denoiser, None)  # the other methods keep more, and decompose in float32
+        while self._quantized and memory.free_bytes(HOST) < need:
+            self._quantized.popitem(last=False)
+        beside = self.residency.bring(self.denoiser, need, optional=True)
+        made = super().quantized(quantization)
+        if beside:
+            self.residency.there[made.module] = None  # it was made there
         made.module.fused_lora = self.lora
         modes = [
             part.uses(self.device, self.dtype)
@@ -213,43 +212,34 @@ class PipelineBackbone(Backbone):
         made.report.execution = {mode: modes.count(mode) for mode in dict.fromkeys(modes)}
         return made
 
-    def _has_room_to_quantize(self, quantization: Quantization) -> bool:
-        """Whether the device has room for the denoiser and a quantized one; older quantized ones give way."""
-        need = memory.packing_need(self.denoiser, quantization.bits, quantization.group_size)
-        if quantization.method != "plain":
-            need += stored_bytes(self.denoiser, None)  # the other methods keep more, and decompose in float32
-        while self._quantized and memory.free_bytes(HOST) < need:
-            self._quantized.popitem(last=False)
-        for old in self._quantized.values():
-            if not self.residency.has_room(need, self.denoiser):
-                self.residency.park(old.module)
-        return self.residency.has_room(need, self.denoiser)
-
     def images_at_once(self, wanted: int) -> int:
         if self.residency.budget is None:
             return wanted
         parts = self.parts
-        # whole if that leaves room for one image, else streamed
-        for weights in (parts.denoiser, parts.largest_block):
+        # whole if that leaves room for one image, else block by block
+        for weights in (stored_bytes(self.denoiser, None), parts.largest_block):
             room = self.residency.budget - weights - parts.unpack
             if room >= parts.denoise:
                 return min(wanted, room // parts.denoise)
         return 1
 
-    @cached_property
+    @property
     def parts(self) -> memory.Footprint:
-        """The footprint of this model at this size, from the configurations that were loaded."""
-        name = "transformer" if hasattr(self.pipe, "transformer") else "unet"
-        with torch.device("meta"):
-            built = {
-                key: type(part).from_config(part.config)
-                for key, part in ((name, self.denoiser), ("vae", self.pipe.vae))
-            }
-        encoders = {f"text_encoder_{i}": encoder for i, encoder in enumerate(self.text_encoders, 1)}
-        return memory.footprint(built | encoders, *self.image, self.dtype)
+        """The footprint of the published model at this size."""
+        height, width = self.image
+        return memory.footprint(self.spec, self.dtype, height * width)
 
-    def _limited(self, size: Callable[[], int]) -> int:
-        return 0 if self.residency.budget is None else size()
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Of the text encoders, the decoder, and the denoiser at full precision and at 8 bits."""
+        quantized = sum(memory.packed_and_kept(self.denoiser, "w8a8"))
+        parts = (self.text_encoders, self.pipe.vae, self.denoiser)
+        return quantized + sum(stored_bytes(part, None) for part in parts)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the device holds so much besides everything else."""
+        budget = self.residency.budget
+        return budget is None or self.weight_bytes + self.parts.work + size <= budget
 
     def _make_scorer(self) -> Scorer:
         if self.judge is not None:
@@ -263,13 +253,11 @@ class PipelineBackbone(Backbone):
                 f"The weights of the scores are not on this machine: `python -m qsched pull "
                 f"{self.spec.id}{more}` fetches them."
             )
-        budget = self.residency.budget
-        if budget is None:
-            return load_scorer(self.scores, self.device, offline=True)
-        if not memory.room_for_scorer(self.parts, self.spec.default_bits, budget + memory.RESERVE):
+        if not self._has_room(memory.SCORER):
             return load_scorer(self.scores, HOST, offline=True)
         scorer = load_scorer(self.scores, self.device, offline=True)
-        self.residency.budget = budget - memory.SCORER  # it stays
+        if self.residency.budget is not None:
+            self.residency.budget -= memory.SCORER  # it stays
         return scorer
 
 

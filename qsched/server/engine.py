@@ -22,7 +22,7 @@ from qsched.load import load_backbone
 from qsched.models.base import Backbone
 from qsched.models.devices import pick_device
 from qsched.models.diffusers_folder import scheduler_of
-from qsched.models.memory.plan import out_of_memory
+from qsched.models.memory import out_of_memory
 from qsched.models.methods import calibrate
 from qsched.models.parts import has_tiny_decoder
 from qsched.models.registry import SPECS
@@ -122,7 +122,7 @@ class Engine:
         device = "cpu" if self.lent and spec.family == "emoji" else self.device
         for name, other in self._backbones.items():
             if name != backbone and self.lends(name) == self.lends(backbone):  # else they share no device
-                release_device(other)
+                other.release()
         if backbone not in self._backbones:
             self._backbones[backbone] = self._load(spec.id, device=device, source=spec.chosen)
             while len(self._backbones) > LOADED_BACKBONES:
@@ -356,17 +356,8 @@ class Engine:
             yield
         except (torch.OutOfMemoryError, MemoryError) as error:
             for loaded in self._backbones.values():
-                release_device(loaded)
-            if isinstance(error, BackboneError):
-                raise
+                loaded.release()
             raise BackboneError(out_of_memory(self.spec(backbone), pick_device(self.device))) from error
-
-
-def release_device(backbone: Backbone) -> None:
-    """Move a backbone off the device, for another one to use it; it comes back when it is used."""
-    residency = getattr(backbone, "residency", None)
-    if residency is not None:
-        residency.park_all()
 
 
 def named(backbone: str, source: str | None = None) -> str:

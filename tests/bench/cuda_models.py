@@ -11,14 +11,14 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderTiny
+from memory_table import build
 from torch import nn
 
 from qsched.models.base import Condition
-from qsched.models.diffusers_folder import FAMILIES
-from qsched.models.memory.architectures import build
-from qsched.models.memory.plan import decoder_dtype, half_dtype
-from qsched.models.memory.residency import Residency
+from qsched.models.devices import half_dtype
+from qsched.models.diffusers_folder import FAMILIES, decoder_dtype
 from qsched.models.pipeline import PipelineBackbone, quiet_libraries
+from qsched.models.residency import Residency
 from qsched.models.spec import BackboneSpec
 from qsched.quantization import make_batch_invariant, quantize, sharing_copy, stored_bytes
 
@@ -78,8 +78,7 @@ def random_backbone(spec: BackboneSpec, device: torch.device, tiny: bool) -> Pip
         latents = made["vae"].config.latent_channels
         with torch.device(device):
             small = _ready(AutoencoderTiny(latent_channels=latents, **TINY_DECODER if tiny else {}))
-    kept = decoder_dtype(made["vae"].config if spec.family == "sdxl" else {}, dtype)
-    nn.Module.to(made["vae"], kept)  # diffusers' own would warn
+    nn.Module.to(made["vae"], decoder_dtype(spec, made["vae"], dtype))  # diffusers' own would warn
     scheduler = getattr(diffusers, spec.scheduler)(**spec.scheduler_config)
     side = 64 if tiny else spec.size
     return FAMILIES[spec.family](
@@ -91,7 +90,7 @@ def random_backbone(spec: BackboneSpec, device: torch.device, tiny: bool) -> Pip
         "random",
         pipe=_pipeline(spec, part, scheduler, made),
         image=(side, side),
-        residency=Residency(device, None),
+        residency=Residency(device),
         tiny=small,
     )
 

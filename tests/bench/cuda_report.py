@@ -4,7 +4,7 @@ and targets.
 
 from typing import Any
 
-from qsched.models.memory.plan import BITS
+from qsched.models.memory import BITS
 from qsched.words import size
 
 TARGETS = (("sdxl-turbo", "w8a8", 0.8), ("sdxl-turbo", "w4a8", 1.1))

@@ -52,7 +52,7 @@ from torch import nn
 from qsched.evaluation.benchmark import median_seconds, peak_memory
 from qsched.evaluation.provenance import device_name, versions
 from qsched.models.devices import pick_device
-from qsched.models.memory.plan import BITS, facts
+from qsched.models.memory import BITS, footprint
 from qsched.models.pipeline import PipelineBackbone
 from qsched.models.registry import SPECS
 from qsched.quantization import quantize
@@ -260,7 +260,7 @@ def main(argv: list[str] | None = None) -> int:
     report.data["checks"] = checked(device, args.bits)
     for id in args.backbones:
         if not args.tiny:
-            report.data.setdefault("planned_bytes", {})[id] = vars(facts(SPECS[id]))
+            report.data.setdefault("planned_bytes", {})[id] = vars(footprint(SPECS[id]))
         if report.ends <= time.monotonic():
             report.data["left_out"].append(id)
             continue

@@ -303,7 +303,7 @@ app.engine.warm_up()
 request, shown = SimpleNamespace(session_hash="a", query_params={}), {}
 def visit():
     shown.update(app.compare.open(request, False, "naive", "Q-Sched"))
-    app.compare.best(request)
+    app.compare.best(request, False)
     shown["moved"] = app.engine.rescale("a", app.engine.opening()[1])
 thread = threading.Thread(target=visit); thread.start(); thread.join()
 assert shown[app.compare.results.images[0]] and shown["moved"].facts.device == "cpu"

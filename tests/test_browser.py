@@ -44,6 +44,7 @@ def test_a_first_visitor_sees_three_images_scores_and_the_surface(visit):
         assert visitor.page.locator(f"#{name}").count() == 1, name
 
 
+@pytest.mark.slow
 def test_the_last_position_of_a_drag_wins(visit):
     visitor = visit()
     visitor.drag("c_x", 0.9, 0.2, 0.75)
@@ -78,6 +79,7 @@ def test_a_drag_costs_steps_minus_one_calls_per_position_and_a_known_one_none(vi
     assert calls(visitor) - before == STEPS - 1
 
 
+@pytest.mark.slow
 def test_the_plain_scheduler_shows_the_naive_image(visit):
     visitor = visit()
     visitor.page.click("#reset")
@@ -86,6 +88,7 @@ def test_the_plain_scheduler_shows_the_naive_image(visit):
     assert visitor.comparison.coefficients.is_identity
 
 
+@pytest.mark.slow
 def test_typed_values_count(visit):
     visitor = visit()
     box = visitor.page.locator("#c_eps input[type=number]")
@@ -97,6 +100,7 @@ def test_typed_values_count(visit):
     assert visitor.page.locator(".toast-body").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280, 1920])
 def test_a_click_on_a_cell_sets_both_sliders(visit, width):
     visitor = visit(width=width)
@@ -130,6 +134,7 @@ def cell_on_page(visitor, i, j):
     )
 
 
+@pytest.mark.slow
 def test_two_sessions_keep_their_own_state(visit):
     one, two = visit(), visit(dark=True)
     one.drag("c_x", 0.7)
@@ -147,6 +152,7 @@ def test_two_sessions_keep_their_own_state(visit):
     one.until(lambda: two.engine.session(two.session) is None, "the closed tab's state is still held")
 
 
+@pytest.mark.slow
 def test_shapes_show_their_own_sliders_and_keep_the_path(visit):
     visitor = visit()
     visible = lambda: [
@@ -190,6 +196,7 @@ def choose(visitor, name, option):
     visitor.page.get_by_role("option", name=option, exact=True).click()
 
 
+@pytest.mark.slow
 def test_examples_dice_and_keyboard(visit):
     visitor = visit()
     seed = visitor.comparison.settings.seed
@@ -213,6 +220,7 @@ def test_examples_dice_and_keyboard(visit):
     visitor.stands_at(1, 1)
 
 
+@pytest.mark.slow
 def test_the_wipe_follows_its_pickers_and_the_sliders(visit):
     visitor = visit()
     sources = lambda: [image.get_attribute("src") for image in visitor.page.locator("#wipe img").all()]
@@ -243,6 +251,7 @@ def test_a_link_restores_what_it_names(visit):
     )
 
 
+@pytest.mark.slow
 def test_a_broken_link_is_answered_with_sentences_and_images(visit):
     visitor = visit(query="?bits=w9a9&steps=99&seed=x&c_x=nan&backbone=none&prompt=%3Cb%3Efox")
     text = visitor.page.locator("#notes").inner_text()
@@ -251,6 +260,7 @@ def test_a_broken_link_is_answered_with_sentences_and_images(visit):
     assert visitor.comparison.settings.prompt == "<b>fox"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("prompt", "says"), [("   ", "type a prompt"), ("", "type a prompt")])
 def test_an_empty_prompt_gives_a_toast_and_the_images_stay(visit, prompt, says):
     visitor = visit()
@@ -266,6 +276,7 @@ def test_an_empty_prompt_gives_a_toast_and_the_images_stay(visit, prompt, says):
         assert (visitor.image(name) == image).all()
 
 
+@pytest.mark.slow
 def test_a_coefficient_out_of_range_gives_a_toast_and_the_images_stay(visit):
     visitor = visit()
     before = visitor.image()
@@ -278,6 +289,7 @@ def test_a_coefficient_out_of_range_gives_a_toast_and_the_images_stay(visit):
     visitor.stands_at(1.2, 0.9)
 
 
+@pytest.mark.slow
 def test_a_long_prompt_is_cut_and_said_so(visit):
     visitor = visit()
     visitor.page.locator("#prompt textarea").fill("fox " * 400)
@@ -286,6 +298,7 @@ def test_a_long_prompt_is_cut_and_said_so(visit):
     visitor.settle()
 
 
+@pytest.mark.slow
 def test_downloads_hold_the_images_and_the_record(visit, tmp_path):
     visitor = visit()
     with visitor.page.expect_download() as started:
@@ -301,6 +314,7 @@ def test_downloads_hold_the_images_and_the_record(visit, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["settings"] == record["settings"]
 
 
+@pytest.mark.slow
 def test_dark_and_light_redraw_the_surface(visit):
     visitor = visit(dark=True)
     corner = lambda: visitor.page.evaluate(
@@ -313,6 +327,7 @@ def test_dark_and_light_redraw_the_surface(visit):
     visitor.until(lambda: corner() > 200, "a dark surface on a light page")
 
 
+@pytest.mark.slow
 def test_about_fills_in_the_current_coefficients(visit):
     visitor = visit()
     visitor.page.get_by_role("tab", name="About").click()

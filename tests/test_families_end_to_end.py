@@ -37,6 +37,7 @@ def test_compare_and_drag(id):
     assert json.dumps(record(seen))
 
 
+@pytest.mark.slow
 def test_a_comparison_in_another_step_count_loads_its_weights():
     backbone = tiny("pcm-sd15")
     four = compare(backbone, Settings(PROMPTS[0], 0, 4), Coefficients.ramp(1.1, 1.0))

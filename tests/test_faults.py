@@ -236,7 +236,7 @@ def test_a_search_that_another_app_deletes_ends_with_a_sentence(tmp_path):
 
 def test_a_tab_that_is_closed_while_it_opens_is_one_sentence(tmp_path, monkeypatch):
     tab = search_tab(tmp_path).compare
-    monkeypatch.setattr(tab.engine, "weigh", lambda session, k: tab.engine.forget(session))
+    monkeypatch.setattr(tab.engine.sessions, "weigh", lambda session, k: tab.engine.forget(session))
     assert "no longer knows this page" in said(tab.open, visitor(), False, "naive", "Q-Sched")
 
 

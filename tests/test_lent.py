@@ -61,6 +61,7 @@ def test_a_large_model_computes_in_the_process_that_has_the_gpu(engine, lender):
     assert [asked for asked, _ in lender.calls] == [engine.lent.costs(engine.session("a"))[0]]
 
 
+@pytest.mark.slow
 def test_a_drag_asks_once_for_the_points_around_it(engine, lender):
     engine.compare("a", LARGE, FOX, Coefficients.identity())
     sent = len(lender.calls)
@@ -160,6 +161,7 @@ def test_no_point_is_computed_that_a_session_has_no_room_for(engine, lender, mon
     assert not at_hand(engine.session("a"), Coefficients.constant(1.14, 0.86))
 
 
+@pytest.mark.slow
 def test_nobody_waits_for_the_gpu_of_another_and_one_visitors_answers_keep_their_order(tmp_path, lender):
     write_preset(tmp_path)
     with serving(tmp_path, lend=lender) as (url, engine):
@@ -211,6 +213,7 @@ def test_the_page_works_without_a_free_gpu_and_says_so(engine, lender):
     assert engine.session("a") is before, "the last good state stays"
 
 
+@pytest.mark.slow
 def test_while_a_hand_moves_no_gpu_is_asked_for(engine, lender):
     tab = page(engine).compare
     c, caption = tab.controls, tab.results.captions[2]

@@ -104,6 +104,7 @@ def test_foreign_adapters_change_nothing(tmp_path, change, says):
     assert all(torch.equal(a, b) for a, b in zip(before, unet.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_each_step_count_has_its_own_weights():
     backbone = fresh("pcm-sd15")
     assert backbone.lora.endswith("pcm_sd15_smallcfg_4step_converted.safetensors")
@@ -130,6 +131,7 @@ def test_the_old_weights_are_gone_before_the_new_ones_come():
     assert [type(part).__name__ for part in backbone.residency.there].count("UNet2DConditionModel") == 0
 
 
+@pytest.mark.slow
 def test_weights_that_cannot_be_had_bring_the_old_ones_back():
     backbone = fresh("pcm-sd15")
     condition, noise = backbone.encode(PROMPTS[:1]), draw_noise(backbone.latent_shape, 0, [0])

@@ -36,6 +36,7 @@ def run(sampler, candidates, batch_size=64):
     return drawn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [4, 64])
 @pytest.mark.parametrize(
     ("candidates", "calls"),

@@ -333,6 +333,7 @@ def test_the_snippet_loads_the_backbones_real_model_and_quantizes_it(spec, tmp_p
         assert code.index("fuse_lora()") < code.index("quantize(pipe")
 
 
+@pytest.mark.slow
 def test_the_exported_folder_works_without_the_package(tmp_path):
     """The second snippet's imports and scheduler line, in a process that cannot see qsched."""
     text = export_scheduler(preset(), LCMScheduler(), tmp_path / "out")

@@ -160,6 +160,7 @@ def test_with_coefficients_lists_what_it_supports(unsupported):
 # The file on its own
 
 
+@pytest.mark.slow
 def test_the_file_can_be_lifted_out(tmp_path):
     shutil.copy(schedulers.__file__, tmp_path / "lifted.py")
     code = (

@@ -241,6 +241,7 @@ def test_a_server_that_refuses_is_one_sentence(server, tmp_path, status):
     assert sentence(caught) and list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_is_fetched_once_and_checked(server, tmp_path):
     url, content, _ = server
     place, checksum = tmp_path / "new" / "file.pth", hashlib.sha256(content).hexdigest()[:8]
@@ -251,6 +252,7 @@ def test_a_file_is_fetched_once_and_checked(server, tmp_path):
     assert list((tmp_path / "other").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_file_that_breaks_off_is_no_file_and_the_next_call_fetches_it(server, tmp_path):
     url, content, asked = server
     checksum, seen = hashlib.sha256(content).hexdigest()[:8], []

@@ -67,6 +67,7 @@ def test_bad_grids_are_refused(bad):
         grid(*bad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["ramp", "constant"])
 def test_every_cell_is_what_single_runs_give(found, shape):
     backbone = embedded()
@@ -85,6 +86,7 @@ def test_every_cell_is_what_single_runs_give(found, shape):
             assert surface.quality[i, j, image] == pytest.approx(float(score.quality), abs=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", ["w4a8", "w4a4"])
 def test_shared_and_exhaustive_give_the_same_surface(bits):
     surfaces = [
@@ -107,6 +109,7 @@ def test_a_one_step_search_calls_the_denoiser_once_per_image():
     assert count.calls == len(PROMPTS)
 
 
+@pytest.mark.slow
 def test_the_exhaustive_search_shares_nothing():
     with counted(embedded()) as count:
         search(embedded(), changed(SMALL, strategy="exhaustive"))
@@ -221,6 +224,7 @@ def test_progress_tells_batches_points_the_best_and_its_image():
     )
 
 
+@pytest.mark.slow
 def test_progress_tells_what_the_first_images_of_a_point_say():
     told, results = {}, {}
 
@@ -293,6 +297,7 @@ def test_one_image_that_does_not_fit_is_one_sentence(monkeypatch):
         search(embedded(), TINY)
 
 
+@pytest.mark.slow
 def test_an_estimate_counts_what_the_search_will_do(found, tmp_path):
     storage = f"sqlite:///{tmp_path / 'search.sqlite3'}"
     plan = estimate(embedded(), changed(SMALL, seed=7, seeds=2))
@@ -345,6 +350,7 @@ def test_cells_that_were_never_computed_did_not_fail(monkeypatch):
     assert (summary["cells"], summary["scored"]) == (121, preset.provenance["points_done"] - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["exhaustive", "shared", "adaptive"])
 def test_the_announced_calls_are_the_calls_that_are_made(strategy):
     options = changed(SMALL, resolution=4, strategy=strategy)

@@ -112,6 +112,7 @@ def test_a_preset_and_a_scheduler_can_be_taken_away(tab):
     assert QSchedLCMScheduler.from_config(config).config.c_x == list(preset.coefficients.c_x)
 
 
+@pytest.mark.slow
 def test_a_preset_is_replaced_only_when_asked(tab):
     taking, r = ExportHandlers(tab), tab.results
     run(tab, steps=4)

@@ -312,6 +312,7 @@ def test_searches_are_kept_in_the_users_folder_and_on_a_space_in_a_temporary_one
     assert Searches("postgresql://h/db")._url == "postgresql://h/db"
 
 
+@pytest.mark.slow
 def test_only_the_device_computes(tab):
     """A second thread that computes gets workers of its own, and both then run at half their speed."""
     foreign = lambda: len(os.listdir("/proc/self/task")) - threading.active_count()

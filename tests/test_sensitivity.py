@@ -192,6 +192,7 @@ def test_others_have_the_device_between_two_pieces():
     assert seen == [], "measured once"
 
 
+@pytest.mark.slow
 def test_a_calibration_ends_where_others_keep_changing_the_model():
     backbone, pieces = fresh("pcm-sd15"), []
     engine = Engine("pcm-sd15", load=lambda *args, **options: backbone)

@@ -62,12 +62,14 @@ def test_each_point_is_a_trial_with_its_parameters_value_and_scores(storage):
         assert trial.value == pytest.approx(preset.surface.jaq(2.0)[i, j])
 
 
+@pytest.mark.slow
 def test_a_search_per_step_stores_one_parameter_per_step(storage):
     search(embedded(), dataclasses.replace(TINY, steps=2, strategy="per-step"), storage=storage)
     names = {tuple(sorted(trial.params)) for trial in trials(storage)}
     assert names == {("c_eps", "c_x"), ("c_eps_0", "c_eps_1", "c_x_0", "c_x_1")}
 
 
+@pytest.mark.slow
 def test_a_search_keeps_to_the_products_that_it_began_with(storage, monkeypatch):
     backbone = fresh_embedded()
     done = []
@@ -95,6 +97,7 @@ def fresh_embedded():
     return load_backbone("emoji-lcm", device="cpu")
 
 
+@pytest.mark.slow
 def test_a_stopped_search_goes_on_where_it_was(storage):
     done = []
     first = search(
@@ -116,6 +119,7 @@ def test_a_stopped_search_goes_on_where_it_was(storage):
     assert count.calls == 0 and again.surface == whole.surface
 
 
+@pytest.mark.slow
 def test_another_k_of_a_grid_needs_no_image(storage):
     search(embedded(), SMALL, storage=storage)
     with counted(embedded()) as count:
@@ -135,6 +139,7 @@ def test_an_interrupt_keeps_what_is_finished(storage):
     assert not [trial for trial in trials(storage) if trial.state.name == "RUNNING"]
 
 
+@pytest.mark.slow
 def test_a_finer_grid_reuses_the_points_it_shares(storage):
     coarse = search(embedded(), SMALL, storage=storage)
     with counted(embedded()) as count:
@@ -143,6 +148,7 @@ def test_a_finer_grid_reuses_the_points_it_shares(storage):
     assert np.array_equal(fine.surface.alignment[::2, ::2], coarse.surface.alignment)
 
 
+@pytest.mark.slow
 def test_other_settings_are_another_study_and_fresh_starts_anew(storage):
     for change in (
         {},
@@ -285,6 +291,7 @@ def test_a_read_only_storage_is_one_sentence(storage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_what_a_saved_search_says_is_computed_once_per_state_of_its_trials(storage, monkeypatch):
     fits, reads = [], []
     fit, read = GaussianProcess.__init__, saved_module.finished

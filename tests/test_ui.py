@@ -229,6 +229,7 @@ def test_every_failure_is_one_sentence(error, says):
         reports_errors(fails)()
 
 
+@pytest.mark.slow
 def test_the_endpoint_answers_with_a_record(tmp_path):
     write_preset(tmp_path)
     with serving(tmp_path) as (url, engine):

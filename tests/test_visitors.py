@@ -162,6 +162,7 @@ def local_only(app):
     }
 
 
+@pytest.mark.slow
 def test_no_handler_lets_somebody_from_elsewhere_touch_what_is_here(scene):
     before = scene.state()
     thread, _ = in_background(scene.tab, resolution=21, count=25, steps=4)

@@ -84,7 +84,7 @@ def test_the_map_follows_the_shape_of_the_sliders(engine, tab):
     assert held().map.through.shape == "ramp" and "straight to 1" in answer[r.legend]
     tab.best(REQUEST, False)
     shape, drawn = held().map, surface_view.figure(engine, held())
-    x, y = drawn.cell_to_xy(0, 2)
+    x, y = drawn.value_to_xy(drawn.c_x[2], drawn.c_eps[0])
     answer = events.select(REQUEST, SimpleNamespace(index=(x, y)), False)
     assert held().comparison.coefficients == Coefficients.ends((1.4, 1.04), (0.6, 1.05))
     assert held().map is shape and r.legend not in answer, "drawn already"

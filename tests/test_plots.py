@@ -54,7 +54,7 @@ def test_cells_and_their_centres_are_inverse(columns, rows):
     shown = surface_figure(surface(columns, rows))
     for i in range(rows):
         for j in range(columns):
-            assert shown.to_cell(*shown.cell_to_xy(i, j)) == (i, j)
+            assert shown.to_cell(*shown.value_to_xy(shown.c_x[j], shown.c_eps[i])) == (i, j)
             assert shown.to_cell(*shown.value_to_xy(shown.c_x[j], shown.c_eps[i])) == (i, j)
 
 
@@ -135,7 +135,7 @@ def test_optimum_and_plain_scheduler_are_marked():
     shown = surface_figure(grid)
     image = pixels(shown)
     for i, j in ((2, 8), (5, 5)):
-        column, row = map(int, shown.cell_to_xy(i, j))
+        column, row = map(int, shown.value_to_xy(shown.c_x[j], shown.c_eps[i]))
         assert tuple(image[row, column]) == (255, 255, 255)
 
 
@@ -143,9 +143,17 @@ def test_failed_cells_are_grey_and_a_surface_without_a_score_is_drawn():
     grid = surface()
     grid.record(4, 3, [float("nan")], [0.5])
     shown = surface_figure(grid)
-    assert tuple(pixels(shown)[tuple(map(int, shown.cell_to_xy(4, 3)[::-1]))]) == (209, 213, 219)
+    assert tuple(pixels(shown)[tuple(map(int, shown.value_to_xy(shown.c_x[3], shown.c_eps[4])[::-1]))]) == (
+        209,
+        213,
+        219,
+    )
     empty = surface_figure(Surface.empty((0.9, 1.0), (0.9, 1.0), 2), (1.0, 1.0), dark=True)
-    assert tuple(pixels(empty)[tuple(map(int, empty.cell_to_xy(0, 0)[::-1]))]) == (55, 65, 81)
+    assert tuple(pixels(empty)[tuple(map(int, empty.value_to_xy(empty.c_x[0], empty.c_eps[0])[::-1]))]) == (
+        55,
+        65,
+        81,
+    )
 
 
 def test_a_new_score_k_or_variant_changes_the_image():

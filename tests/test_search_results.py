@@ -88,7 +88,7 @@ def test_a_clicked_cell_is_what_is_taken(tab):
 
     run(tab)
     shown = tab.visit("a").shown
-    updates = tab.select(visitor(), False, click(*figure(shown, False).cell_to_xy(2, 0)))
+    updates = tab.select(visitor(), False, click(*figure(shown, False).value_to_xy(0.9, 1.1)))
     assert shown.cell == (0.9, 1.1) and "Chosen cell" in updates[tab.results.best]
     preset = tab.preset(visitor())
     assert preset.coefficients == Coefficients.ramp(0.9, 1.1) and preset.provenance["chosen"] == "by hand"
@@ -96,7 +96,11 @@ def test_a_clicked_cell_is_what_is_taken(tab):
     tab.select(visitor(), False, click(2, 2))  # the margin is no cell
     assert shown.cell == (0.9, 1.1)
     i, j = shown.surface.nearest(*shown.point)
-    tab.select(visitor(), False, click(*figure(shown, False).cell_to_xy(i, j)))
+    tab.select(
+        visitor(),
+        False,
+        click(*figure(shown, False).value_to_xy(shown.surface.c_x[j], shown.surface.c_eps[i])),
+    )
     assert shown.cell is None and shown.coefficients == shown.best[0]
 
 

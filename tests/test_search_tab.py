@@ -233,7 +233,8 @@ def test_guided_strategies_show_what_they_believe_of_the_other_cells(tab, strate
     )
     image = figure(shown, False)
     colour = lambda i, j: np.asarray(image.image)[
-        int(image.cell_to_xy(i, j)[1]) + 12, int(image.cell_to_xy(i, j)[0]) + 22
+        int(image.value_to_xy(image.c_x[j], image.c_eps[i])[1]) + 12,
+        int(image.value_to_xy(image.c_x[j], image.c_eps[i])[0]) + 22,
     ]
     light = np.array([[colour(i, j).min() for j in range(7)] for i in range(7)])
     assert np.median(light[~computed]) > np.median(light[computed]) + 60, "modelled cells are fainter"

@@ -32,10 +32,6 @@ class SurfaceImage:
             return None
         return len(self.c_eps) - 1 - int(y * len(self.c_eps) // height), int(x * len(self.c_x) // width)
 
-    def cell_to_xy(self, i: int, j: int) -> tuple[float, float]:
-        """The centre of a cell in pixels."""
-        return self._position(j, i)
-
     def value_to_xy(self, c_x: float, c_eps: float) -> tuple[float, float]:
         """Where a point lies in pixels, between the cells' centres; outside the grid: the nearest edge."""
         return self._position(_index(self.c_x, c_x), _index(self.c_eps, c_eps))

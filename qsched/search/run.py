@@ -138,11 +138,11 @@ def search(
     study = open_study(backbone, options, storage, study_name, resume)
     begin, calls = time.perf_counter(), backbone.calls
     progress = Progress(surface_of(options, {}), strategy.total, images_per_candidate=options.images)
-    tell = _Teller(progress, begin, on_progress)
+    report = _Reporter(progress, begin, on_progress)
     with study.at_work():
         while not (stop is not None and stop()):
             done, busy = study.look()
-            tell.known(done, options.k)
+            report.known(done, options.k)
             wanted = strategy.propose(done, busy, job.at_once)
             if not wanted and not busy:
                 break
@@ -153,12 +153,12 @@ def search(
             try:
                 candidates = [claim.candidate for claim in claims]
                 progress.working = dict.fromkeys(candidates, InWork())
-                scores = job.compute(candidates, partial(tell.images, options.k))
+                scores = job.compute(candidates, partial(report.images, options.k))
                 progress.working = {}
                 for claim, found in zip(claims, scores, strict=True):
                     value = value_of(found, options.k)
                     study.store(claim, found, value)
-                    tell.finished(claim.candidate, found, value, job.images.get(claim.candidate))
+                    report.finished(claim.candidate, found, value, job.images.get(claim.candidate))
             except BaseException:
                 study.release(claims)
                 raise
@@ -213,7 +213,7 @@ def _rate(backbone: Backbone, options: SearchOptions, batch_size: int | None, de
         images = min(2 * images, batch)
 
 
-class _Teller:
+class _Reporter:
     """Keeps a Progress up to date and shows it."""
 
     def __init__(self, progress: Progress, begin: float, show: Callable[[Progress], None] | None):

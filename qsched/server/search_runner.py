@@ -92,7 +92,7 @@ class Run:
         self.error: Exception | None = None
         self.over = self.stopping = False
         self._frame, self._begin = Frame(total=total), time.perf_counter()
-        self._told, self._batches, self._batches_per_point = self._begin, 0, 1
+        self._reported, self._batches, self._batches_per_point = self._begin, 0, 1
         self._stored, self._unfinished = 0, True
         self._changed = threading.Condition()
 
@@ -105,7 +105,7 @@ class Run:
         frame, now = self._frame, time.perf_counter()
         if frame.over:
             return frame
-        left = None if frame.remaining is None else max(frame.remaining - (now - self._told), 0.0)
+        left = None if frame.remaining is None else max(frame.remaining - (now - self._reported), 0.0)
         return replace(frame, seconds=now - self._begin, remaining=left)
 
     def frames(self) -> Iterator[Frame]:
@@ -153,7 +153,7 @@ class Run:
             ),
         )
         with self._changed:
-            self._frame, self._told = frame, time.perf_counter()
+            self._frame, self._reported = frame, time.perf_counter()
             self._changed.notify_all()
 
     def may_go_on(self) -> None:

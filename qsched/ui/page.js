@@ -50,7 +50,7 @@ window.qsched = (() => {
   // What lies under the pointer: numbers that the server sent along with the image.
   const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(3);
   const span = (low, high, write) => (low === null ? "" : ` [${write(low)}, ${write(high)}]`);
-  const tell = (event) => {
+  const tooltip = (event) => {
     const holder = document.querySelector("#surface"), image = holder?.querySelector("img");
     const data = document.querySelector("[data-surface]")?.dataset.surface;
     let tip = document.querySelector("#cell");
@@ -128,7 +128,7 @@ window.qsched = (() => {
     const holder = document.querySelector("#surface");
     if (holder) {
       watch.observe(holder);
-      holder.onmousemove = holder.onmouseleave = tell;
+      holder.onmousemove = holder.onmouseleave = tooltip;
     }
     cards.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
     place.observe(document.querySelector("#waiting"), { subtree: true, childList: true, characterData: true });

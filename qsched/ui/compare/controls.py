@@ -59,7 +59,7 @@ class Controls:
     keep: gr.Checkbox
     method: gr.Dropdown
     device: gr.HTML
-    arrival: gr.HTML
+    download_note: gr.HTML
     download: gr.Button
     source: gr.Textbox
     use_source: gr.Button
@@ -93,7 +93,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
     spec = SPECS[backbone]
     with gr.Column(elem_classes="q-card"):
         backbones = widget(gr.Dropdown, BACKBONE, value=backbone)
-        arrival = gr.HTML("", elem_id="download-note", elem_classes="plain", visible=False)
+        download_note = gr.HTML("", elem_id="download-note", elem_classes="plain", visible=False)
         download = gr.Button(
             "Download", elem_id="download", elem_classes="local-only", size="md", visible=False
         )
@@ -207,7 +207,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         keep,
         method,
         device,
-        arrival,
+        download_note,
         download,
         source,
         use_source,

@@ -39,16 +39,16 @@ def download_note(controls: Controls, engine: Engine, backbone: str, remark: str
     except BackboneError as error:
         told = fragments.notes((sentence_for(error),))
         return {
-            controls.arrival: gr.update(value=told, visible=True),
+            controls.download_note: gr.update(value=told, visible=True),
             controls.download: gr.update(visible=False),
         }
     if sentence is None:
         return {
-            controls.arrival: gr.update(value="", visible=False),
+            controls.download_note: gr.update(value="", visible=False),
             controls.download: gr.update(visible=False),
         }
     return {
-        controls.arrival: gr.update(value=fragments.notes((remark or sentence,)), visible=True),
+        controls.download_note: gr.update(value=fragments.notes((remark or sentence,)), visible=True),
         controls.download: gr.update(
             value=f"Download ({download_size(spec)})", visible=True, interactive=not is_offline()
         ),
@@ -62,7 +62,7 @@ def download(controls: Controls, engine: Engine, backbone: str) -> Iterator[dict
     try:
         for done, total in download_progress(spec):
             yield {
-                controls.arrival: gr.update(value=progress(spec.title, done, total), visible=True),
+                controls.download_note: gr.update(value=progress(spec.title, done, total), visible=True),
                 controls.download: gr.update(interactive=False),
             }
     except Exception as error:

@@ -17,7 +17,7 @@ from qsched.server.engine import SOURCE, Engine, named
 from qsched.server.lent import at_hand
 from qsched.server.sessions import Session
 from qsched.ui import fragments, values
-from qsched.ui.compare import download as arrival_view
+from qsched.ui.compare import download as download_view
 from qsched.ui.compare import glance, links, surface_view
 from qsched.ui.compare.card import card_file
 from qsched.ui.compare.controls import Controls, build_controls, slider_updates
@@ -103,8 +103,8 @@ class CompareTab:
 
     @property
     def download_note(self) -> list:
-        """Outputs of `arrival`."""
-        return [self.controls.arrival, self.controls.download]
+        """Outputs of `download_state`."""
+        return [self.controls.download_note, self.controls.download]
 
     # --- what an event shows --------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ class CompareTab:
             self.engine.compare(request.session_hash, backbone, settings, coefficients)
         except Exception as error:
             notes += (f"The link cannot be shown. {explained(error, 'open')}",)
-            if arrival_view.can_load(self.engine, backbone):
+            if download_view.can_load(self.engine, backbone):
                 wanted = (self.engine.default, self.engine.opening()[0])
             backbone, (settings, coefficients) = self.engine.default, self.engine.opening()
             shape = coefficients.shape
@@ -216,7 +216,7 @@ class CompareTab:
         asked = wanted[1]
         usual = asked.quantization == Quantization(asked.quantization.bits) and not asked.tiny_decoder
         updates |= self.settings_shown(*wanted, {c.source: ""})
-        updates |= arrival_view.download_note(c, self.engine, wanted[0])
+        updates |= download_view.download_note(c, self.engine, wanted[0])
         return updates | {self.dark: dark, c.advanced: gr.update(open=not usual or SOURCE in wanted[0])}
 
     def asked(self, request: gr.Request, given: dict) -> tuple[str, Settings]:
@@ -240,21 +240,21 @@ class CompareTab:
         downloaded first only the note and the button appear."""
         c, held = self.controls, self.engine.session(request.session_hash)
         name = self.name(request, given[c.backbone], given[c.source])
-        arrival = arrival_view.download_note(c, self.engine, name)
-        if not arrival_view.can_load(self.engine, name):
-            return arrival
+        shown = download_view.download_note(c, self.engine, name)
+        if not download_view.can_load(self.engine, name):
+            return shown
         how = quantization_of({n: given[widget] for n, widget in c.quantization.items()})
         tiny = given[c.decoder] == "tiny" and self.engine.has_tiny_decoder(name)
         wish, page = (name, given[c.steps], how, tiny), request.session_hash
         if held is not None:
             now = held.comparison.settings
             if wish == (held.backbone, now.steps, now.quantization, now.tiny_decoder):
-                return arrival
+                return shown
         refused, when = self._refused.get(page, (None, 0.0))
         if wish == refused and time.monotonic() - when < REPEAT_S:
-            return arrival
+            return shown
         try:
-            return self.generate(request, given) | arrival
+            return self.generate(request, given) | shown
         except Exception:
             self._refused[page] = wish, time.monotonic()
             raise
@@ -360,14 +360,14 @@ class CompareTab:
             require_local(request, CHOOSE_SOURCE)
         return name
 
-    def arrival(self, request: gr.Request, backbone: str, source: str):
+    def download_state(self, request: gr.Request, backbone: str, source: str):
         """Whether the chosen backbone has to be downloaded first, and the button for it."""
-        return arrival_view.download_note(self.controls, self.engine, self.name(request, backbone, source))
+        return download_view.download_note(self.controls, self.engine, self.name(request, backbone, source))
 
     def download(self, request: gr.Request, backbone: str, source: str):
         """Fetch the chosen backbone, with its progress."""
         require_local(request, DOWNLOAD)
-        yield from arrival_view.download(self.controls, self.engine, self.name(request, backbone, source))
+        yield from download_view.download(self.controls, self.engine, self.name(request, backbone, source))
 
     def reset(self, request: gr.Request, shape: str, dark: bool):
         """c_x = c_eps = 1: the plain scheduler, which needs no denoiser call."""

@@ -56,16 +56,16 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
     picked.failure(reports_errors(tab.restore), None, chosen, api_name="restore", **HIDDEN)
     c.sync.click(reports_errors(tab.sync), [tab.dark, *pair], shown, api_name="sync", **QUIET)
     c.search.click(None, None, None, js=links.TO_SEARCH, api_name="to_search", **HIDDEN)
-    arrival = {"outputs": tab.download_note, "inputs": [c.backbone, c.source]}
+    fetching = {"outputs": tab.download_note, "inputs": [c.backbone, c.source]}
     gr.on(
         [c.source.submit, c.use_source.click],
-        reports_errors(tab.arrival),
-        api_name="arrival",
-        **arrival,
+        reports_errors(tab.download_state),
+        api_name="download_state",
+        **fetching,
         **QUIET,
     )
     settle(gr.on([c.source.submit, c.use_source.click], api_name="generate_source", **make), "_source")
-    fetched = c.download.click(tab.download, api_name="download", concurrency_limit=4, **arrival, **HIDDEN)
+    fetched = c.download.click(tab.download, api_name="download", concurrency_limit=4, **fetching, **HIDDEN)
     settle(fetched.success(api_name="generate_download", **make), "_download")
     rolled = c.dice.click(None, None, c.seed, js=links.ROLL, api_name="dice", **HIDDEN)
     settle(rolled.then(api_name="generate_seed", **make), "_seed")

@@ -30,7 +30,7 @@ class SearchResults:
     replacing: gr.Row
     question: gr.HTML
     replace: gr.Button
-    leave: gr.Button
+    cancel_replace: gr.Button
     push_box: gr.Accordion
     repo: gr.Textbox
     token: gr.Textbox
@@ -113,7 +113,9 @@ def build_results() -> SearchResults:
                     replace = gr.Button(
                         "Replace it", elem_id="search-replace", variant="stop", min_width=80, size="md"
                     )
-                    leave = gr.Button("Leave it", elem_id="search-leave", min_width=80, size="md")
+                    cancel_replace = gr.Button(
+                        "Leave it", elem_id="search-replace-cancel", min_width=80, size="md"
+                    )
             with gr.Accordion(
                 "Push to Hub", open=False, elem_id="search-push-box", elem_classes="local-only"
             ) as push_box:
@@ -164,8 +166,8 @@ def build_results() -> SearchResults:
     return SearchResults(
         progress, notes, nothing, surface, stability, best, image, caption, use, save, export, keep,
         replacing, question, replace,
-        leave, push_box, repo, token, private, dry_run, push, pushed, preset_file, scheduler_file, saved,
-        none_saved,
+        cancel_replace, push_box, repo, token, private, dry_run, push, pushed, preset_file, scheduler_file,
+        saved, none_saved,
         delete, deleting, to_delete, confirm_delete, cancel_delete, compare, sides, definitions, scale,
     )  # fmt: skip
 

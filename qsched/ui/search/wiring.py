@@ -93,20 +93,22 @@ def wire_search(tab: SearchTab, demo: gr.Blocks, tabs: gr.Tabs, opened: gr.Tab) 
     settle(used, "_use")
     used.success(lambda: gr.update(selected="compare"), None, tabs, api_name="search_to_compare", **HIDDEN)
 
-    taking = ExportHandlers(tab)
+    exports = ExportHandlers(tab)
     for button, file, write, name in (
-        (r.save, r.preset_file, taking.save, "search_save"),
-        (r.export, r.scheduler_file, taking.export, "search_export"),
+        (r.save, r.preset_file, exports.save, "search_save"),
+        (r.export, r.scheduler_file, exports.export, "search_export"),
     ):
         button.click(reports_errors(write), None, file, api_name=name, **HIDDEN).success(
             None, None, None, js=RECORD_LINK.replace("{0}", file.elem_id), api_name=f"{name}_start", **HIDDEN
         )
     kept = [r.notes, r.replacing, r.question]
-    r.keep.click(reports_errors(taking.save_as_best_known), None, kept, api_name="search_keep", **HIDDEN)
-    r.replace.click(reports_errors(taking.replace), None, kept, api_name="search_replace", **HIDDEN)
-    r.leave.click(taking.cancel_replace, None, r.replacing, api_name="search_leave", **HIDDEN)
+    r.keep.click(reports_errors(exports.save_as_best_known), None, kept, api_name="search_keep", **HIDDEN)
+    r.replace.click(reports_errors(exports.replace), None, kept, api_name="search_replace", **HIDDEN)
+    r.cancel_replace.click(
+        exports.cancel_replace, None, r.replacing, api_name="search_replace_cancel", **HIDDEN
+    )
     for button, dry_run, name in ((r.dry_run, True, "search_dry_run"), (r.push, False, "search_push")):
         button.click(
-            reports_errors(taking.pusher(dry_run)), [r.repo, r.token, r.private], r.pushed, api_name=name,
+            reports_errors(exports.pusher(dry_run)), [r.repo, r.token, r.private], r.pushed, api_name=name,
             show_progress="minimal", api_visibility="private",
         )  # fmt: skip

@@ -87,8 +87,8 @@ def test_offline_is_said(hub, monkeypatch):
     assert "offline, so that it cannot be fetched now" in not_downloaded(TURBO, "cpu")
     engine = Engine(load=tiny_backbone)
     c = (tab := tab_of(engine)).controls
-    shown = tab.arrival(VISITOR, "sdxl-turbo", "")
-    assert "offline" in shown[c.arrival]["value"] and not shown[c.download]["interactive"]
+    shown = tab.download_state(VISITOR, "sdxl-turbo", "")
+    assert "offline" in shown[c.download_note]["value"] and not shown[c.download]["interactive"]
 
 
 def test_nothing_large_is_fetched_unasked(hub):
@@ -120,14 +120,14 @@ def test_the_page_downloads_and_then_draws(hub):
     )
     tab = tab_of(engine)
     c, name = tab.controls, named("sdxl-turbo", REPO)
-    before = tab.arrival(VISITOR, "sdxl-turbo", REPO)
+    before = tab.download_state(VISITOR, "sdxl-turbo", REPO)
     assert before[c.download]["visible"] and "Download (about 9.3 GB)" == before[c.download]["value"]
     updates = list(tab.download(VISITOR, "sdxl-turbo", REPO))
     assert (
-        all("Downloading SDXL-Turbo" in update[c.arrival]["value"] for update in updates[:-1])
+        all("Downloading SDXL-Turbo" in update[c.download_note]["value"] for update in updates[:-1])
         and len(updates) > 1
     )
-    assert not updates[-1][c.arrival]["visible"] and not updates[-1][c.download]["visible"]
+    assert not updates[-1][c.download_note]["visible"] and not updates[-1][c.download]["visible"]
     seen = engine.compare("a", name, Settings("a fox", 0, 1), Coefficients.identity())
     assert seen.full_precision.image.size == (64, 64) and engine.spec(name).source == REPO
 
@@ -141,7 +141,7 @@ def test_a_failed_download_is_said_and_the_button_stays(hub):
             seen.append(update)
     c, last = tab.controls, seen[-1]
     assert last[c.download]["visible"] and last[c.download]["interactive"]
-    assert str(error.value.message) in last[c.arrival]["value"]
+    assert str(error.value.message) in last[c.download_note]["value"]
 
 
 def test_another_source_is_another_backbone_and_the_old_one_stays(hub):

@@ -88,7 +88,7 @@ def test_the_pointer_shows_a_cells_numbers(visit):
     assert f"c_x {AXIS[j]}" in text and f"{data['jaq'][cell]:.3f}" in text and "k = 2" in text
     assert ("not different" in text) == (not data["different"][cell])
     at(5, 5)
-    visitor.until(lambda: tip.count() == 0, "it stayed")
+    visitor.until(lambda: not tip.is_visible(), "it stayed")
 
 
 def test_the_sweep_opens_and_follows_k(visit):

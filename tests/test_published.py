@@ -129,7 +129,9 @@ def test_the_page_offers_it_with_its_mark(engine):
     held = Session("sdxl-turbo", of("w4a4"))
     shown = draw(results, engine, held, False, best)
     assert (
-        shown[best]["interactive"] and not shown[results.surface]["visible"] and shown[results.geometry] == ""
+        shown[best]["interactive"]
+        and not shown[results.surface]["visible"]
+        and shown[results.surface]["value"] == ""
     )
     text = shown[results.no_surface]["value"]
     assert shown[results.no_surface]["visible"] and MARK in text and "No surface: run a search" in text

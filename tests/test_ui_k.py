@@ -71,7 +71,7 @@ def test_another_k_weighs_what_is_there(engine, tab):
     column = before.qsched
     assert f"{jaq([column.alignment], [column.quality], 4.5):.3f}" in shown[tab.results.scores]
     assert "k = 4.5" in shown[tab.results.scores] and "k = 4.5" in shown[tab.results.definition]
-    assert "k = 4.5" in shown[tab.results.stability] and '"k":4.5' in shown[tab.results.geometry]
+    assert "k = 4.5" in shown[tab.results.stability] and '"k":4.5' in shown[tab.results.surface]["value"]
 
 
 def test_best_known_is_the_optimum_at_the_sessions_k(engine, tab):
@@ -103,7 +103,7 @@ def test_k_stays_with_the_session_through_drags_and_new_images(engine, tab):
 def test_a_number_still_being_typed_changes_nothing_and_an_unknown_session_is_said(engine, tab):
     tab.open(REQUEST, False, "naive", "Q-Sched")
     assert (
-        set(MapEvents(tab).weigh(REQUEST, math.nan, False)) == {tab.results.geometry}
+        set(MapEvents(tab).weigh(REQUEST, math.nan, False)) == {tab.results.surface}
         and engine.session("a").k == 2
     )
     with pytest.raises(ValueError, match="k must be a number from 0 to 5"):
@@ -153,7 +153,7 @@ def test_the_browser_knows_every_cells_numbers(engine, tab):
     preset = engine.preset("emoji-lcm", engine.opening()[0].quantization, 4)
     tab.open(REQUEST, False, "naive", "Q-Sched")
     held = surface_view.choose(engine, "a", engine.sessions.weigh("a", 1.0))
-    text = surface_view.geometry(held, surface_view.figure(engine, held), False)
+    text = surface_view.map_shown(held, surface_view.figure(engine, held), False)
     data = json.loads(text[text.index("{") : text.rindex("}") + 1])
     known = preset.surface.uncertainty(1.0)
     assert np.allclose(data["jaq"], preset.surface.jaq(1.0).ravel(), atol=1e-4)

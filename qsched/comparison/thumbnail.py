@@ -3,6 +3,7 @@
 import base64
 import functools
 import io
+from typing import Any
 
 import torch
 from PIL import Image
@@ -40,11 +41,16 @@ def shrunk(image: Image.Image) -> Image.Image:
 def data_uri(image: Image.Image) -> str:
     """An address that holds the image itself, at most SIDE pixels wide and high."""
     small = shrunk(image)
-    return _encoded(small.mode, small.size, small.tobytes())
+    return _encoded(small.mode, small.size, small.tobytes(), quality=90)
+
+
+def drawing_uri(image: Image.Image) -> str:
+    """An address that holds a drawing as it is."""
+    return _encoded(image.mode, image.size, image.tobytes(), lossless=True, method=0)
 
 
 @functools.lru_cache(maxsize=256)  # a drag shows two rows of the path's three again
-def _encoded(mode: str, size: tuple[int, int], pixels: bytes) -> str:
+def _encoded(mode: str, size: tuple[int, int], pixels: bytes, **options: Any) -> str:
     data = io.BytesIO()
-    Image.frombytes(mode, size, pixels).save(data, "WEBP", quality=90)
+    Image.frombytes(mode, size, pixels).save(data, "WEBP", **options)
     return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -18,47 +18,30 @@ window.qsched = (() => {
     return Array.from({ length: steps }, (_, step) => first + ((last ?? first) - first) * (step / (steps - 1)));
   };
 
+  // The crosshair over the map's cells, by the template's own percentages.
   const draw = () => {
-    const holder = document.querySelector("#surface"), image = holder?.querySelector("img");
-    const data = document.querySelector("[data-surface]")?.dataset.surface;
-    let ring = document.querySelector("#crosshair");
-    if (image) image.loading = "eager"; // gradio loads it when it comes into view: a click would come too soon
-    if (!image || !data || !point) return ring?.remove();
-    const { size, box, c_x, c_eps, rest, steps } = JSON.parse(data);
-    if (!ring) {
-      ring = document.createElement("div");
-      ring.id = "crosshair";
-      ring.setAttribute("aria-hidden", "true");
-      ring.innerHTML = '<b class="across"></b><b class="down"></b><i></i>';
-    }
-    if (ring.parentElement !== holder) holder.append(ring);
-    const outer = holder.getBoundingClientRect(), inner = image.getBoundingClientRect();
-    const unit = inner.width / size[0];
-    Object.assign(ring.style, {
-      left: `${inner.left - outer.left + box[0] * unit}px`, top: `${inner.top - outer.top + box[1] * unit}px`,
-      width: `${box[2] * unit}px`, height: `${box[3] * unit}px`,
-    });
-    ring.style.setProperty("--x", `${(100 * (along(c_x, point.c_x) + 0.5)) / c_x.length}%`);
-    ring.style.setProperty("--y", `${100 - (100 * (along(c_eps, point.c_eps) + 0.5)) / c_eps.length}%`);
+    const map = document.querySelector("#surface .map"), legend = document.querySelector("#legend");
+    if (!map || !point) return;
+    const { c_x, c_eps, rest, steps } = JSON.parse(map.dataset.surface);
+    map.style.setProperty("--x", `${(100 * (along(c_x, point.c_x) + 0.5)) / c_x.length}%`);
+    map.style.setProperty("--y", `${100 - (100 * (along(c_eps, point.c_eps) + 0.5)) / c_eps.length}%`);
     const here = ["c_x", "c_eps"].every((name, at) => {
       const there = along_steps(rest[at] ? [point[name], ...rest[at]] : [point[name]], steps);
       return point.rows[at].every((value, step) => Math.abs(value - there[step]) < 2e-4);
     });
-    ring.dataset.elsewhere = document.querySelector("#legend").dataset.elsewhere = String(!here);
+    map.dataset.elsewhere = legend.dataset.elsewhere = String(!here);
   };
 
   // What lies under the pointer: numbers that the server sent along with the image.
   const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(3);
   const span = (low, high, write) => (low === null ? "" : ` [${write(low)}, ${write(high)}]`);
-  const tooltip = (event) => {
-    const holder = document.querySelector("#surface"), image = holder?.querySelector("img");
-    const data = document.querySelector("[data-surface]")?.dataset.surface;
-    let tip = document.querySelector("#cell");
-    if (!image || !data || event.type === "mouseleave") return tip?.remove();
-    const { size, box, c_x, c_eps, k, jaq, interval, difference, different } = JSON.parse(data);
-    const frame = image.getBoundingClientRect(), unit = frame.width / size[0];
+  const tooltip = (map, event) => {
+    const tip = map.querySelector("#cell");
+    const { size, box, c_x, c_eps, k, jaq, interval, difference, different } = JSON.parse(map.dataset.surface);
+    const frame = map.getBoundingClientRect(), unit = frame.width / size[0];
     const x = (event.clientX - frame.left) / unit - box[0], y = (event.clientY - frame.top) / unit - box[1];
-    if (x < 0 || y < 0 || x >= box[2] || y >= box[3]) return tip?.remove();
+    tip.hidden = event.type === "mouseleave" || x < 0 || y < 0 || x >= box[2] || y >= box[3];
+    if (tip.hidden) return;
     const j = Math.floor((x * c_x.length) / box[2]), i = c_eps.length - 1 - Math.floor((y * c_eps.length) / box[3]);
     const cell = i * c_x.length + j, plain = (value) => value.toFixed(3);
     const lines = [`c_x ${c_x[j]}, c_\u03b5 ${c_eps[i]}`];
@@ -70,18 +53,24 @@ window.qsched = (() => {
         lines.push(different[cell] ? "different from plain" : "not different from plain");
       }
     }
-    if (!tip) {
-      tip = document.createElement("div");
-      tip.id = "cell";
-      tip.setAttribute("role", "tooltip");
-    }
-    if (tip.parentElement !== holder) holder.append(tip);
     tip.replaceChildren(...lines.map((line) => Object.assign(document.createElement("span"), { textContent: line })));
-    const outer = holder.getBoundingClientRect(), room = outer.width - tip.offsetWidth;
-    tip.style.left = `${Math.max(0, Math.min(event.clientX - outer.left - tip.offsetWidth / 2, room))}px`;
+    tip.style.left = `${Math.max(0, Math.min(event.clientX - frame.left - tip.offsetWidth / 2, frame.width - tip.offsetWidth))}px`;
     // below the cells, to hide none; above them where the window ends
-    const below = frame.top + (box[1] + box[3]) * unit + 8, above = frame.top + box[1] * unit - tip.offsetHeight - 8;
-    tip.style.top = `${(below + tip.offsetHeight > innerHeight ? above : below) - outer.top}px`;
+    const below = (box[1] + box[3]) * unit + 8, above = box[1] * unit - tip.offsetHeight - 8;
+    tip.style.top = `${frame.top + below + tip.offsetHeight > innerHeight ? above : below}px`;
+  };
+
+  const map = (element, trigger, watch) => {
+    const at = (event) => event.target.closest?.(".map");
+    for (const name of ["mousemove", "mouseleave"])
+      element.addEventListener(name, (event) => at(event) && tooltip(at(event), event), true);
+    element.addEventListener("click", (event) => {
+      const map = at(event), frame = map?.getBoundingClientRect();
+      if (!map) return;
+      const unit = frame.width / JSON.parse(map.dataset.surface).size[0];
+      trigger("select", { index: [(event.clientX - frame.left) / unit, (event.clientY - frame.top) / unit] });
+    });
+    watch("value", draw);
   };
 
   // The wipe shows the images above it: when one of them changes, so does its side, without asking the server.
@@ -118,22 +107,14 @@ window.qsched = (() => {
     if (text && text.textContent !== say) text.textContent = say;
   });
 
-  const watch = new ResizeObserver(draw);
-  let timers = [];
   const mark = (shape, ...sliders) => {
-    const data = document.querySelector("[data-surface]")?.dataset.surface, steps = data ? JSON.parse(data).steps : 1;
+    const data = document.querySelector("#surface .map")?.dataset.surface, steps = data ? JSON.parse(data).steps : 1;
     const kept = { constant: (row) => row.slice(0, 1), ramp: ([first]) => [first, 1], ends: (row) => row.slice(0, 2) }[shape];
     const rows = [sliders.slice(0, sliders.length / 2), sliders.slice(sliders.length / 2)].map((row) => row.map(Number));
     point = { c_x: rows[0][0], c_eps: rows[1][0], rows: rows.map((row) => along_steps(kept ? kept(row) : row.slice(0, steps), steps)) };
-    const holder = document.querySelector("#surface");
-    if (holder) {
-      watch.observe(holder);
-      holder.onmousemove = holder.onmouseleave = tooltip;
-    }
     cards.observe(document.querySelector(".q-main"), { subtree: true, attributeFilter: ["src"] });
     place.observe(document.querySelector("#waiting"), { subtree: true, childList: true, characterData: true });
-    timers.forEach(clearTimeout); // many sliders may change at once
-    timers = [0, 120, 400, 1200].map((delay) => setTimeout(draw, delay)); // the image may still be on its way
+    draw();
   };
 
   const copy = async (text, selector, otherwise = "Select it and copy") => {
@@ -200,5 +181,5 @@ window.qsched = (() => {
 
   const toggleDark = () => document.body.classList.toggle("dark");
 
-  return { mark, copy, share, play, toggleDark, rest };
+  return { map, mark, copy, share, play, toggleDark, rest };
 })();

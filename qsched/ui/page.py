@@ -24,6 +24,7 @@ from qsched.ui.events import HIDDEN, on_device
 from qsched.ui.search.tab import SearchTab
 from qsched.ui.search.wiring import wire_search
 from qsched.ui.stage import build_stage
+from qsched.ui.values import is_number
 from qsched.ui.visitors import GUEST, furnish
 
 HEADER = (
@@ -156,15 +157,11 @@ def _checked(block: Any, value: Any, strict: bool) -> Any:
     one = isinstance(block, gr.Radio | gr.Dropdown) and not getattr(block, "multiselect", False)
     if one and not isinstance(value, str | int | float):
         toast(f"{block.label}: choose one.")
-    if not isinstance(block, gr.Slider) or (_is_number(value) and block.minimum <= value <= block.maximum):
+    if not isinstance(block, gr.Slider) or (is_number(value) and block.minimum <= value <= block.maximum):
         return value
     typing = value is None or (
-        _is_number(value) and 0 <= value < block.minimum
+        is_number(value) and 0 <= value < block.minimum
     )  # "", "0" and "0." on the way to "0.95"
     if strict and not typing:
         toast(f"{block.label} must be a number from {block.minimum} to {block.maximum}, not {value}.")
     return float("nan")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -34,7 +34,7 @@ def build_stage(page: Any, engine: Engine, compare: CompareTab) -> None:
     """
     code = gr.HTML("", elem_id="tour-code", elem_classes="plain")
     goal = gr.HTML("", elem_id="tour-goal", elem_classes="plain")
-    changes = [compare.results.captions[1].change, compare.results.geometry.change]
+    changes = [compare.results.captions[1].change, compare.results.surface.change]
 
     def invite(request: gr.Request) -> str:
         asked = asked_address(dict(request.headers), page.root_path or "")

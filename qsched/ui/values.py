@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from qsched.models.spec import BackboneSpec
 from qsched.quantizers.methods import METHODS
@@ -86,3 +87,8 @@ def slider_label(symbol: str, index: int, shape: str) -> str:
     if shape == "ends":
         return f"{symbol}, {'first' if index == 0 else 'last'} step"
     return f"{symbol}, step {index + 1}" if shape == "per-step" else symbol
+
+
+def is_number(value: Any) -> bool:
+    """Whether what a page sent is one; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

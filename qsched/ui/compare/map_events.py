@@ -9,6 +9,7 @@ from qsched.ui.compare.results import judged
 from qsched.ui.compare.tab import UNKNOWN, CompareTab
 from qsched.ui.errors import reports_errors, toast
 from qsched.ui.events import HIDDEN, QUIET
+from qsched.ui.values import is_number
 
 
 class MapEvents:
@@ -22,10 +23,12 @@ class MapEvents:
         held = self.tab.held(request)
         return surface_view.draw(self.results, self.engine, held, dark, self.tab.controls.best)
 
-    def select(self, request: gr.Request, event: gr.SelectData, dark: bool):
+    def select(self, request: gr.Request, event: gr.EventData, dark: bool):
         """Go to the clicked cell."""
-        held = self.tab.held(request)
-        point = held.map and surface_view.point_at(self.engine, held, *event.index)
+        held, place = self.tab.held(request), getattr(event, "index", None)
+        if not (isinstance(place, list | tuple) and len(place) == 2 and all(map(is_number, place))):
+            toast("There is no such place on the map.")
+        point = held.map and surface_view.point_at(self.engine, held, *place)
         if not point:
             return {self.tab.controls.hint: ""}
         return self.tab.moved(point, request, dark, held.map.through.shape)
@@ -36,7 +39,7 @@ class MapEvents:
         NaN is a number still being typed.
         """
         if k != k:
-            return {self.results.geometry: gr.skip()}
+            return {self.results.surface: gr.skip()}
         self.tab.held(request)
         held = self.engine.sessions.weigh(request.session_hash, K.check(k)) or toast(UNKNOWN)
         return (
@@ -86,12 +89,12 @@ def wire_map(tab: CompareTab, toggle: gr.Button, waits: dict) -> None:
     swept = [r.sweep_image, r.sweep_open]
     r.sweep.expand(reports_errors(events.sweep), tab.dark, swept, api_name="sweep", **QUIET)
     r.sweep.collapse(lambda: False, None, r.sweep_open, api_name="sweep_closed", **HIDDEN)
-    r.geometry.change(
+    r.surface.change(
         reports_errors(events.resweep), [tab.dark, r.sweep_open], swept, api_name="resweep", **QUIET
     )
     # which point of the map the sliders stand at is drawn by the browser alone
     gr.on(
-        [*(slider.change for slider in c.sliders), c.shape.change, r.geometry.change],
+        [*(slider.change for slider in c.sliders), c.shape.change, r.surface.change],
         None,
         [c.shape, *c.sliders],
         None,

@@ -18,6 +18,8 @@ from qsched.ui.widgets import widget
 NAMES = (FULL_PRECISION, NAIVE, QSCHED)
 PAIRS = [(fragments.TITLES[name], name) for name in NAMES]
 
+ON_MAP = "window.qsched.map(element, trigger, watch)"
+
 
 @dataclass
 class Results:
@@ -35,9 +37,8 @@ class Results:
     scores: gr.HTML
     definition: gr.HTML
     k: gr.Slider
-    surface: gr.Image
+    surface: gr.HTML
     stability: gr.HTML
-    geometry: gr.HTML
     legend: gr.HTML
     around: gr.Button
     no_surface: gr.HTML
@@ -59,7 +60,7 @@ class Results:
     @property
     def map(self) -> list[gr.components.Component]:
         """What belongs to the surface."""
-        return [self.surface, self.legend, self.stability, self.geometry, self.no_surface, self.sweep]
+        return [self.surface, self.legend, self.stability, self.no_surface, self.sweep]
 
     @property
     def qsched(self) -> list[gr.components.Component]:
@@ -114,10 +115,9 @@ def build_results(backbone: str) -> Results:
                 info="Weighs stored scores: makes no image.",
                 buttons=[],
             )
-            surface = image_box("surface", "Loss surface")
+            surface = gr.HTML("", elem_id="surface", elem_classes="plain", js_on_load=ON_MAP)
             no_surface = gr.HTML("", elem_id="no-surface", elem_classes="plain", visible=False)
             stability = gr.HTML("", elem_id="stability", elem_classes="plain")
-            geometry = gr.HTML("", elem_id="surface-geometry", elem_classes="plain")
             with gr.Accordion(
                 "k sweep: how the optimum moves with k", open=False, elem_id="k-sweep"
             ) as sweep:
@@ -157,7 +157,6 @@ def build_results(backbone: str) -> Results:
         k,
         surface,
         stability,
-        geometry,
         legend,
         around,
         no_surface,

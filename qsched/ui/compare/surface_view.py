@@ -7,6 +7,7 @@ from html import escape
 import gradio as gr
 import numpy as np
 
+from qsched.comparison.thumbnail import drawing_uri
 from qsched.plots.geometry import SurfaceImage
 from qsched.plots.heatmap import surface_figure
 from qsched.plots.sweep import k_sweep_figure
@@ -49,9 +50,8 @@ def draw(results: Results, engine: Engine, held: Session, dark: bool, best: gr.B
             else fragments.published(preset)
         )
         return known | {
-            results.surface: gr.update(value=None, visible=False),
+            results.surface: gr.update(value="", visible=False),
             results.legend: "",
-            results.geometry: "",
             results.stability: "",
             results.sweep: gr.update(visible=False),
             results.no_surface: gr.update(value=sentence, visible=True),
@@ -61,9 +61,8 @@ def draw(results: Results, engine: Engine, held: Session, dark: bool, best: gr.B
     if preset and preset.surface and held.map.through.shape == preset.shape:
         about += fragments.beyond(preset, held.k)
     return known | {
-        results.surface: gr.update(value=images.drawn(drawn.image), visible=True),
+        results.surface: gr.update(value=map_shown(held, drawn, dark), visible=True),
         results.legend: legend(held),
-        results.geometry: geometry(held, drawn, dark),
         results.stability: about,
         results.sweep: gr.update(visible=True),
         results.no_surface: gr.update(value="", visible=False),
@@ -134,10 +133,10 @@ def _last(coefficients: Coefficients) -> str:
     return "c<sub>x</sub> {:g} and c<sub>ε</sub> {:g}".format(*numbers)
 
 
-def geometry(held: Session, drawn: SurfaceImage, dark: bool) -> str:
-    """What the browser needs to draw the crosshair and to say what lies under the pointer: the image's size,
-    the cells' box, the axes, what the coefficients hold beyond the first step, and per cell (by rows) JAQ,
-    and the difference to plain with its interval."""
+def map_shown(held: Session, drawn: SurfaceImage, dark: bool) -> str:
+    """The map's image, with what the browser needs to draw the crosshair over its cells and to say what lies
+    under the pointer: the image's size, the cells' box, the axes, what the coefficients hold beyond the first
+    step, and per cell (by rows) JAQ, and the difference to plain with its interval."""
     surface, through, k = held.map.surface, held.map.through, held.k
     rest = [list(c[1:]) if isinstance(c, tuple) else None for c in (through.c_x, through.c_eps)]
     data = {
@@ -158,7 +157,15 @@ def geometry(held: Session, drawn: SurfaceImage, dark: bool) -> str:
             "difference": [_numbers(row) for row in rows],
             "different": noise.different.ravel().astype(int).tolist(),
         }
-    return f"<i hidden data-surface='{json.dumps(data, separators=(',', ':'))}'></i>"
+    width, height = drawn.image.size
+    sides = zip(("left", "top", "width", "height"), drawn.box, (width, height) * 2, strict=True)
+    over = ";".join(f"{side}:{100 * pixels / whole:.4f}%" for side, pixels, whole in sides)
+    return (
+        f"<div class='map' data-surface='{json.dumps(data, separators=(',', ':'))}'>"
+        f'<img alt="Loss surface" src="{drawing_uri(drawn.image)}">'
+        f'<div id="crosshair" aria-hidden="true" style="{over}"><b class="across"></b><b class="down"></b>'
+        '<i></i></div><div id="cell" role="tooltip" hidden></div></div>'
+    )
 
 
 def _numbers(cells: np.ndarray) -> list[float | None]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from urllib.request import urlopen
 
 import numpy as np
@@ -87,6 +88,9 @@ def test_the_pointer_shows_a_cells_numbers(visit):
     text, cell = tip.inner_text(), i * 11 + j
     assert f"c_x {AXIS[j]}" in text and f"{data['jaq'][cell]:.3f}" in text and "k = 2" in text
     assert ("not different" in text) == (not data["different"][cell])
+    inks = "tip => [getComputedStyle(tip.firstChild).color, getComputedStyle(tip).backgroundColor]"
+    ink, ground = (np.mean([int(n) for n in re.findall(r"\d+", rgb)[:3]]) for rgb in tip.evaluate(inks))
+    assert abs(ink - ground) > 128, "it can be read"
     at(5, 5)
     visitor.until(lambda: not tip.is_visible(), "it stayed")
 

@@ -121,11 +121,13 @@ def test_keys_pick_once_and_leaving_a_list_picks_nothing(visit, runs):
     visitor.page.wait_for_timeout(500)
     assert runs == []
     visitor.page.click("#steps input")
+    visitor.page.get_by_role("option", name="2 steps").wait_for()
     for key in ("ArrowUp", "ArrowUp", "Enter"):
         visitor.page.keyboard.press(key)
     visitor.until(lambda: len(runs) == 1, "the pick")
+    visitor.until(lambda: visitor.comparison.settings.steps == runs[0].steps != 4, "what was picked")
     visitor.page.wait_for_timeout(300)
-    assert len(runs) == 1 and visitor.comparison.settings.steps == runs[0].steps != 4
+    assert len(runs) == 1
 
 
 def test_a_slider_dragged_while_generate_computes_keeps_its_own_image(visit, runs):

@@ -174,6 +174,7 @@ def test_broken_images_are_counted_and_scored_as_black():
     assert f"not finite, of 2 each: {QSCHED} 2, {CONTROL} 2." in result.notes[-1]
 
 
+@pytest.mark.slow
 def test_categories_are_evaluations_of_their_prompts(evaluated):
     whole, _ = evaluated
     categories = {

@@ -244,6 +244,7 @@ def test_record_about_and_export_need_no_gpu(engine, lender):
     assert len(lender.calls) == calls and not engine.is_loaded(LARGE)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_can_be_searched_and_a_large_one_names_the_command(tmp_path, lender):
     tab = search_tab(tmp_path)
     tab.engine.lent = lender

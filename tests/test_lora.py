@@ -120,6 +120,7 @@ def test_each_step_count_has_its_own_weights():
     assert backbone.quantized(Quantization("w4a8")) is not made
 
 
+@pytest.mark.slow
 def test_the_old_weights_are_gone_before_the_new_ones_come():
     backbone = fresh("pcm-sdxl")
     made = weakref.ref(backbone.quantized(Quantization("w4a8", method="mixdq")).module)

@@ -73,6 +73,7 @@ def test_u_nets_by_hand(id, denoiser, text, vae, decode):
     assert parts.vae == vae and parts.decode == pytest.approx(decode, rel=1e-3), "besides, its small input"
 
 
+@pytest.mark.slow
 def test_the_table_is_what_its_command_writes_and_the_quantizers_own():
     spec, module = SPECS["lcm-dreamshaper-v7"], build("lcm", "unet").half()
     parts = footprint(spec)

@@ -97,6 +97,7 @@ def test_a_drag_bends_the_path_of_its_image_alone(backbone, comparison):
     assert (pixels(moved.qsched.path[0]) != pixels(comparison.qsched.path[0])).any()
 
 
+@pytest.mark.slow
 def test_images_of_a_path_are_small_counted_and_left_out_of_the_record(backbone, comparison, monkeypatch):
     column = comparison.qsched
     assert column.nbytes == 5 * 64 * 64 * 3

@@ -117,6 +117,7 @@ def test_the_sweep_marks_the_k_in_use_and_leaves_the_rest():
     assert set(np.nonzero(changed.any(axis=0))[0]) <= set(at(two))
 
 
+@pytest.mark.slow
 def test_the_sweep_is_drawn_in_both_looks_and_without_noise():
     light, dark = (k_sweep_figure(noisy(), 2.0, dark=dark, note="W4A8") for dark in (False, True))
     assert light.getpixel((0, 0)) == (255, 255, 255) and dark.getpixel((0, 0)) == (11, 15, 25)

@@ -74,6 +74,7 @@ def test_what_is_shared_is_remembered(sampler):
     assert count.calls == 2 * IMAGES  # the steps after the one that differs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_every_scheduler_can_go_on_in_the_middle(sampler, name, monkeypatch):
     monkeypatch.setattr(embedded(), "scheduler", make(name))

@@ -225,6 +225,7 @@ def test_a_hub_that_stumbles_is_asked_again(hub, at):
     assert publish(small(), LCMScheduler(), REPO).files == FILES and not list(faults)
 
 
+@pytest.mark.slow
 def test_a_hub_that_goes_away_on_the_way(hub):
     def gone(kind, path):
         if "preupload" in path:

@@ -60,6 +60,7 @@ def test_mixdq_of_the_embedded_model(monkeypatch):
     assert again.report.bytes_after < made.report.bytes_after
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("id", ["lcm-dreamshaper-v7", "pcm-sdxl"])
 def test_a_planted_first_token_ruins_w8a8_per_tensor_and_not_mixdq(id, monkeypatch):
     backbone = fresh(id)
@@ -112,6 +113,7 @@ def test_images_come_nearer_to_full_precision_than_plain_rounding(method):
     assert json.dumps(written["size"])
 
 
+@pytest.mark.slow
 def test_a_search_a_preset_and_an_evaluation_keep_to_the_method(tmp_path):
     how = Quantization("w4a4", method="svdquant")
     found = search(embedded(), SearchOptions(how, PROMPTS[:1], 1, resolution=2, c_range=(0.9, 1.1)))

@@ -77,6 +77,7 @@ def test_what_a_scorer_needs_is_known_without_loading_it():
         assert all(source.repo.count("/") == 1 and source.files and source.bytes > 0 for source in needed)
 
 
+@pytest.mark.slow
 def test_a_scorer_comes_from_the_hub_and_stays(hub, folder):
     for weights in (CLIP_B32, CLIP_RN50):
         names = ("README.md", *weights.source.files)
@@ -224,6 +225,7 @@ def server(tmp_path):
         running.shutdown()
 
 
+@pytest.mark.slow
 def test_a_server_that_hangs_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr("qsched.scoring.weights.TIMEOUT", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -202,6 +202,7 @@ def test_the_best_point_is_the_best_jaq_and_not_the_best_alignment(monkeypatch):
     assert best != aligned and preset.coefficients == Coefficients.ramp(*best)
 
 
+@pytest.mark.slow
 def test_progress_tells_batches_points_the_best_and_its_image():
     seen = []
 
@@ -332,6 +333,7 @@ def test_an_estimate_measures_for_two_seconds_at_most_or_two_images(strategy, ea
     assert max(batches) >= {0.01: 15, 0.05: 15, 0.3: 2, 5.0: 1}[each] or strategy == "exhaustive"
 
 
+@pytest.mark.slow
 def test_cells_that_were_never_computed_did_not_fail(monkeypatch):
     broken = Candidate.pair(1.0, 1.0)
     compute = search_module.Job.compute

@@ -59,6 +59,7 @@ def test_use_this_shows_the_coefficients_in_compare_with_its_prompt_and_seed(tab
     assert set(updates) <= outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["me/tuned@v2", None])
 def test_use_this_takes_the_backbone_from_where_the_search_had_it(tab, source):
     backbone = "emoji-lcm" if source is None else f"emoji-lcm@{source}"

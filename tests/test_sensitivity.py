@@ -158,6 +158,7 @@ def test_as_many_trials_at_once_as_memory_holds(monkeypatch):
         assert backbone.images_at_once(16) == found
 
 
+@pytest.mark.slow
 def test_others_have_the_device_between_two_pieces():
     backbone = fresh("lcm-dreamshaper-v7")
     engine = Engine("lcm-dreamshaper-v7", load=lambda *args, **options: backbone)

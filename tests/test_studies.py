@@ -128,6 +128,7 @@ def test_another_k_of_a_grid_needs_no_image(storage):
     assert preset.coefficients == preset.at(*preset.surface.best(0.0)[:2])
 
 
+@pytest.mark.slow
 def test_an_interrupt_keeps_what_is_finished(storage):
     def interrupt(progress):
         if progress.done == 3:
@@ -236,6 +237,7 @@ def test_a_claim_whose_process_died_before_its_first_heartbeat_is_taken_over(sto
     assert [claim.candidate for claim in here.claim([ONE])] == [ONE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump_s", [3600, -3600])
 def test_a_clock_that_jumps_kills_no_search_and_keeps_no_dead_one_alive(storage, monkeypatch, jump_s):
     monkeypatch.setattr(studies, "GRACE", 2)

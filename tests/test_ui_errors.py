@@ -112,6 +112,7 @@ def test_a_search_stopped_before_its_first_point_was_stopped_and_did_not_fail(tm
     assert "storage" not in end[tab.results.notes] and "/" not in end[tab.results.notes].replace("</p>", "")
 
 
+@pytest.mark.slow
 def test_what_a_saved_search_was_loaded_from_is_named_without_its_folder(tmp_path):
     tab = search_tab(tmp_path)
     run(tab)

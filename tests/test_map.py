@@ -127,3 +127,10 @@ def test_the_command_adds_the_slice_of_a_preset_and_says_where_none_is_due(tmp_p
     made = find_preset("emoji-lcm", "w4a8", 4, tmp_path)
     assert made.surface == preset.surface and made.slice.images == 1
     assert np.isfinite(made.slice.jaq()).all()
+
+
+def test_all_visitors_share_the_arrays_of_a_presets_maps(engine):
+    preset = engine.preset("emoji-lcm", engine.opening()[0].quantization, 4)
+    (one, *_), (other, *_) = preset.maps, preset.maps
+    assert one.surface.alignment is other.surface.alignment is preset.surface.alignment
+    assert one.surface is not preset.surface, "what it says of the plain scheduler is its own"

@@ -41,16 +41,20 @@ def shrunk(image: Image.Image) -> Image.Image:
 def data_uri(image: Image.Image) -> str:
     """An address that holds the image itself, at most SIDE pixels wide and high."""
     small = shrunk(image)
-    return _encoded(small.mode, small.size, small.tobytes(), quality=90)
+    return _thumbnail(small.mode, small.size, small.tobytes())
 
 
 def drawing_uri(image: Image.Image) -> str:
     """An address that holds a drawing as it is."""
-    return _encoded(image.mode, image.size, image.tobytes(), lossless=True, method=0)
+    return _encoded(image, lossless=True, method=0)
 
 
 @functools.lru_cache(maxsize=256)  # a drag shows two rows of the path's three again
-def _encoded(mode: str, size: tuple[int, int], pixels: bytes, **options: Any) -> str:
+def _thumbnail(mode: str, size: tuple[int, int], pixels: bytes) -> str:
+    return _encoded(Image.frombytes(mode, size, pixels), quality=90)
+
+
+def _encoded(image: Image.Image, **options: Any) -> str:
     data = io.BytesIO()
-    Image.frombytes(mode, size, pixels).save(data, "WEBP", **options)
+    image.save(data, "WEBP", **options)
     return f"data:image/webp;base64,{base64.b64encode(data.getvalue()).decode()}"

@@ -82,9 +82,8 @@ def open_pipeline(spec: BackboneSpec, folder: Path, dtype: torch.dtype) -> Diffu
     pipe = pipeline.from_pretrained(
         folder, dtype=dtype, variant=variant_of(folder, dtype), local_files_only=True, **options
     )
-    if spec.family == "sdxl":
-        # diffusers' own `to` warns that it was loaded otherwise
-        nn.Module.to(pipe.vae, decoder_dtype(spec, pipe.vae, dtype))
+    # diffusers' own `to` warns that it was loaded otherwise
+    nn.Module.to(pipe.vae, decoder_dtype(spec, pipe.vae, dtype))
     return pipe
 
 

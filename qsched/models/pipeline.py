@@ -147,7 +147,8 @@ class PipelineBackbone(Backbone):
             raise ValueError(
                 f"This quantized denoiser is for another step count than {self.spec.title} now runs in."
             )
-        work = self.parts.denoise * len(latents) + self.parts.unpack
+        parts = self.parts
+        work = parts.denoise * len(latents) + parts.unpack
         with self.residency.using(denoiser, work, blocks=denoiser is self.denoiser):
             return self._predict(denoiser, latents.to(self.dtype), timestep, condition)
 

@@ -1,6 +1,7 @@
 """A loss surface and the coefficients that its points stand for."""
 
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 
 import torch
 
@@ -24,8 +25,9 @@ class Slice:
     of: str
 
     def __post_init__(self) -> None:
-        plain = self.at(1.0, 1.0).is_identity
-        object.__setattr__(self, "surface", replace(self.surface, holds_plain=plain))
+        surface = copy(self.surface)  # with the same arrays, which all slices of a preset share
+        surface.holds_plain = self.at(1.0, 1.0).is_identity
+        object.__setattr__(self, "surface", surface)
 
     def at(self, c_x: float, c_eps: float) -> Coefficients:
         """The coefficients that a point stands for."""

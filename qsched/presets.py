@@ -11,6 +11,7 @@ import os
 import re
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -162,9 +163,9 @@ class Preset:
         """The coefficients that a point of the surface stands for, in this preset's shape."""
         return SHAPES[self.shape](c_x, c_eps)
 
-    @property
+    @cached_property
     def maps(self) -> list[Slice]:
-        """Its surfaces with what their points stand for."""
+        """Its surfaces with what their points stand for; the same objects for everyone."""
         found = ((self.surface, lambda: self.at(1.0, 1.0)), (self.slice, lambda: self.coefficients))
         return [Slice(each, through(), self.images_of(each)) for each, through in found if each is not None]
 

@@ -129,8 +129,11 @@ def test_the_command_adds_the_slice_of_a_preset_and_says_where_none_is_due(tmp_p
     assert np.isfinite(made.slice.jaq()).all()
 
 
-def test_all_visitors_share_the_arrays_of_a_presets_maps(engine):
+def test_all_visitors_share_a_presets_maps_and_a_point_on_none_of_them_redraws_nothing(engine, tab):
     preset = engine.preset("emoji-lcm", engine.opening()[0].quantization, 4)
-    (one, *_), (other, *_) = preset.maps, preset.maps
-    assert one.surface.alignment is other.surface.alignment is preset.surface.alignment
-    assert one.surface is not preset.surface, "what it says of the plain scheduler is its own"
+    assert preset.maps[0].surface.alignment is preset.surface.alignment
+    assert preset.maps[0].surface is not preset.surface, "what it says of the plain scheduler is its own"
+    tab.moved(Coefficients.ends((3.0, 1.0), (3.0, 1.0)), REQUEST, False)
+    shown = engine.session("a").map
+    answer = tab.moved(Coefficients.ends((3.0, 2.0), (3.0, 2.0)), REQUEST, False)
+    assert engine.session("a").map is shown and tab.results.surface not in answer

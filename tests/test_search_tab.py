@@ -3,6 +3,7 @@
 import contextvars
 import os
 import threading
+import time
 
 import gradio as gr
 import numpy as np
@@ -161,10 +162,10 @@ def test_others_get_the_device_between_two_batches(tab):
 
 
 def test_the_device_runs_what_it_is_given_in_the_order_of_asking():
-    device, order, threads, go_on = DeviceThread(), [], [], threading.Event()
-    first = threading.Thread(target=device.run, args=(lambda: go_on.wait(10),))
+    device, order, threads, began, go_on = DeviceThread(), [], [], threading.Event(), threading.Event()
+    first = threading.Thread(target=device.run, args=(lambda: (began.set(), go_on.wait(10)),))
     first.start()
-    until(lambda: device._thread is not None and not device._urgent)
+    began.wait(10)
     for name in range(5):
         nested = lambda name=name: device.run(lambda: order.append((name, threading.current_thread().name)))
         threads.append(threading.Thread(target=device.run, args=(nested,)))
@@ -177,19 +178,25 @@ def test_the_device_runs_what_it_is_given_in_the_order_of_asking():
 
 
 @pytest.mark.parametrize(
-    ("patience", "expected"), [(60.0, ["drag", "drag", "batch"]), (0.0, ["batch", "drag", "drag"])]
+    ("patience", "expected"),
+    [
+        (60.0, ["drag", "drag", "batch", "batch"]),
+        (0.2, ["batch", "drag", "drag", "batch"]),  # both batches have waited long enough
+        (0.0, ["batch", "batch", "drag", "drag"]),
+    ],
 )
-def test_what_visitors_wait_for_goes_before_a_batch_that_has_not_waited_long(monkeypatch, patience, expected):
+def test_while_visitors_wait_one_batch_runs_every_so_often(monkeypatch, patience, expected):
     monkeypatch.setattr("qsched.server.device_thread.PATIENCE_S", patience)
     device, order, began, go_on = DeviceThread(), [], threading.Event(), threading.Event()
     threads = [threading.Thread(target=device.run, args=(lambda: (began.set(), go_on.wait(10)),))]
     threads[0].start()
     began.wait(10)
-    for name in ("batch", "drag", "drag"):
+    for name in ("batch", "batch", "drag", "drag"):
         work = (lambda name=name: order.append(name), name == "batch")
         threads.append(threading.Thread(target=device.run, args=work))
         threads[-1].start()
         until(lambda: len(device._urgent) + len(device._patient) == len(threads) - 1)
+    time.sleep(min(patience, 0.3))
     go_on.set()
     for thread in threads:
         thread.join(5)

@@ -1,6 +1,7 @@
 """`slice`: the loss surface around a preset's own coefficients, where they are no point of its surface."""
 
 import argparse
+from dataclasses import replace
 
 from qsched.commands.options import add_backbone, open_backbone
 from qsched.commands.result import Result
@@ -36,11 +37,11 @@ def run(args: argparse.Namespace) -> Result:
     )
     rows = slice_around(backbone, options, preset.coefficients, "")
     for found in tqdm(rows, total=CELLS, desc=f"slice {preset.bits}", unit="row", disable=None):
-        preset.slice = found.surface
-    save_preset(preset, args.preset)
-    c_x, c_eps, value = preset.slice.best(preset.k)
+        sliced = replace(preset, slice=found.surface)
+    save_preset(sliced, args.preset)
+    c_x, c_eps, value = sliced.slice.best(preset.k)
     text = (
-        f"JAQ around {preset.coefficients.to_dict()} on {preset.images_of(preset.slice)}: best {value:.3f} "
+        f"JAQ around {preset.coefficients.to_dict()} on {preset.images_of(sliced.slice)}: best {value:.3f} "
         f"at c_x {c_x:g}, c_eps {c_eps:g} of the first step. Written to {args.preset}."
     )
     return Result({"path": str(args.preset), "best": {"c_x": c_x, "c_eps": c_eps, "jaq": value}}, text)

@@ -6,6 +6,7 @@ at half their speed. So the threads of the web server hand their work to this on
 """
 
 import contextvars
+import math
 import os
 import threading
 import time
@@ -17,12 +18,13 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 PATIENCE_S = 4.0
-"""A batch of a long job waits for what visitors wait for, but no longer than this."""
+"""While visitors wait, one batch of a long job runs every so many seconds, of all long jobs together."""
 
 
 class _Asked(NamedTuple):
     function: Callable
     result: Future
+    patient: bool
     since: float
 
 
@@ -38,12 +40,13 @@ class DeviceThread:
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._process = os.getpid()
+        self._last_patient = -math.inf
 
     def run(self, function: Callable[[], T], patient: bool = False) -> T:
         """What the function returns or raises; it sees the caller's context variables. A forked process has
         no such thread and runs it itself.
 
-        patient: a batch of a long job, which lets the others go first, for PATIENCE_S seconds at most.
+        patient: a batch of a long job, which lets the others go first, see PATIENCE_S.
         """
         if threading.current_thread() is self._thread or os.getpid() != self._process:
             return function()
@@ -52,16 +55,23 @@ class DeviceThread:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, daemon=True, name="device")
                 self._thread.start()
-            (self._patient if patient else self._urgent).append(_Asked(run, result, time.monotonic()))
+            asked = _Asked(run, result, patient, time.monotonic())
+            (self._patient if patient else self._urgent).append(asked)
             self._changed.notify()
-        del run
+        del run, asked
         return result.result()
 
     def _next(self) -> _Asked:
         with self._changed:
             self._changed.wait_for(lambda: self._urgent or self._patient)
-            overdue = self._patient and time.monotonic() - self._patient[0].since >= PATIENCE_S
-            return (self._patient if overdue or not self._urgent else self._urgent).popleft()
+            if self._urgent and not self._overdue():
+                return self._urgent.popleft()
+            return self._patient.popleft()
+
+    def _overdue(self) -> bool:
+        """Whether a batch of a long job has waited for long, and none has run meanwhile."""
+        since = max(self._patient[0].since, self._last_patient) if self._patient else math.inf
+        return time.monotonic() - since >= PATIENCE_S
 
     def _work(self) -> None:
         while True:
@@ -70,4 +80,6 @@ class DeviceThread:
                 asked.result.set_result(asked.function())
             except BaseException as error:
                 asked.result.set_exception(error)
+            if asked.patient:
+                self._last_patient = time.monotonic()
             del asked  # an idle thread keeps nothing alive

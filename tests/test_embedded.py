@@ -17,7 +17,7 @@ from emoji_art import CONCEPTS, write_packages
 from torch import nn
 from torch.distributed.run import get_args_parser
 
-from qsched.embedded import export, report, whole
+from qsched.embedded import export, report
 from qsched.embedded.__main__ import main, parser
 from qsched.embedded.data import dataset, scenes
 from qsched.embedded.denoiser import batches, distil, teacher
@@ -27,7 +27,6 @@ from qsched.embedded.judges.tokenizer import train_tokenizer
 from qsched.embedded.training import loop as training
 from qsched.embedded.training import parallel, weights
 from qsched.models.emoji import CHANNELS, to_images
-from qsched.models.registry import ASSETS
 from qsched.scoring.embedded_clip import prepared
 
 
@@ -257,18 +256,10 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     assert weights.start_from(work / "denoiser.pt", other) == len(before["average"])
     assert all(torch.equal(value, before["average"][name]) for name, value in other.state_dict().items())
 
-    parts = whole.copy_weights(work, tmp_path / "home")
-    assert [p.name for p in parts] == [
-        f"{n}.safetensors.{i:02}" for n in ("denoiser", "student") for i in range(2)
-    ]
-    assert max(p.stat().st_size for p in parts) <= weights.PART
-    joined = tmp_path / "student.safetensors"
-    joined.write_bytes(b"".join(p.read_bytes() for p in parts[2:]))
-    export.export_checkpoint(joined, tmp_path / "from-parts")
-
     assert export.export_checkpoint(work / "student.pt", tmp_path / "emoji-lcm") == 2
-    same = "unet/diffusion_pytorch_model.safetensors"
-    assert (tmp_path / "from-parts" / same).read_bytes() == (tmp_path / "emoji-lcm" / same).read_bytes()
+    weights_file = tmp_path / "emoji-lcm" / weights.UNET_FILE
+    assert export.export_checkpoint(weights_file, tmp_path / "again") == 0
+    assert (tmp_path / "again" / weights.UNET_FILE).read_bytes() == weights_file.read_bytes()
     assert weights.start_from(tmp_path / "emoji-lcm", denoiser.new_unet()) == len(before["average"])
     from qsched import load_backbone
 
@@ -320,30 +311,6 @@ def test_a_text_tower_is_kept_while_the_image_tower_learns(data, tmp_path, monke
             model.encode_image(prepared(model, emoji.images_of(torch.arange(4)))) for model, _ in towers
         ]
     assert torch.equal(*texts) and not torch.allclose(*images, atol=1e-3)
-
-
-@pytest.mark.slow
-def test_one_command_trains_everything_and_goes_on_from_its_checkpoints(data, tmp_path, monkeypatch):
-    """All stages in one go, twice: the second call finds its checkpoints and, with its steps used up, ends at
-    once.
-    """
-    shutil.copy(data, tmp_path / "emoji.npz")
-    calls = []
-    monkeypatch.setattr(teacher, "train_denoiser", lambda *a, **k: calls.append(("denoiser", k)))
-    monkeypatch.setattr(distil, "distil", lambda *a, **k: calls.append(("distil", k)))
-    for name in ("denoiser", "student"):
-        torch.save({"curve": [{"step": 1, "loss": 0.5}]}, tmp_path / f"{name}.pt")
-    out = [
-        whole.run(
-            tmp_path, tmp_path / "clip", ASSETS / "emoji-lcm", 1.0, device="cpu", steps=1, batch=8, prompts=4
-        )
-        for _ in range(2)
-    ]
-    assert out[0]["student"]["loss"] == 0.5 and (tmp_path / "observer.safetensors").exists()
-    assert out[0]["clip"]["retrieval"] == out[1]["clip"]["retrieval"], "nothing was trained twice"
-    assert [name for name, _ in calls] == ["denoiser", "distil"] * 2
-    assert calls[0][1]["start"] == ASSETS / "emoji-lcm" and calls[0][1]["minutes"] == pytest.approx(0.42)
-    assert sum(whole.SHARES.values()) == pytest.approx(1)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from qsched.quiet import quiet
 
 quiet()
 
-from qsched.embedded import export, report, sheet, variety, whole  # noqa: E402
+from qsched.embedded import export, report, sheet, variety  # noqa: E402
 from qsched.embedded.data import dataset  # noqa: E402
 from qsched.embedded.denoiser import autoencoder, bank, distil, teacher  # noqa: E402
 from qsched.embedded.denoiser import latent as latent_model  # noqa: E402
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         options = {"steps": args.steps, "minutes": args.minutes, "batch": args.batch, "seed": args.seed}
         options["device"] = args.device
         if args.command == "clip":
-            options |= {"start": args.start, "keep_text": args.keep_text, "photographs": args.photographs}
+            options |= {"start": args.start, "keep_text": args.keep_text}
             options |= {"learning_rate": args.learning_rate, "compiled": not args.no_compile}
             found = clip_training.train_clip(data, args.clip, args.work, **options)
         elif args.command == "text":
@@ -67,11 +67,7 @@ def run(args: argparse.Namespace) -> None:
         made |= {"device": args.device, "styles": tuple(args.styles)}
         print(json.dumps(bank.build(data, args.clip, encoder, args.work / "bank", **made), indent=1))
     elif args.command == "denoiser":
-        options = _options(args) | {
-            "start": args.start,
-            "photographs": args.photographs,
-            "muon": not args.adamw,
-        }
+        options = _options(args) | {"start": args.start, "muon": not args.adamw}
         options["without_text"] = WITHOUT_TEXT if args.latent else 0.0
         teacher.train_denoiser(_batches(args, data), _checkpoint(args, "denoiser"), **options)
     elif args.command == "distil":
@@ -82,11 +78,6 @@ def run(args: argparse.Namespace) -> None:
         options["guidance"] = (GUIDANCE if args.latent else 0.0) if args.guidance is None else args.guidance
         before = args.start or _checkpoint(args, "denoiser")
         distil.distil(_batches(args, data), before, _checkpoint(args, "student"), **options)
-    elif args.command == "whole":
-        options = {"device": args.device, "batch": args.batch, "photographs": args.photographs}
-        print(json.dumps(whole.run(args.work, args.clip, args.model, args.minutes, **options), indent=1))
-        if args.home:
-            print(*whole.copy_weights(args.work, args.home), sep="\n")
     elif args.command == "export":
         named = args.checkpoint in ("denoiser", "student")
         file = args.work / f"{args.checkpoint}.pt" if named else Path(args.checkpoint)
@@ -119,8 +110,6 @@ def _batches(args: argparse.Namespace, data: Path) -> Batches:
     where = training.pick_device(args.device)
     seed = parallel.own_seed(args.seed) + (args.command == "distil")
     if args.latent:
-        if getattr(args, "photographs", False):
-            raise ValueError("--photographs compares pixels: it cannot be had with --latent.")
         files = args.work / "bank", args.autoencoder or args.work / "autoencoder.pt"
         return bank.LatentBatches(data, args.clip, where, seed, *files)
     return PixelBatches(data, args.clip, where, seed, tuple(args.styles), args.workers)
@@ -134,8 +123,7 @@ def _export_latent(args: argparse.Namespace, data: Path) -> None:
     if factor is None:
         trained = autoencoder.load_trained(args.autoencoder)
         factor = latent_model.measured_scaling(trained, dataset.load(data))
-    denoiser = read_weights(args.denoiser, args.base)
-    export.export_latent(denoiser, weights, factor, args.out, args.clip)
+    export.export_latent(read_weights(args.denoiser), weights, factor, args.out, args.clip)
     print(f"{args.out}: scaling factor {factor:.4f}")
 
 

@@ -27,8 +27,8 @@ def export_denoiser(weights: dict[str, Tensor], folder: Path) -> None:
 
 
 def export_checkpoint(checkpoint: Path, folder: Path) -> int:
-    """Export the averaged weights of a training checkpoint, or weights that `whole.copy_weights` wrote;
-    returns the step they were saved at (0: not known).
+    """Export the averaged weights of a training checkpoint, or those of a safetensors file; returns the step
+    they were saved at (0: not known).
     """
     if checkpoint.suffix == ".safetensors":
         export_denoiser(read_weights(checkpoint), folder)

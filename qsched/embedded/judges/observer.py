@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qsched.embedded.data import dataset
-from qsched.embedded.data.scenes import Feed, Jitter, Mix, Scenes
+from qsched.embedded.data.scenes import Jitter, Mix, Scenes
 from qsched.embedded.training import loop as training
 
 FEATURES = 64
@@ -115,7 +115,6 @@ def train_observer(
     learning_rate: float = 2e-3,
     seed: int = SEED,
     device: str = "auto",
-    workers: int = 0,
     save_every: int = 250,
 ) -> dict[str, float]:
     """Train, write work/observer.safetensors (fp16) and return top-1 and top-5 on the held-out pairs."""
@@ -123,11 +122,10 @@ def train_observer(
     emoji = dataset.load(data)
     torch.manual_seed(seed)
     model = Observer(emoji.concepts).to(where, memory_format=torch.channels_last).train()
-    jitter, place = Jitter(zoom=0.2, turn=20), "cpu" if workers else where
-    feed = Feed(Scenes(emoji, emoji.train_indices(), MIX, jitter, seed, place), workers)
+    scenes = Scenes(emoji, emoji.train_indices(), MIX, Jitter(zoom=0.2, turn=20), seed, where)
 
     def loss_of(step: int) -> Tensor:
-        drawn = feed.draw(batch, step)
+        drawn = scenes.draw(batch, step)
         images = disturb(drawn.images.to(where), torch.Generator().manual_seed(seed + step))
         with training.autocast(where):
             logits = model(images.contiguous(memory_format=torch.channels_last))

@@ -1,43 +1,28 @@
-"""Weights in every form in which training leaves them, and their cutting into parts for a transfer."""
+"""Weights in every form in which training leaves them."""
 
 from pathlib import Path
 
 import torch
-from safetensors.torch import load
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
-PART = 15_000_000
-"""Bytes: `split_file` cuts weights into parts of this size where a transfer allows no larger files."""
 
 
-def read_weights(path: Path, base: Path | None = None) -> dict[str, Tensor]:
-    """Weights by name, float32: of a training checkpoint (the averaged ones), a diffusers folder's unet, a
-    safetensors file, its parts (PATH.00, PATH.01, ...), or int8 differences to the fp16 weights `base`
-    (NAME|q times NAME|s, one scale a row).
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Weights by name, float32: of a training checkpoint (the averaged ones), a diffusers folder's unet, or a
+    safetensors file.
 
     Raises:
-        FileNotFoundError: there is neither the file nor its first part.
-        ValueError: differences without a base.
+        FileNotFoundError: there is no such file.
     """
     if path.is_dir():
         path = path / UNET_FILE
-    parts = sorted(path.parent.glob(f"{path.name}.[0-9][0-9]"))
-    if not path.exists() and not parts:
-        raise FileNotFoundError(f"There is neither {path} nor {path.name}.00 beside it.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}.")
     if path.suffix == ".pt":
         return torch.load(path, map_location="cpu", weights_only=True)["average"]
-    content = path.read_bytes() if path.exists() else b"".join(part.read_bytes() for part in parts)
-    found = load(content)
-    if not any(name.endswith("|q") for name in found):
-        return {name: value.float() for name, value in found.items()}
-    if base is None:
-        raise ValueError(f"{path} holds differences to other weights: name them with --base.")
-    out = {}
-    for name, value in read_weights(base).items():
-        change = found[f"{name}|q"].float() * found[f"{name}|s"]
-        out[name] = value.half().float() + change.view_as(value)
-    return out
+    return {name: value.float() for name, value in load_file(path).items()}
 
 
 def start_from(path: Path, module: nn.Module) -> int:
@@ -53,16 +38,3 @@ def start_from(path: Path, module: nn.Module) -> int:
         raise ValueError(f"No weight of {path} fits the network that it should start.")
     module.load_state_dict(fitting, strict=False)
     return len(fitting)
-
-
-def split_file(path: Path, size: int = PART) -> list[Path]:
-    """Cut a file into NAME.00, NAME.01, ... and remove it; a small one stays as it is."""
-    content = path.read_bytes()
-    if len(content) <= size:
-        return [path]
-    parts = []
-    for number, begin in enumerate(range(0, len(content), size)):
-        parts.append(path.with_name(f"{path.name}.{number:02}"))
-        parts[-1].write_bytes(content[begin : begin + size])
-    path.unlink()
-    return parts

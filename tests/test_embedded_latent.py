@@ -66,5 +66,3 @@ def test_the_data_set_has_the_size_that_is_asked_for(tmp_path, monkeypatch, caps
     assert (emoji.alpha[:, :margin] == 0).all() and (emoji.alpha[:, side // 2, side // 2] == 255).all()
     drawn = Scenes(emoji, emoji.train_indices()).draw(4, 0)
     assert drawn.images.shape == (4, 3, side, side)
-    factor = latent.measured_scaling(latent.new_autoencoder(16).eval(), emoji, 8)
-    assert 0 < factor < float("inf")

@@ -43,7 +43,7 @@ INSIDE = {
     ),
     "embedded": (
         "__main__",
-        "options sheet export variety",
+        "options export",
         "report",
         "denoiser",
         "judges",

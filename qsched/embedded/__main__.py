@@ -9,10 +9,9 @@ from qsched.quiet import quiet
 
 quiet()
 
-from qsched.embedded import export, report, sheet, variety  # noqa: E402
+from qsched.embedded import export, report  # noqa: E402
 from qsched.embedded.data import dataset  # noqa: E402
 from qsched.embedded.denoiser import autoencoder, bank, distil, teacher  # noqa: E402
-from qsched.embedded.denoiser import latent as latent_model  # noqa: E402
 from qsched.embedded.denoiser.batches import STYLES, Batches, PixelBatches  # noqa: E402
 from qsched.embedded.judges import clip, clip_training, damage, judging, observer, text_training  # noqa: E402
 from qsched.embedded.options import parser  # noqa: E402
@@ -84,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         step = export.export_checkpoint(file, args.model)
         print(f"{args.model}: {args.checkpoint} at step {step}")
     elif args.command == "latent":
-        _export_latent(args, data)
+        _export_latent(args)
     elif args.command == "evaluate":
         evaluate(args, data)
     else:
@@ -115,22 +114,18 @@ def _batches(args: argparse.Namespace, data: Path) -> Batches:
     return PixelBatches(data, args.clip, where, seed, tuple(args.styles), args.workers)
 
 
-def _export_latent(args: argparse.Namespace, data: Path) -> None:
-    weights, factor = read_weights(args.autoencoder), args.scaling_factor
-    manifest = args.work / "bank" / "bank.json"
-    if factor is None and manifest.exists():
-        factor = json.loads(manifest.read_text())["scaling_factor"]
+def _export_latent(args: argparse.Namespace) -> None:
+    factor = args.scaling_factor
     if factor is None:
-        trained = autoencoder.load_trained(args.autoencoder)
-        factor = latent_model.measured_scaling(trained, dataset.load(data))
-    export.export_latent(read_weights(args.denoiser), weights, factor, args.out, args.clip)
+        factor = json.loads((args.work / "bank" / "bank.json").read_text())["scaling_factor"]
+    denoiser, weights = read_weights(args.denoiser), read_weights(args.autoencoder)
+    export.export_latent(denoiser, weights, factor, args.out, args.clip)
     print(f"{args.out}: scaling factor {factor:.4f}")
 
 
 def evaluate(args: argparse.Namespace, data: Path) -> None:
-    """Print the parts that were asked for: the judge's measures, the model's numbers, the sheet."""
-    emoji, out = dataset.load(data), {}
-    unseen, watching = {"unseen": not args.saw_all}, args.work / "observer.safetensors"
+    """Print the parts that were asked for: the judge's measures, the model's numbers."""
+    emoji, out, watching = dataset.load(data), {}, args.work / "observer.safetensors"
     if args.only in (None, "judge"):
         where = training.pick_device(args.device)
         model, tokenizer = clip.load_clip(args.clip, emoji)
@@ -146,19 +141,7 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
             teacher=args.teacher,
             styles=args.styles,
             seeds=args.seeds,
-            **unseen,
         )
-    if args.only == "variety" or (args.only is None and watching.exists()):
-        student = _backbone(args.model, args.device)
-        eyes = observer.load_observer(watching, student.device)
-        out["variety"] = variety.measure(student, emoji, eyes, styles=args.styles)
-    if args.only in (None, "sheet"):
-        if args.saw_all:
-            emoji.unseen = None
-        student, other = (folder and _backbone(folder, args.device) for folder in (args.model, args.teacher))
-        indices, labels = sheet.choose(emoji, args.styles or emoji.styles)
-        sheet.paint(sheet.columns(student, emoji, indices, teacher=other), labels, args.sheet)
-        out["sheet"] = str(args.sheet)
     if args.json:
         print(json.dumps(out, indent=1))
         return
@@ -166,10 +149,6 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
         print(judging.markdown(out["judge"]))
     if "model" in out:
         print(report.markdown(out["model"]))
-    if "variety" in out:
-        print(variety.markdown(out["variety"]))
-    if "sheet" in out:
-        print(out["sheet"])
 
 
 def _backbone(folder: Path, device: str):

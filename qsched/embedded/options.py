@@ -138,30 +138,20 @@ def parser() -> argparse.ArgumentParser:
     latent.add_argument(
         "--scaling-factor",
         type=float,
-        help="of the latents (default: that of the bank in --work, or measured)",
+        help="of the latents (default: that of the bank in --work)",
     )
     latent.add_argument("--out", type=Path, required=True, help="folder; emoji-clip is copied beside it")
     page = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
     page.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
     page.add_argument("--steps", type=int, default=4)
-    judge = commands.add_parser(
-        "evaluate", help="how good the judge and the model are, with 95 %% intervals, and a sheet"
-    )
-    judge.add_argument(
-        "--only", choices=("judge", "model", "variety", "sheet"), help="one part instead of all"
-    )
+    judge = commands.add_parser("evaluate", help="how good the judge and the model are, with 95 %% intervals")
+    judge.add_argument("--only", choices=("judge", "model"), help="one part instead of both")
     judge.add_argument("--seeds", type=int, default=3, help="noise seeds per prompt (default: %(default)s)")
     judge.add_argument(
         "--teacher", type=Path, help="diffusers folder of the teacher (default: --model in 50 steps)"
     )
     judge.add_argument(
         "--styles", nargs="+", help="sets that the model draws (default: those of the data set)"
-    )
-    judge.add_argument(
-        "--saw-all", action="store_true", help="the model was not kept from the data set's unseen concepts"
-    )
-    judge.add_argument(
-        "--sheet", type=Path, default=Path("out/sheet.png"), help="where (default: %(default)s)"
     )
     judge.add_argument("--json", action="store_true")
     return top

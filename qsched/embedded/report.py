@@ -97,7 +97,7 @@ def pairs(emoji: dataset.Emoji, styles: Sequence[str]) -> dict[str, Tensor]:
     SEEN seen ones spread evenly, all held-out pairs, all images of unseen concepts; of these styles.
     """
     styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in styles]))
-    unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
+    unseen = emoji.unseen[emoji.concept]
     seen = emoji.train_indices(styles, unseen=False)
     found = {
         "seen": seen[torch.linspace(0, len(seen) - 1, min(SEEN, len(seen))).long()],
@@ -115,7 +115,6 @@ def report(
     teacher: Backbone | None = None,
     styles: Sequence[str] | None = None,
     seeds: int = 3,
-    unseen: bool = True,
 ) -> dict[str, Any]:
     """Every metric of every row, each an estimate {"mean", "low", "high"} with its 95 % interval over prompts
     and seeds.
@@ -123,11 +122,7 @@ def report(
     Args:
         observer: None leaves its columns out.
         teacher: the model that is sampled in 50 steps; None takes the student's weights for it.
-        unseen: whether the model was kept from the data's unseen concepts; otherwise they count as seen.
     """
-    if not unseen:
-        emoji = copy.copy(emoji)
-        emoji.unseen = None
     teacher, out = as_teacher(teacher or student), {"backbone": student.spec.id, "revision": student.revision}
     out |= {"teacher": teacher.revision, "seeds": list(range(seeds)), "rows": []}
     recognition = Recognition(student, emoji)

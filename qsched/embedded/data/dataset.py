@@ -102,27 +102,12 @@ class Emoji:
     groups: list[str]
     tags: list[list[str]]
     styles: list[str]
-    alpha: torch.Tensor | None = None
-    unseen: torch.Tensor | None = None
+    alpha: torch.Tensor
+    unseen: torch.Tensor
 
     def caption(self, index: int) -> str:
         """The plain caption of one image: "red apple, glossy style"."""
         return f"{self.concepts[self.concept[index]]}, {self.styles[self.style[index]]} style"
-
-    def captions(self, indices: torch.Tensor, rng: np.random.Generator) -> list[str]:
-        """Training captions: mostly the plain one, now and then without its style or with a search tag in
-        place of the name.
-        """
-        out = []
-        for index in indices.tolist():
-            draw, tags = rng.random(), self.tags[self.concept[index]]
-            if draw < 0.85 or (draw >= 0.93 and not tags):
-                out.append(self.caption(index))
-            elif draw < 0.93:
-                out.append(self.concepts[self.concept[index]])
-            else:
-                out.append(f"{tags[rng.integers(len(tags))]} {self.caption(index)}")
-        return out
 
     def train_indices(self, styles: Sequence[str] | None = None, unseen: bool = True) -> torch.Tensor:
         """Indices of the images that training may use: of these styles (None = all), with or without the
@@ -131,7 +116,7 @@ class Emoji:
         usable = ~self.held_out
         if styles is not None:
             usable = usable & torch.isin(self.style, torch.tensor([self.styles.index(s) for s in styles]))
-        if not unseen and self.unseen is not None:
+        if not unseen:
             usable = usable & ~self.unseen[self.concept]
         return usable.nonzero().flatten()
 
@@ -140,14 +125,8 @@ class Emoji:
         return self.images[indices].permute(0, 3, 1, 2).float() / 255
 
     def cutouts(self) -> torch.Tensor:
-        """Every image as colour times opacity, and opacity: uint8 (count, 4, 64, 64).
-
-        Without stored opacity all is opaque.
-        """
-        alpha = (
-            torch.full(self.images.shape[:3], 255, dtype=torch.uint8) if self.alpha is None else self.alpha
-        )
-        alpha = alpha.unsqueeze(-1)
+        """Every image as colour times opacity, and opacity: uint8 (count, 4, 64, 64)."""
+        alpha = self.alpha.unsqueeze(-1)
         colour = torch.minimum((self.images.int() - (255 - alpha.int())).clamp(min=0), alpha.int())
         return torch.cat([colour.to(torch.uint8), alpha], -1).permute(0, 3, 1, 2).contiguous()
 
@@ -326,9 +305,7 @@ def write_arrays(path: Path, **arrays: np.ndarray | str) -> None:
 
 
 def load(path: Path) -> Emoji:
-    """Read a file written by `build`, also by versions of it that stored no opacity."""
+    """Read a file written by `build`."""
     with np.load(path) as data:
         names = ("images", "concept", "style", "held_out", "alpha", "unseen")
-        return Emoji(
-            **{n: torch.from_numpy(data[n]) for n in names if n in data}, **json.loads(str(data["meta"]))
-        )
+        return Emoji(**{n: torch.from_numpy(data[n]) for n in names}, **json.loads(str(data["meta"])))

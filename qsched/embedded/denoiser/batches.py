@@ -137,7 +137,7 @@ class Batches(ABC):
         """
         emoji = self.emoji
         styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in self.styles]))
-        unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
+        unseen = emoji.unseen[emoji.concept]
         found = {
             "seen": self.usable,
             "held_out": (styled & emoji.held_out & ~unseen).nonzero().flatten(),

@@ -12,7 +12,7 @@ quiet()
 from qsched.embedded import export, report  # noqa: E402
 from qsched.embedded.data import dataset  # noqa: E402
 from qsched.embedded.denoiser import autoencoder, bank, distil, teacher  # noqa: E402
-from qsched.embedded.denoiser.batches import STYLES, Batches, PixelBatches  # noqa: E402
+from qsched.embedded.denoiser.batches import Batches, PixelBatches, drawn_styles  # noqa: E402
 from qsched.embedded.judges import clip, clip_training, damage, judging, observer, text_training  # noqa: E402
 from qsched.embedded.options import parser  # noqa: E402
 from qsched.embedded.training import loop as training  # noqa: E402
@@ -34,46 +34,36 @@ def run(args: argparse.Namespace) -> None:
     if parallel.size() > 1 and args.command not in ("denoiser", "distil"):
         raise ValueError(f"torchrun is for denoiser and distil: run {args.command} without it.")
     if args.command == "dataset":
-        print(
-            json.dumps(
-                dataset.build(args.node_modules, data, tuple(args.groups), tuple(args.styles), args.side),
-                indent=1,
-            )
-        )
+        print(json.dumps(dataset.build(args.node_modules, data, tuple(args.styles), args.side), indent=1))
     elif args.command == "damage":
         prompts = damage.known_prompts(dataset.load(data), tuple(args.groups), tuple(args.styles), args.count)
         made = damage.make(_backbone(args.model, args.device), prompts)
         damage.save(made, args.work / "damage.npz")
         print(f"{args.work / 'damage.npz'}: {len(prompts)} prompts x {len(damage.KINDS)} kinds")
     elif args.command in ("clip", "text", "observer"):
-        options = {"steps": args.steps, "minutes": args.minutes, "batch": args.batch, "seed": args.seed}
-        options["device"] = args.device
-        if args.command == "clip":
-            options |= {"start": args.start, "keep_text": args.keep_text}
-            options |= {"learning_rate": args.learning_rate, "compiled": not args.no_compile}
-            found = clip_training.train_clip(data, args.clip, args.work, **options)
+        options = _options(args) | {"seed": args.seed, "device": args.device}
+        if args.command == "observer":
+            found = observer.train_observer(data, args.work, **options)
         elif args.command == "text":
             found = text_training.train_text(data, args.clip, args.work, start=args.start, **options)
         else:
-            found = observer.train_observer(data, args.work, **options)
+            options |= {"start": args.start, "keep_text": args.keep_text}
+            found = clip_training.train_clip(data, args.clip, args.work, **options)
         print(json.dumps(found, indent=1))
     elif args.command == "autoencoder":
-        options = _options(args) | {"seed": args.seed, "device": args.device, "workers": args.workers}
-        file, styles = args.work / "autoencoder.pt", tuple(args.styles)
-        autoencoder.train_autoencoder(data, file, start=args.start, styles=styles, **options)
+        options = _options(args) | {"seed": args.seed, "device": args.device}
+        autoencoder.train_autoencoder(data, args.work / "autoencoder.pt", start=args.start, **options)
     elif args.command == "bank":
-        encoder, made = args.start or args.work / "autoencoder.pt", {"count": args.count, "seed": args.seed}
-        made |= {"device": args.device, "styles": tuple(args.styles)}
+        encoder = args.start or args.work / "autoencoder.pt"
+        made = {"count": args.count, "seed": args.seed, "device": args.device}
         print(json.dumps(bank.build(data, args.clip, encoder, args.work / "bank", **made), indent=1))
     elif args.command == "denoiser":
         options = _options(args) | {"start": args.start, "muon": not args.adamw}
         options["without_text"] = WITHOUT_TEXT if args.latent else 0.0
         teacher.train_denoiser(_batches(args, data), _checkpoint(args, "denoiser"), **options)
     elif args.command == "distil":
-        options = _options(args) | {
-            "anchor": ANCHOR if args.latent else distil.ANCHOR,
-            "muon": not args.adamw,
-        }
+        options = _options(args) | {"muon": not args.adamw}
+        options["anchor"] = ANCHOR if args.latent else distil.ANCHOR
         options["guidance"] = (GUIDANCE if args.latent else 0.0) if args.guidance is None else args.guidance
         before = args.start or _checkpoint(args, "denoiser")
         distil.distil(_batches(args, data), before, _checkpoint(args, "student"), **options)
@@ -88,16 +78,14 @@ def run(args: argparse.Namespace) -> None:
         evaluate(args, data)
     else:
         emoji = dataset.load(data)
-        prompts = export.sheet_prompts(
-            emoji.concepts, [s for s in emoji.styles if s in STYLES] or emoji.styles
-        )
+        prompts = export.sheet_prompts(emoji.concepts, drawn_styles(emoji))
         export.sample_sheet(_backbone(args.model, args.device), prompts, args.out, steps=args.steps)
         print(args.out)
 
 
 def _options(args: argparse.Namespace) -> dict:
-    names = ("steps", "minutes", "batch", "learning_rate", "save_minutes")
-    return {name: getattr(args, name) for name in names} | {"compiled": not args.no_compile}
+    found = {name: getattr(args, name) for name in ("steps", "minutes", "batch", "save_minutes")}
+    return found | ({"compiled": not args.no_compile} if hasattr(args, "no_compile") else {})
 
 
 def _checkpoint(args: argparse.Namespace, name: str) -> Path:
@@ -111,7 +99,7 @@ def _batches(args: argparse.Namespace, data: Path) -> Batches:
     if args.latent:
         files = args.work / "bank", args.autoencoder or args.work / "autoencoder.pt"
         return bank.LatentBatches(data, args.clip, where, seed, *files)
-    return PixelBatches(data, args.clip, where, seed, tuple(args.styles), args.workers)
+    return PixelBatches(data, args.clip, where, seed)
 
 
 def _export_latent(args: argparse.Namespace) -> None:

@@ -9,7 +9,6 @@ from qsched.embedded.judges import damage, observer
 from qsched.models.registry import ASSETS
 
 WORK = Path("work")
-LEARNING_RATES = {"clip": 1.5e-3, "autoencoder": 2e-3, "denoiser": 1.5e-3, "distil": 3e-4}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,7 +43,6 @@ def parser() -> argparse.ArgumentParser:
         description=f"Needs: npm install {' '.join(dataset.PACKAGES)}",
     )
     build.add_argument("--node-modules", type=Path, default=Path("node_modules"))
-    build.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=list(dataset.THINGS))
     build.add_argument(
         "--styles",
         nargs="+",
@@ -58,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "damage", help="draw images with quantized copies of a denoiser, for the judge to learn from"
     )
     spoil.add_argument("--count", type=int, default=320, help="prompts (default: %(default)s)")
-    spoil.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=list(damage.GROUPS))
+    spoil.add_argument("--groups", nargs="+", choices=dataset.GROUPS.values(), default=list(damage.GROUPS))
     spoil.add_argument("--styles", nargs="+", default=list(STYLES), help="what the denoiser was trained on")
 
     for name, words, steps, batch in (
@@ -75,6 +73,9 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--minutes", type=float, help="stop after this much time, earlier runs included")
         command.add_argument(
+            "--save-minutes", type=float, default=10, help="between checkpoints (default: %(default)s)"
+        )
+        command.add_argument(
             "--batch", type=int, default=batch, help="images per step (default: %(default)s)"
         )
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
@@ -90,17 +91,11 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "clip":
             command.add_argument("--keep-text", action="store_true", help="leave its text tower as it is")
-        if name in LEARNING_RATES:
-            command.add_argument("--learning-rate", type=float, default=LEARNING_RATES[name])
+        if name in ("clip", "autoencoder", "denoiser", "distil"):
             command.add_argument(
                 "--no-compile", action="store_true", help="run eagerly: slower, but starts at once"
             )
         if name in ("autoencoder", "denoiser", "distil"):
-            command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
-            command.add_argument(
-                "--save-minutes", type=float, default=10, help="between checkpoints (default: %(default)s)"
-            )
-            command.add_argument("--workers", type=int, default=0, help="processes that draw the scenes")
             _tiny(command, "three steps of four images")
         if name in ("denoiser", "distil"):
             command.add_argument(
@@ -122,7 +117,6 @@ def parser() -> argparse.ArgumentParser:
     bank = commands.add_parser("bank", help="encode scenes once, for denoiser and distil with --latent")
     bank.add_argument("--count", type=int, default=196_608, help="scenes (default: %(default)s)")
     bank.add_argument("--seed", type=int, default=0)
-    bank.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to draw")
     bank.add_argument(
         "--from", dest="start", type=Path, help="the autoencoder (default: the checkpoint in --work)"
     )

@@ -25,28 +25,10 @@ from tqdm import tqdm
 SIZE = 64
 MARGIN = 2
 """Pixels around an image of SIZE; larger images have proportionally more."""
-GROUPS = (
-    "smileys-emotion",
-    "people-body",
-    "animals-nature",
-    "food-drink",
-    "travel-places",
-    "activities",
-    "objects",
-    "symbols",
-)
-GROUP_NUMBERS = {
-    0: GROUPS[0],
-    1: GROUPS[1],
-    3: GROUPS[2],
-    4: GROUPS[3],
-    5: GROUPS[4],
-    6: GROUPS[5],
-    7: GROUPS[6],
-    8: GROUPS[7],
-}
-THINGS = GROUPS[2:7]
-"""The groups of what can be named and drawn; faces, people and symbols differ too little at 64 px."""
+GROUPS = {3: "animals-nature", 4: "food-drink", 5: "travel-places", 6: "activities", 7: "objects"}
+"""By emojibase's numbers, the groups of what can be named and drawn; faces, people and symbols differ too
+little at 64 px.
+"""
 HELD_OUT_SHARE = 0.05
 UNSEEN_SHARE = 0.03
 DUPLICATE = 0.04
@@ -144,14 +126,14 @@ def slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
-def concepts_of(emojibase: list[dict], groups: tuple[str, ...]) -> list[dict]:
-    """The emoji that are kept: {"label", "group", "tags"} without skin tones, flags, keycaps, clock faces,
-    gendered twins and families.
+def concepts_of(emojibase: list[dict]) -> list[dict]:
+    """The emoji of GROUPS that are kept: {"label", "group", "tags"} without skin tones, flags, keycaps, clock
+    faces, gendered twins and families.
     """
     kept = []
     for entry in emojibase:
-        group = GROUP_NUMBERS.get(entry.get("group"))
-        if group in groups and not SKIPPED.search(entry["label"]):
+        group = GROUPS.get(entry.get("group"))
+        if group and not SKIPPED.search(entry["label"]):
             label = entry["label"].lower().replace("’", "'")
             tags = [tag for tag in entry.get("tags", []) if tag.isascii() and tag not in label]
             kept.append({"label": label, "group": group, "tags": tags})
@@ -209,7 +191,6 @@ def is_copy(image: np.ndarray, others: Sequence[np.ndarray]) -> bool:
 def build(
     node_modules: Path,
     out: Path,
-    groups: tuple[str, ...] = THINGS,
     styles: tuple[str, ...] = tuple(s.word for s in STYLES),
     side: int = SIZE,
 ) -> dict:
@@ -226,7 +207,7 @@ def build(
             f"{node_modules} lacks {', '.join(missing)}. Run: npm install --prefix "
             f"{node_modules.parent} {' '.join(PACKAGES)}"
         )
-    entries = concepts_of(json.loads((node_modules / "emojibase-data/en/data.json").read_text()), groups)
+    entries = concepts_of(json.loads((node_modules / "emojibase-data/en/data.json").read_text()))
     chosen = [style for style in STYLES if style.word in styles]
     art = {
         style.word: json.loads((node_modules / style.package / "icons.json").read_text()) for style in chosen
@@ -257,7 +238,7 @@ def build(
         "held_out": int(held_out.sum()),
         "unseen_concepts": int(unseen.sum()),
         "sha256": hashlib.sha256(images.tobytes() + alphas.tobytes()).hexdigest(),
-        "groups": {group: sum(e["group"] == group for e in kept) for group in groups},
+        "groups": {group: sum(e["group"] == group for e in kept) for group in GROUPS.values()},
         "styles": [
             {
                 "word": s.word,

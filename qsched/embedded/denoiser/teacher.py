@@ -3,6 +3,7 @@ student is distilled from.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,24 +25,19 @@ def train_denoiser(
     batches: Batches,
     checkpoint: Path,
     *,
-    steps: int,
-    minutes: float | None = None,
     batch: int = 64,
-    learning_rate: float = 1.5e-3,
     compiled: bool = True,
-    muon: bool = True,
     start: Path | None = None,
     without_text: float = 0.0,
-    save_minutes: float = 10.0,
+    **options: Any,
 ) -> training.Average:
     """Train the teacher; its checkpoint makes it resumable. Returns the averaged weights.
 
     Args:
-        steps, minutes: whichever is reached first.
-        muon: the optimiser; else AdamW.
         start: weights of another denoiser to begin with (`weights.read_weights`), unless there is a
             checkpoint.
         without_text: share of the captions that are replaced by the empty one, for guidance.
+        options: of `training.train`, such as steps and minutes.
     """
     where = batches.where
     torch.manual_seed(batches.seed)
@@ -67,13 +63,7 @@ def train_denoiser(
         unet,
         loss_of,
         checkpoint,
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
-        muon=muon,
-        decay=0.999,
-        save_every=None,
-        save_minutes=save_minutes,
         seed=batches.seed,
         report=lambda: batches.held_out_loss(unet),
+        **{"learning_rate": 1.5e-3, "muon": True} | options,
     )

@@ -106,25 +106,22 @@ def train_clip(
     folder: Path,
     work: Path,
     *,
-    steps: int = 100_000,
-    minutes: float | None = None,
     batch: int = 256,
-    learning_rate: float = 1.5e-3,
     seed: int = 0,
     device: str = "auto",
     start: Path | None = None,
     keep_text: bool = False,
     compiled: bool = True,
-    save_every: int = 200,
+    **options: Any,
 ) -> dict:
     """Train, write the averaged weights to `folder` and return `judging.measure`.
 
     Args:
-        steps, minutes: whichever is reached first.
         start: folder of another CLIP to begin with (`clip.warm_start`), unless there is a checkpoint in
             `work`.
         keep_text: leave the text tower as `start` has it, because a denoiser is already conditioned by it.
         compiled: the image tower, by torch.compile.
+        options: of `training.train`, such as steps and minutes.
     Raises:
         ValueError: if the text tower is to be kept and there is no `start`, or it is `folder`.
     """
@@ -193,13 +190,10 @@ def train_clip(
         model,
         loss_of,
         work / "clip.pt",
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
         weight_decay=0.1,
         decay=0.998,
-        save_every=save_every,
         report=lambda: judging.brief(measured()),
+        **{"learning_rate": 1.5e-3} | options,
     )
     with training.averaged(model, average):
         return measured()

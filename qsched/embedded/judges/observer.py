@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -109,15 +110,16 @@ def train_observer(
     data: Path,
     work: Path,
     *,
-    steps: int = 20_000,
-    minutes: float | None = None,
     batch: int = 256,
-    learning_rate: float = 2e-3,
     seed: int = SEED,
     device: str = "auto",
-    save_every: int = 250,
+    **options: Any,
 ) -> dict[str, float]:
-    """Train, write work/observer.safetensors (fp16) and return top-1 and top-5 on the held-out pairs."""
+    """Train, write work/observer.safetensors (fp16) and return top-1 and top-5 on the held-out pairs.
+
+    Args:
+        options: of `training.train`, such as steps and minutes.
+    """
     where = training.pick_device(device)
     emoji = dataset.load(data)
     torch.manual_seed(seed)
@@ -135,14 +137,11 @@ def train_observer(
         model,
         loss_of,
         work / "observer.pt",
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
         weight_decay=0.05,
         decay=0.998,
         muon=True,
-        save_every=save_every,
         report=lambda: held_out(model, emoji, where),
+        **{"learning_rate": 2e-3} | options,
     )
     half = {name: value.half().contiguous() for name, value in average.weights.items()}
     save_file(half, work / "observer.safetensors", {"concepts": json.dumps(emoji.concepts)})

@@ -6,6 +6,7 @@ that the image tower and a denoiser that is conditioned by it go on working.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,13 +42,10 @@ def train_text(
     work: Path,
     *,
     start: Path,
-    steps: int = 100_000,
-    minutes: float | None = None,
     batch: int = 64,
-    learning_rate: float = 5e-4,
     seed: int = 0,
     device: str = "auto",
-    save_every: int = 500,
+    **options: Any,
 ) -> dict:
     """Train, write the CLIP with the averaged weights to `folder` and return `judging.measure`; checkpoints
     in work/text.pt.
@@ -55,6 +53,7 @@ def train_text(
     Args:
         start: folder of the CLIP to begin with; another one than `folder`.
         batch: scenes, and as many loosely phrased captions, per step.
+        options: of `training.train`, such as steps and minutes.
     """
     where = training.pick_device(device)
     emoji = dataset.load(data)
@@ -97,13 +96,10 @@ def train_text(
         model,
         loss_of,
         work / "text.pt",
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
         decay=0.998,
         muon=True,
-        save_every=save_every,
         report=lambda: judging.brief(measured()),
+        **{"learning_rate": 5e-4} | options,
     )
     with training.averaged(model, average):
         return measured()

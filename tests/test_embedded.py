@@ -226,10 +226,7 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     assert weights.start_from(work / "denoiser.pt", other) == len(before["average"])
     assert all(torch.equal(value, before["average"][name]) for name, value in other.state_dict().items())
 
-    assert export.export_checkpoint(work / "student.pt", tmp_path / "emoji-lcm") == 2
-    weights_file = tmp_path / "emoji-lcm" / weights.UNET_FILE
-    assert export.export_checkpoint(weights_file, tmp_path / "again") == 0
-    assert (tmp_path / "again" / weights.UNET_FILE).read_bytes() == weights_file.read_bytes()
+    export.export_denoiser(weights.read_weights(work / "student.pt"), tmp_path / "emoji-lcm")
     assert weights.start_from(tmp_path / "emoji-lcm", denoiser.new_unet()) == len(before["average"])
     from qsched import load_backbone
 
@@ -240,7 +237,7 @@ def test_the_whole_recipe_runs_and_its_export_loads(data, tmp_path, monkeypatch)
     assert (tmp_path / "sheet.png").stat().st_size > 1000
     monkeypatch.setattr(report, "SEEN", 3)
     monkeypatch.setattr(report, "TEACHER_STEPS", 2)
-    result = report.evaluate(data, tmp_path / "emoji-lcm", "cpu", seeds=2)
+    result = report.report(backbone, dataset.load(data), None, seeds=2)
     rows = result["rows"]
     assert len(rows) % 6 == 0 and {row["pairs"] for row in rows} >= {"seen", "held out"}
     for row in rows:

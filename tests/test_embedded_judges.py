@@ -34,14 +34,6 @@ def test_auc_counts_pairs_and_ties():
     assert judging.auc(torch.tensor([0.0]), torch.tensor([1.0, 2.0, -1.0])) == pytest.approx(1 / 3)
 
 
-def test_wilson_interval_of_known_cases():
-    low, high = judging.wilson(0.5, 10)
-    assert (round(low, 3), round(high, 3)) == (0.237, 0.763)
-    assert (
-        judging.wilson(0.0, 20)[0] == pytest.approx(0, abs=1e-12) and judging.wilson(1.0, 20)[1] <= 1 + 1e-12
-    )
-
-
 def test_a_concept_ranks_by_its_best_caption():
     texts = torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8], [-1, 0]])  # two concepts in two styles
     features = torch.tensor([[1.0, 0], [0.6, 0.8]])

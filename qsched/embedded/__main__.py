@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
     elif args.command == "export":
         named = args.checkpoint in ("denoiser", "student")
         file = args.work / f"{args.checkpoint}.pt" if named else Path(args.checkpoint)
-        step = export.export_checkpoint(file, args.model)
-        print(f"{args.model}: {args.checkpoint} at step {step}")
+        export.export_denoiser(read_weights(file), args.model)
+        print(f"{args.model}: {file}")
     elif args.command == "latent":
         _export_latent(args)
     elif args.command == "evaluate":
@@ -121,15 +121,10 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
         judge = judging.Judge(model.to(where), tokenizer, where)
         out["judge"] = judging.measure(judge, emoji, damage.load(spoilt) if spoilt.exists() else None)
     if args.only in (None, "model"):
-        out["model"] = report.evaluate(
-            data,
-            args.model,
-            args.device,
-            observer=watching if watching.exists() else None,
-            teacher=args.teacher,
-            styles=args.styles,
-            seeds=args.seeds,
-        )
+        student, other = (folder and _backbone(folder, args.device) for folder in (args.model, args.teacher))
+        eyes = observer.load_observer(watching, student.device) if watching.exists() else None
+        options = {"teacher": other, "styles": args.styles, "seeds": args.seeds}
+        out["model"] = report.report(student, emoji, eyes, **options)
     if args.json:
         print(json.dumps(out, indent=1))
         return

@@ -5,37 +5,23 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from qsched.embedded.denoiser import unet as denoiser
 from qsched.embedded.denoiser.latent import new_autoencoder, new_latent_unet
 from qsched.embedded.report import draw
-from qsched.embedded.training.weights import read_weights
 from qsched.models.base import Backbone
 
 SHEET_SEED = 0
 
 
 def export_denoiser(weights: dict[str, Tensor], folder: Path) -> None:
-    """Save the averaged weights as fp16 in diffusers' layout: unet/ and scheduler/."""
+    """Save the weights as fp16 in diffusers' layout: unet/ and scheduler/."""
     unet = denoiser.new_unet()
     unet.load_state_dict(weights)
     unet.half().save_pretrained(folder / "unet")
     denoiser.new_scheduler().save_pretrained(folder / "scheduler")
-
-
-def export_checkpoint(checkpoint: Path, folder: Path) -> int:
-    """Export the averaged weights of a training checkpoint, or those of a safetensors file; returns the step
-    they were saved at (0: not known).
-    """
-    if checkpoint.suffix == ".safetensors":
-        export_denoiser(read_weights(checkpoint), folder)
-        return 0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    export_denoiser(state["average"], folder)
-    return state["step"]
 
 
 def export_latent(

@@ -7,7 +7,6 @@ Two judges: the tiny CLIP (CLIPScore, CLIP-IQA, recognition), which conditions t
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from qsched.embedded.data import dataset
 from qsched.embedded.denoiser.unet import noise_in
 from qsched.embedded.judges import frechet
 from qsched.embedded.judges.judging import Judge
-from qsched.embedded.judges.observer import Observer, load_observer, observe
+from qsched.embedded.judges.observer import Observer, observe
 from qsched.models.base import Backbone
 from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.loop import draw_noise, sample
@@ -205,21 +204,3 @@ def markdown(result: dict[str, Any]) -> str:
             cells.append(f"{mean:.{places}f}{unit}{ends}")
         lines.append(f"| {row['pairs']} ({row['count']}) | {row['images']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def evaluate(
-    data: Path,
-    model: Path,
-    device: str = "auto",
-    *,
-    observer: Path | None = None,
-    teacher: Path | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Load data set, model(s) and observer and report; options as for `report`."""
-    from qsched.load import load_backbone
-
-    student = load_backbone("emoji-lcm", device=device, source=str(model))
-    other = None if teacher is None else load_backbone("emoji-lcm", device=device, source=str(teacher))
-    watching = None if observer is None else load_observer(observer, student.device)
-    return report(student, dataset.load(data), watching, teacher=other, **options)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qsched.embedded.data import dataset, phrases
 from qsched.embedded.data.scenes import Scenes
@@ -20,9 +19,6 @@ from qsched.embedded.data.words import WITH_STYLE, forms
 from qsched.embedded.judges import clip, judging
 from qsched.embedded.training import loop as training
 from qsched.models.emoji import text_condition
-
-KERNELS = {"cpu": [SDPBackend.MATH], "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]}
-"""On a CPU, fused attention takes longer than plain matrix products for so few tokens."""
 
 
 def asked(emoji: dataset.Emoji, count: int, rng: np.random.Generator) -> tuple[list[str], list[str]]:
@@ -71,7 +67,7 @@ def train_text(
         tokens = tokenizer(captions).to(where)
         tokens = tokens[:, : int(tokens.argmax(-1).max()) + 1]
         inside = torch.arange(tokens.shape[1], device=where) <= tokens.argmax(-1, keepdim=True)
-        with training.autocast(where), sdpa_kernel(KERNELS[where.type]):
+        with training.autocast(where):
             states, pooled = text_condition(tower, tokens)
         return states.float(), pooled.float(), inside
 

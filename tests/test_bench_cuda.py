@@ -64,40 +64,24 @@ def test_the_dry_run_measures_every_variant_and_checks_the_layers(tmp_path):
     assert all(line.count("|") == 12 for line in speed) and all(line.count("|") == 9 for line in live)
 
 
-def test_compiled_denoisers_are_measured_against_eager_ones(tmp_path):
+def compiled_rows(tmp_path, backend):
+    """The measurements of one backbone, eager and compiled by this backend."""
     found = tmp_path / "bench.json"
-    arguments = (
-        "--backbones",
-        "flux1-schnell",
-        "--bits",
-        "w4a8",
-        "--compile-backend",
-        "eager",
-        "--json",
-        found,
-    )
-    done = run(*DRY, *arguments)
+    options = ("--bits", "w4a8", "--compile-backend", backend, "--json", found)
+    done = run(*DRY, "--backbones", "flux1-schnell", *options)
     assert done.returncode == 0, done.stderr
-    rows = [row for row in json.loads(found.read_text())["rows"] if row["mode"] == "compiled"]
+    return json.loads(found.read_text())["rows"]
+
+
+def test_compiled_denoisers_are_measured_against_eager_ones(tmp_path):
+    rows = [row for row in compiled_rows(tmp_path, "eager") if row["mode"] == "compiled"]
     assert [row["bits"] for row in rows] == ["float32", "w4a8"]
     for row in rows:
         assert row["error"] is None and row["compile_s"] > 0 and row["difference"] < 1e-2
 
 
 def test_a_compiler_that_fails_leaves_the_other_rows(tmp_path):
-    found = tmp_path / "bench.json"
-    arguments = (
-        "--backbones",
-        "flux1-schnell",
-        "--bits",
-        "w4a8",
-        "--compile-backend",
-        "none-such",
-        "--json",
-        found,
-    )
-    assert run(*DRY, *arguments).returncode == 0
-    for row in json.loads(found.read_text())["rows"]:
+    for row in compiled_rows(tmp_path, "none-such"):
         assert (row["error"] is None) == (row["mode"] == "eager") and "\n" not in (row["error"] or "")
 
 

@@ -20,7 +20,6 @@ from qsched.embedded.judges import frechet
 from qsched.embedded.judges.judging import Judge
 from qsched.embedded.judges.observer import Observer, observe
 from qsched.models.base import Backbone
-from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.loop import draw_noise, sample
 from qsched.surfaces.intervals import bootstrap
 
@@ -39,7 +38,6 @@ def draw(
     steps: int,
     seed: int,
     denoiser: nn.Module | None = None,
-    coefficients: Coefficients | None = None,
 ) -> Tensor:
     """Images (prompts, 3, H, W) on the CPU, drawn in batches."""
     parts = []
@@ -47,7 +45,7 @@ def draw(
         indices = range(begin, min(begin + BATCH, len(prompts)))
         condition = backbone.encode([prompts[i] for i in indices])
         noise = draw_noise(backbone.latent_shape, seed, indices)
-        latents = sample(backbone, condition, noise, steps, coefficients, denoiser)
+        latents = sample(backbone, condition, noise, steps, denoiser=denoiser)
         parts.append(backbone.decode(latents).cpu())
     return torch.cat(parts)
 

@@ -103,9 +103,11 @@ def _batches(args: argparse.Namespace, data: Path) -> Batches:
 
 
 def _export_latent(args: argparse.Namespace) -> None:
-    factor = args.scaling_factor
+    factor, bank_says = args.scaling_factor, args.work / "bank" / "bank.json"
+    if factor is None and not bank_says.exists():
+        raise FileNotFoundError(f"There is no {bank_says}: give --scaling-factor.")
     if factor is None:
-        factor = json.loads((args.work / "bank" / "bank.json").read_text())["scaling_factor"]
+        factor = json.loads(bank_says.read_text())["scaling_factor"]
     denoiser, weights = read_weights(args.denoiser), read_weights(args.autoencoder)
     export.export_latent(denoiser, weights, factor, args.out, args.clip)
     print(f"{args.out}: scaling factor {factor:.4f}")

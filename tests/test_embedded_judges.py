@@ -9,7 +9,7 @@ from embedded_model import embedded
 from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
-from qsched.embedded import report
+from qsched.embedded import report, variety
 from qsched.embedded.data import dataset, scenes
 from qsched.embedded.judges import clip, clip_training, damage, frechet, judging, observer, restyle
 
@@ -307,3 +307,42 @@ def test_the_teacher_starts_at_the_last_timestep_and_needs_no_new_noise():
     assert type(embedded().scheduler).__name__ == "LCMScheduler", "the student keeps its own"
     one = report.draw(backbone, ["fox, flat style"], 2, seed=0)
     assert torch.equal(one, report.draw(backbone, ["fox, flat style"], 2, seed=0))
+
+
+def test_both_things_of_a_scene_must_be_seen_and_in_different_halves(emoji):
+    class Eyes(torch.nn.Module):
+        """Sees whole colours: pure red is the first concept, pure green the second, anything else others."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def features(self, images):
+            return images.mean((2, 3))
+
+        def classes(self, features):
+            red, green, _ = torch.special.logit(features.sigmoid()).unbind(1)
+            others = torch.full((len(red), len(emoji.concepts) - 2), 0.5)
+            return torch.cat([red[:, None], green[:, None], others], 1)
+
+        def columns(self, concepts):
+            return list(range(len(concepts)))
+
+    plain = torch.zeros(3, 3, 8, 8)
+    red, green = plain.clone(), plain.clone()
+    red[:, 0], green[:, 1] = 1, 1
+    scene = variety.beside(red, green)[:, :, 2:6].repeat_interleave(2, 2)
+    pairs = torch.tensor([[0, 1], [1, 0], [0, 0]])
+    found = lambda images: variety.both_recognised(Eyes(), emoji, images, pairs).tolist()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(variety, "BEST", 1)
+        assert found(scene) == [True, True, False] and found(red) == [False, False, True]
+
+
+def test_variety_is_measured_over_seeds_and_prompts(emoji):
+    torch.manual_seed(0)
+    eyes = observer.Observer(emoji.concepts).eval()
+    found = variety.measure(embedded(), emoji, eyes, prompts=2, seeds=2)
+    assert found["prompts"] == found["seeds"] == found["scenes"] == 2
+    assert 0 < found["variety"]["mean"] < found["between"]["mean"] < 1
+    assert "two prompts" in variety.markdown(found)

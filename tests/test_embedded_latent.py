@@ -45,7 +45,27 @@ def test_weights_become_a_folder_that_the_app_loads(weights, tmp_path, monkeypat
     assert backbone.decode(torch.zeros(1, 8, 16, 16)).shape == (1, 3, 128, 128)
 
 
-def test_weights_that_are_not_there_are_named(tmp_path):
+def test_weights_are_read_from_checkpoints_parts_and_differences(weights, tmp_path):
+    values = weights[1]
+    path, delta = tmp_path / "ae.safetensors", tmp_path / "delta.safetensors"
+    save_file(values, path)
+    content = path.read_bytes()
+    for number, begin in enumerate(range(0, len(content), 200_000)):
+        path.with_name(f"{path.name}.{number:02}").write_bytes(content[begin : begin + 200_000])
+    path.unlink()
+    read = read_weights(path)
+    assert all(torch.equal(read[n], v.float()) for n, v in values.items())
+    torch.save({"average": read}, tmp_path / "x.pt")
+    assert read_weights(tmp_path / "x.pt").keys() == read.keys()
+    changes = {}
+    for name, value in values.items():
+        changes[f"{name}|q"] = torch.full((len(value), value[0].numel()), 4, dtype=torch.int8)
+        changes[f"{name}|s"] = torch.full((len(value), 1), 0.25)
+    save_file(changes, delta)
+    moved = read_weights(delta, path)
+    assert all(torch.allclose(moved[n], v.float() + 1) for n, v in values.items())
+    with pytest.raises(ValueError, match="--base"):
+        read_weights(delta)
     with pytest.raises(FileNotFoundError, match="ae2"):
         read_weights(tmp_path / "ae2.safetensors")
 

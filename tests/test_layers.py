@@ -43,7 +43,7 @@ INSIDE = {
     ),
     "embedded": (
         "__main__",
-        "options export",
+        "options export variety",
         "report",
         "denoiser",
         "judges",

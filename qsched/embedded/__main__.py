@@ -9,7 +9,7 @@ from qsched.quiet import quiet
 
 quiet()
 
-from qsched.embedded import export, report  # noqa: E402
+from qsched.embedded import export, report, variety  # noqa: E402
 from qsched.embedded.data import dataset  # noqa: E402
 from qsched.embedded.denoiser import autoencoder, bank, distil, teacher  # noqa: E402
 from qsched.embedded.denoiser.batches import Batches, PixelBatches, drawn_styles  # noqa: E402
@@ -85,6 +85,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _options(args: argparse.Namespace) -> dict:
     found = {name: getattr(args, name) for name in ("steps", "minutes", "batch", "save_minutes")}
+    found |= {"learning_rate": args.learning_rate} if args.learning_rate else {}
     return found | ({"compiled": not args.no_compile} if hasattr(args, "no_compile") else {})
 
 
@@ -108,13 +109,13 @@ def _export_latent(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f"There is no {bank_says}: give --scaling-factor.")
     if factor is None:
         factor = json.loads(bank_says.read_text())["scaling_factor"]
-    denoiser, weights = read_weights(args.denoiser), read_weights(args.autoencoder)
+    denoiser, weights = read_weights(args.denoiser, args.base), read_weights(args.autoencoder)
     export.export_latent(denoiser, weights, factor, args.out, args.clip)
     print(f"{args.out}: scaling factor {factor:.4f}")
 
 
 def evaluate(args: argparse.Namespace, data: Path) -> None:
-    """Print the parts that were asked for: the judge's measures, the model's numbers."""
+    """Print the parts that were asked for: the judge's measures, the model's numbers, its variety."""
     emoji, out, watching = dataset.load(data), {}, args.work / "observer.safetensors"
     if args.only in (None, "judge"):
         where = training.pick_device(args.device)
@@ -122,11 +123,17 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
         spoilt = args.work / "damage.npz"
         judge = judging.Judge(model.to(where), tokenizer, where)
         out["judge"] = judging.measure(judge, emoji, damage.load(spoilt) if spoilt.exists() else None)
-    if args.only in (None, "model"):
-        student, other = (folder and _backbone(folder, args.device) for folder in (args.model, args.teacher))
+    if args.only != "judge":
+        student = _backbone(args.model, args.device)
         eyes = observer.load_observer(watching, student.device) if watching.exists() else None
+    if args.only in (None, "model"):
+        other = args.teacher and _backbone(args.teacher, args.device)
         options = {"teacher": other, "styles": args.styles, "seeds": args.seeds}
         out["model"] = report.report(student, emoji, eyes, **options)
+    if args.only == "variety" and eyes is None:
+        raise FileNotFoundError(f"There is no {watching}: run `python -m qsched.embedded observer` first.")
+    if args.only in (None, "variety") and eyes is not None:
+        out["variety"] = variety.measure(student, emoji, eyes, styles=args.styles)
     if args.json:
         print(json.dumps(out, indent=1))
         return
@@ -134,6 +141,8 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
         print(judging.markdown(out["judge"]))
     if "model" in out:
         print(report.markdown(out["model"]))
+    if "variety" in out:
+        print(variety.markdown(out["variety"]))
 
 
 def _backbone(folder: Path, device: str):

@@ -78,6 +78,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--batch", type=int, default=batch, help="images per step (default: %(default)s)"
         )
+        command.add_argument("--learning-rate", type=float, help="highest one (default: what suits)")
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
         if name != "observer":
             command.add_argument(
@@ -128,6 +129,7 @@ def parser() -> argparse.ArgumentParser:
     )
     latent = commands.add_parser("latent", help="write a latent model's weights as a folder for --source")
     latent.add_argument("--denoiser", type=Path, required=True, help="checkpoint or safetensors file")
+    latent.add_argument("--base", type=Path, help="weights that those of --denoiser are differences to")
     latent.add_argument("--autoencoder", type=Path, required=True, help="checkpoint or safetensors file")
     latent.add_argument(
         "--scaling-factor",
@@ -139,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
     page.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
     page.add_argument("--steps", type=int, default=4)
     judge = commands.add_parser("evaluate", help="how good the judge and the model are, with 95 %% intervals")
-    judge.add_argument("--only", choices=("judge", "model"), help="one part instead of both")
+    judge.add_argument("--only", choices=("judge", "model", "variety"), help="one part instead of all")
     judge.add_argument("--seeds", type=int, default=3, help="noise seeds per prompt (default: %(default)s)")
     judge.add_argument(
         "--teacher", type=Path, help="diffusers folder of the teacher (default: --model in 50 steps)"

@@ -69,7 +69,7 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     from skimage.metrics import structural_similarity
 
     setting = {"channel_axis": 0, "data_range": 1, "gaussian_weights": True, "use_sample_covariance": False}
-    pairs = zip(images.double().cpu().numpy(), reference.double().cpu().numpy(), strict=True)
+    pairs = zip(images.cpu().numpy(), reference.cpu().numpy(), strict=True)
     return torch.tensor([structural_similarity(*pair, **setting) for pair in pairs]).to(images)
 
 

@@ -21,7 +21,7 @@ def fit(inputs, folder):
     """Weights after ten steps on these inputs."""
     model = nn.Linear(4, 1)
     loss_of = lambda step: (model(inputs) - inputs.sum(-1, keepdim=True)).pow(2).mean()
-    training.train(model, loss_of, folder / "x.pt", steps=10, learning_rate=0.1, save_every=5)
+    training.train(model, loss_of, folder / "x.pt", steps=10, learning_rate=0.1)
     return model.state_dict()
 
 

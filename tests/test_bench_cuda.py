@@ -1,6 +1,5 @@
 """The CUDA benchmark, dry-run on tiny networks; its numbers need a CUDA device."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -25,15 +24,6 @@ def command(*arguments):
 def run(*arguments, **environment):
     more = {"env": {**os.environ, **environment}} if environment else {}
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=300, **more)
-
-
-@pytest.fixture(scope="module")
-def report():
-    """cuda_report.py, which needs nothing beside it."""
-    spec = importlib.util.spec_from_file_location("cuda_report", SCRIPT.with_name("cuda_report.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def tables(text):
@@ -74,40 +64,24 @@ def test_the_dry_run_measures_every_variant_and_checks_the_layers(tmp_path):
     assert all(line.count("|") == 12 for line in speed) and all(line.count("|") == 9 for line in live)
 
 
-def test_compiled_denoisers_are_measured_against_eager_ones(tmp_path):
+def compiled_rows(tmp_path, backend):
+    """The measurements of one backbone, eager and compiled by this backend."""
     found = tmp_path / "bench.json"
-    arguments = (
-        "--backbones",
-        "flux1-schnell",
-        "--bits",
-        "w4a8",
-        "--compile-backend",
-        "eager",
-        "--json",
-        found,
-    )
-    done = run(*DRY, *arguments)
+    options = ("--bits", "w4a8", "--compile-backend", backend, "--json", found)
+    done = run(*DRY, "--backbones", "flux1-schnell", *options)
     assert done.returncode == 0, done.stderr
-    rows = [row for row in json.loads(found.read_text())["rows"] if row["mode"] == "compiled"]
-    assert [row["bits"] for row in rows] == ["float32", "w4a8"] and "target" not in done.stdout
+    return json.loads(found.read_text())["rows"]
+
+
+def test_compiled_denoisers_are_measured_against_eager_ones(tmp_path):
+    rows = [row for row in compiled_rows(tmp_path, "eager") if row["mode"] == "compiled"]
+    assert [row["bits"] for row in rows] == ["float32", "w4a8"]
     for row in rows:
         assert row["error"] is None and row["compile_s"] > 0 and row["difference"] < 1e-2
 
 
 def test_a_compiler_that_fails_leaves_the_other_rows(tmp_path):
-    found = tmp_path / "bench.json"
-    arguments = (
-        "--backbones",
-        "flux1-schnell",
-        "--bits",
-        "w4a8",
-        "--compile-backend",
-        "none-such",
-        "--json",
-        found,
-    )
-    assert run(*DRY, *arguments).returncode == 0
-    for row in json.loads(found.read_text())["rows"]:
+    for row in compiled_rows(tmp_path, "none-such"):
         assert (row["error"] is None) == (row["mode"] == "eager") and "\n" not in (row["error"] or "")
 
 
@@ -133,50 +107,6 @@ def test_a_killed_run_keeps_what_it_had(tmp_path):
         running.wait()
     speed = tables(out.read_text())[0]
     assert len(speed) >= 4 and all(line.count("|") == 12 for line in speed)
-
-
-def row(backbone, bits, mode, batch, call, stored=100):
-    names = {"backbone": backbone, "bits": bits, "mode": mode, "batch": batch, "error": None}
-    times = {"call_s": call, "image_s": 5 * call, "peak_bytes": 2**30, "compile_s": 30, "difference": 1e-3}
-    return names | times | {"stored_bytes": stored}
-
-
-def test_targets_are_kept_or_missed_by_how_much(report):
-    times = {"float16": 1.0, "w8a8": 0.9, "w4a8": 1.0}
-    rows = [
-        row("sdxl-turbo", bits, "compiled", 8, s, 360 if bits == "float16" else 100)
-        for bits, s in times.items()
-    ]
-    rows += [row("sdxl-turbo", bits, "compiled", 1, 9.9) for bits in times]
-    drag = {
-        "backbone": "sdxl-turbo",
-        "bits": "w4a8",
-        "mode": "eager",
-        "steps": 4,
-        "error": None,
-        "drag_s": 0.132,
-    }
-    data = {
-        "device": "x",
-        "versions": {"torch": "2"},
-        "repeats": 5,
-        "tiny": False,
-        "checks": [],
-        "left_out": [],
-    }
-    data |= {"rows": rows, "live": [drag | {"candidates": 16, "batch_s": 0.8}]}
-    text = report.markdown(data)
-    assert report.judged(data) == [
-        "sdxl-turbo W8A8 at batch 8, of half precision's time: 0.90x, target 0.80x: missed by 12 %",
-        "sdxl-turbo W4A8 at batch 8, of half precision's time: 1.00x, target 1.10x: kept",
-        "sdxl-turbo W4A8 stored: 3.60x smaller, target 3.6x: kept",
-        "a drag on sdxl-turbo at W4A8, eager: 132 ms, target 120 ms: missed by 10 %",
-    ]
-    assert "| 0.90x |" in text and "3.60x smaller" in text and "| 50.0 ms |" in text
-    assert report.judged(data | {"rows": rows[1:], "live": []}) == [], (
-        "without half precision there is no factor"
-    )
-    assert report.judged(data | {"tiny": True}) == []
 
 
 def test_without_diffusers_it_says_what_is_missing(tmp_path):

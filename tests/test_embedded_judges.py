@@ -9,7 +9,7 @@ from embedded_model import embedded
 from scipy.linalg import sqrtm
 from torch.nn import functional as F
 
-from qsched.embedded import report, sheet, variety
+from qsched.embedded import report, variety
 from qsched.embedded.data import dataset, scenes
 from qsched.embedded.judges import clip, clip_training, damage, frechet, judging, observer, restyle
 
@@ -32,14 +32,6 @@ def test_auc_counts_pairs_and_ties():
     assert judging.auc(torch.tensor([3.0, 2.0]), torch.tensor([1.0, 0.0])) == 1
     assert judging.auc(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0])) == 0.5
     assert judging.auc(torch.tensor([0.0]), torch.tensor([1.0, 2.0, -1.0])) == pytest.approx(1 / 3)
-
-
-def test_wilson_interval_of_known_cases():
-    low, high = judging.wilson(0.5, 10)
-    assert (round(low, 3), round(high, 3)) == (0.237, 0.763)
-    assert (
-        judging.wilson(0.0, 20)[0] == pytest.approx(0, abs=1e-12) and judging.wilson(1.0, 20)[1] <= 1 + 1e-12
-    )
 
 
 def test_a_concept_ranks_by_its_best_caption():
@@ -315,22 +307,6 @@ def test_the_teacher_starts_at_the_last_timestep_and_needs_no_new_noise():
     assert type(embedded().scheduler).__name__ == "LCMScheduler", "the student keeps its own"
     one = report.draw(backbone, ["fox, flat style"], 2, seed=0)
     assert torch.equal(one, report.draw(backbone, ["fox, flat style"], 2, seed=0))
-
-
-@pytest.mark.slow
-def test_the_sheet_shows_held_out_pairs_first_and_every_way_to_draw(emoji, tmp_path, monkeypatch):
-    indices, labels = sheet.choose(emoji, emoji.styles, 6)
-    assert len(indices) == len(labels) == 6 and emoji.held_out[indices[0]] and not emoji.held_out[indices[-1]]
-    assert labels[-1].endswith("(seen)")
-    monkeypatch.setattr(sheet, "TEACHER_STEPS", 2)
-    monkeypatch.setattr(sheet, "STEPS", 4)
-    table = sheet.columns(embedded(), emoji, indices[:2])
-    assert list(table)[:3] == ["real art", "DDIM 2", "LCM 4"] and len(table) == 3 + 2 * len(damage.BITS)
-    assert all(t is not None and t.shape == (2, 3, 64, 64) for t in table.values()), (
-        "presets belong to these weights"
-    )
-    sheet.paint(table | {"empty": None}, labels[:2], tmp_path / "sheet.png")
-    assert (tmp_path / "sheet.png").stat().st_size > 5000
 
 
 def test_both_things_of_a_scene_must_be_seen_and_in_different_halves(emoji):

@@ -248,8 +248,7 @@ def test_checkpoints_come_by_the_clock(tmp_path, monkeypatch):
     monkeypatch.setattr(training.time, "monotonic", lambda: next(times))
     monkeypatch.setattr(training, "save_checkpoint", lambda path, payload: saved.append(payload["step"]))
     loss_of = lambda step: model(torch.ones(1, 2)).pow(2).mean()
-    options = {"save_every": None, "save_minutes": 2}
-    training.train(model, loss_of, tmp_path / "x.pt", steps=10, learning_rate=0.1, **options)
+    training.train(model, loss_of, tmp_path / "x.pt", steps=10, learning_rate=0.1, save_minutes=2)
     assert saved == [4, 8, 10]
 
 

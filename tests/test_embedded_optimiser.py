@@ -73,7 +73,8 @@ def test_an_older_torch_is_told_what_it_lacks(monkeypatch):
         MuonAdamW([], **OPTIONS)
 
 
-def test_training_with_it_resumes_where_it_was_killed(tmp_path):
+@pytest.mark.parametrize("muon", [True, False])
+def test_training_resumes_where_it_was_killed(tmp_path, muon):
     def run(name, stop=None):
         model = network(torch.channels_last)
 
@@ -82,12 +83,13 @@ def test_training_with_it_resumes_where_it_was_killed(tmp_path):
                 raise KeyboardInterrupt
             return loss_of(model)
 
-        options = {"steps": 12, "learning_rate": 0.1, "save_every": 4, "muon": True}
+        options = {"steps": 12, "learning_rate": 0.1, "save_minutes": 0, "muon": muon}
         return training.train(model, loss, tmp_path / f"{name}.pt", **options).weights
 
     whole = run("whole")
     with pytest.raises(KeyboardInterrupt):
         run("killed", stop=9)
+    assert torch.load(tmp_path / "killed.pt", weights_only=True)["step"] == 9
     resumed = run("killed")
     assert all(torch.allclose(value, resumed[name], atol=1e-4) for name, value in whole.items())
     assert any(

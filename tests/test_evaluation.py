@@ -3,7 +3,6 @@ it is.
 """
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +24,6 @@ from qsched.presets import load_preset, save_preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import jaq
-from qsched.scoring.similarity import similarity
 from qsched.surfaces.intervals import bootstrap, over_seeds
 
 STEPS = 2
@@ -240,18 +238,9 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved(monkeypatch):
         evaluate(embedded(), make_preset(), PROMPTS[:1], [3])
 
 
-@pytest.mark.parametrize("offered_by", ["similarity", "scorer"])
-def test_lpips_is_reported_where_the_scorer_side_offers_it(monkeypatch, offered_by):
+def test_lpips_is_reported_where_the_scorer_offers_it(monkeypatch):
     distance = lambda images, reference: (images - reference).abs().mean(dim=(1, 2, 3))
-    if offered_by == "scorer":
-        monkeypatch.setattr(embedded().scorer(), "lpips", distance, raising=False)
-    else:
-
-        def with_lpips(images, reference):
-            like = similarity(images, reference)
-            return SimpleNamespace(ssim=like.ssim, psnr=like.psnr, lpips=distance(images, reference))
-
-        monkeypatch.setattr("qsched.evaluation.held_out.similarity", with_lpips)
+    monkeypatch.setattr(embedded().scorer(), "lpips", distance, raising=False)
     result = evaluate(embedded(), make_preset(), PROMPTS[:2], [3])
     assert set(result.metrics) == set(METRICS) and result.metrics["lpips"] == "LPIPS"
     assert result.estimate(FULL_PRECISION, "lpips").mean == 0 < result.estimate(NAIVE, "lpips").mean

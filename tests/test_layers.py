@@ -43,7 +43,7 @@ INSIDE = {
     ),
     "embedded": (
         "__main__",
-        "options whole sheet export variety",
+        "options export variety",
         "report",
         "denoiser",
         "judges",

@@ -10,16 +10,14 @@ import sys
 import pytest
 import torch
 from diffusers import (
-    AutoencoderKL,
     DiffusionPipeline,
     FluxPipeline,
-    FluxTransformer2DModel,
     LatentConsistencyModelPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
-    UNet2DConditionModel,
 )
 from stock_schedulers import make, rows, twin_class
+from tiny_models import random_transformer, random_unet, random_vae
 
 from qsched.schedulers import QSchedMixin, with_coefficients
 
@@ -33,74 +31,28 @@ SD_SETTINGS = {
 }
 
 
-def tiny_vae():
-    return AutoencoderKL(
-        block_out_channels=(8, 8),
-        down_block_types=["DownEncoderBlock2D"] * 2,
-        up_block_types=["UpDecoderBlock2D"] * 2,
-        shift_factor=0.0,
-        norm_num_groups=4,
-    )
-
-
-def tiny_unet(**settings):
-    return UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=8,
-        attention_head_dim=4,
-        norm_num_groups=4,
-        **settings,
-    )
-
-
-def tiny_flux():
-    transformer = FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=8,
-        pooled_projection_dim=8,
-        axes_dims_rope=(4, 4, 8),
-    )
-    encoders = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
-    return FluxPipeline(make("flow-match"), tiny_vae(), transformer=transformer, **encoders)
-
-
 def build(name):
     """A stock pipeline with a stock scheduler, and the arguments of one call."""
     torch.manual_seed(0)
-    embeds = torch.randn(2, 5, 8)
-    call = {
-        "prompt_embeds": embeds,
-        "num_inference_steps": STEPS,
-        "output_type": "np",
-        "height": 16,
-        "width": 16,
-    }
-    if name == "lcm":
-        unet = tiny_unet(time_cond_proj_dim=4)
-        parts = {"vae": tiny_vae(), "unet": unet, "scheduler": make("lcm", **SD_SETTINGS["lcm"]), **NO_EXTRAS}
-        return LatentConsistencyModelPipeline(**parts, requires_safety_checker=False), call
+    embeds = torch.randn(2, 5, 32)
+    call = {"prompt_embeds": embeds, "num_inference_steps": STEPS, "output_type": "np"}
+    call |= {"height": 64, "width": 64}
     if name == "flow-match":
-        return tiny_flux(), {**call, "pooled_prompt_embeds": torch.randn(2, 8)}
-    call["negative_prompt_embeds"] = torch.zeros(2, 5, 8)
-    pipeline_class = StableDiffusionPipeline
+        absent = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+        parts = {"vae": random_vae(16, shift_factor=0.0), "transformer": random_transformer()}
+        pipe = FluxPipeline(make("flow-match"), **parts, **absent)
+        return pipe, call | {"pooled_prompt_embeds": torch.randn(2, 16)}
+    pipeline_class, settings = StableDiffusionPipeline, {"cross_attention_dim": 32}
+    if name == "lcm":
+        pipeline_class, settings["time_cond_proj_dim"] = LatentConsistencyModelPipeline, 4
+    else:
+        call["negative_prompt_embeds"] = torch.zeros(2, 5, 32)
     if name == "image to image":
         pipeline_class, name = StableDiffusionImg2ImgPipeline, "tcd"
         call = {k: v for k, v in call.items() if k not in ("height", "width")}
-        call |= {"image": torch.rand(2, 3, 16, 16), "strength": 0.5}
-    parts = {
-        "vae": tiny_vae(),
-        "unet": tiny_unet(),
-        "scheduler": make(name, **SD_SETTINGS[name]),
-        **NO_EXTRAS,
-    }
+        call |= {"image": torch.rand(2, 3, 64, 64), "strength": 0.5}
+    parts = {"vae": random_vae(), "unet": random_unet(**settings)}
+    parts |= {"scheduler": make(name, **SD_SETTINGS[name]), **NO_EXTRAS}
     return pipeline_class(**parts, requires_safety_checker=False), call
 
 

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from skimage.metrics import structural_similarity
 from torch.nn import functional as F
 
 from qsched.scoring import ImageScores, Scorer, jaq, jaq_values
@@ -109,23 +108,6 @@ def test_a_scorer_is_what_has_the_protocol():
 
 
 # similarity
-
-
-def test_ssim_equals_scikit_image():
-    image = torch.stack([shapes(0), shapes(1), torch.rand(3, 64, 64)])
-    other = torch.stack([noisy(shapes(0), 0.1), blurred(shapes(1), 1), torch.rand(3, 64, 64)])
-    expected = [
-        structural_similarity(
-            a.double().numpy(),
-            b.double().numpy(),
-            channel_axis=0,
-            data_range=1,
-            gaussian_weights=True,
-            use_sample_covariance=False,
-        )
-        for a, b in zip(image, other, strict=True)
-    ]
-    assert similarity(image, other).ssim.tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_ssim_takes_oblong_images():

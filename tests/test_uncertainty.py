@@ -11,7 +11,7 @@ import pytest
 from qsched.scoring import jaq
 from qsched.surfaces.intervals import RESAMPLES, expanded_tail
 from qsched.surfaces.surface import Surface
-from qsched.surfaces.uncertainty import FALSE_DISCOVERIES, discoveries, resample
+from qsched.surfaces.uncertainty import FALSE_DISCOVERIES, resample
 
 AXIS = (0.9, 1.0, 1.1)
 PLAIN = (1, 1)
@@ -147,17 +147,6 @@ def test_a_grid_around_one_has_no_plain_cell_and_one_beside_it_uses_the_nearest(
     )
     beside = Surface((0.97, 1.08), (1.0,), np.random.rand(1, 2, 9) * 30, np.random.rand(1, 2, 9))
     assert beside.plain() == (0, 0) and beside.uncertainty(2.0).difference[0, 0] == 0
-
-
-def test_benjamini_hochberg_by_hand():
-    p = np.array([0.001, 0.3, 0.039, 0.008, 0.041, 0.9, 0.027, 0.06])
-    # 0.05 * rank / 8: 0.00625, 0.0125, 0.01875, 0.025, ...; the largest p below its own limit is 0.008
-    assert discoveries(p).tolist() == [True, False, False, True, False, False, False, False]
-    # a small p further down takes those before it along: 0.02 <= 0.05 * 4 / 4
-    assert (
-        discoveries(np.array([0.03, 0.03, 0.045, 0.049])).all()
-        and not discoveries(np.array([0.06, 0.2])).any()
-    )
 
 
 def test_an_expanded_interval_cuts_less_from_few_values():

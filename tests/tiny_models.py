@@ -205,8 +205,9 @@ def _clip(width: int, projected: bool = False) -> nn.Module:
     return _lively((CLIPTextModelWithProjection if projected else CLIPTextModel)(config), 4)
 
 
-def _vae(latents: int = 4, **settings) -> AutoencoderKL:
-    vae = AutoencoderKL(
+def random_vae(latents: int = 4, **settings) -> AutoencoderKL:
+    """A random decoder of eight pixels per latent."""
+    made = AutoencoderKL(
         block_out_channels=(8, 8, 8, 8),
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -215,11 +216,12 @@ def _vae(latents: int = 4, **settings) -> AutoencoderKL:
         sample_size=NATIVE,
         **settings,
     )
-    vae.decoder.conv_out.weight.data *= 4
-    return vae
+    made.decoder.conv_out.weight.data *= 4
+    return made
 
 
-def _unet(**settings) -> UNet2DConditionModel:
+def random_unet(**settings) -> UNet2DConditionModel:
+    """A random U-Net of Stable Diffusion's kind."""
     return UNet2DConditionModel(
         sample_size=NATIVE // 8,
         block_out_channels=(16, 32),
@@ -242,23 +244,23 @@ def _lively(module: nn.Module, factor: float) -> nn.Module:
 
 def _sd(spec: BackboneSpec) -> StableDiffusionPipeline:
     parts = dict(
-        vae=_vae(),
+        vae=random_vae(),
         text_encoder=_clip(16),
         tokenizer=CLIPTokenizer(),
         safety_checker=None,
         feature_extractor=None,
     )
     if spec.scheduler == "LCMScheduler":
-        unet = _unet(cross_attention_dim=16, time_cond_proj_dim=16)
+        unet = random_unet(cross_attention_dim=16, time_cond_proj_dim=16)
         parts |= {"unet": unet, "scheduler": LCMScheduler(**LATENT_BETAS)}
         return LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
     scheduler = PNDMScheduler(**LATENT_BETAS, skip_prk_steps=True, steps_offset=1)
-    parts |= {"unet": _unet(cross_attention_dim=16), "scheduler": scheduler}
+    parts |= {"unet": random_unet(cross_attention_dim=16), "scheduler": scheduler}
     return StableDiffusionPipeline(**parts, requires_safety_checker=False)
 
 
 def _sdxl(spec: BackboneSpec) -> StableDiffusionXLPipeline:
-    unet = _unet(
+    unet = random_unet(
         cross_attention_dim=32,
         transformer_layers_per_block=(1, 2),
         use_linear_projection=True,
@@ -270,7 +272,7 @@ def _sdxl(spec: BackboneSpec) -> StableDiffusionXLPipeline:
     kind = EulerAncestralDiscreteScheduler if turbo else EulerDiscreteScheduler
     spacing = "trailing" if turbo else "leading"
     return StableDiffusionXLPipeline(
-        _vae(scaling_factor=0.13025, force_upcast=True),
+        random_vae(scaling_factor=0.13025, force_upcast=True),
         _clip(16),
         _clip(16, projected=True),
         CLIPTokenizer(),
@@ -280,8 +282,9 @@ def _sdxl(spec: BackboneSpec) -> StableDiffusionXLPipeline:
     )
 
 
-def _flux(spec: BackboneSpec) -> FluxPipeline:
-    transformer = FluxTransformer2DModel(
+def random_transformer() -> FluxTransformer2DModel:
+    """A random transformer of FLUX's kind."""
+    return FluxTransformer2DModel(
         in_channels=64,
         num_layers=2,
         num_single_layers=2,
@@ -292,6 +295,9 @@ def _flux(spec: BackboneSpec) -> FluxPipeline:
         axes_dims_rope=(4, 6, 6),
         guidance_embeds=False,
     )
+
+
+def _flux(spec: BackboneSpec) -> FluxPipeline:
     words = [
         ("<pad>", 0.0),
         ("</s>", 0.0),
@@ -308,7 +314,7 @@ def _flux(spec: BackboneSpec) -> FluxPipeline:
         num_layers=2,
         feed_forward_proj="gated-gelu",
     )
-    vae = _vae(
+    vae = random_vae(
         16, use_quant_conv=False, use_post_quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159
     )
     return FluxPipeline(
@@ -318,5 +324,5 @@ def _flux(spec: BackboneSpec) -> FluxPipeline:
         CLIPTokenizer(),
         T5EncoderModel(config),
         T5Tokenizer(vocab=words),
-        transformer,
+        random_transformer(),
     )

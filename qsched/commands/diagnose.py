@@ -11,7 +11,7 @@ from qsched.commands.options import (
     open_backbone,
     quantization,
 )
-from qsched.commands.output import table
+from qsched.commands.output import progress, table
 from qsched.commands.result import Result
 from qsched.settings import SEED
 from qsched.words import steps_in_words
@@ -36,8 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Measure; the text is a table of layers, one of corrections, and the coefficients that follow."""
-    from tqdm import tqdm
-
     from qsched.evaluation.closed_form import CORRECTIONS
     from qsched.evaluation.diagnosis import diagnose
     from qsched.prompts.builtin import choose_prompts
@@ -49,15 +47,8 @@ def run(args: argparse.Namespace) -> Result:
         choose_prompts(choice, backbone.spec.family, use)
         for choice, use in ((args.prompts, "calibration"), (args.held_out, "held-out"))
     )
-    with tqdm(desc=f"diagnose {settings.bits}", unit="layer", disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        found = diagnose(
-            backbone, settings, fitted, steps, held_out=unseen, seed=args.seed, on_progress=progress
-        )
+    with progress(f"diagnose {settings.bits}", "layer") as show:
+        found = diagnose(backbone, settings, fitted, steps, held_out=unseen, seed=args.seed, on_progress=show)
     coefficients, explained = found.fit.coefficients.expand(steps), found.explained()
     data = {
         "backbone": backbone.spec.id,

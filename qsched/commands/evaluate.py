@@ -3,6 +3,7 @@
 import argparse
 
 from qsched.commands.options import add, add_backbone, add_k, add_scorer, open_backbone
+from qsched.commands.output import progress
 from qsched.commands.result import Result
 from qsched.settings import SEEDS
 
@@ -33,8 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     """Evaluate; the text is tables for a terminal or, with --markdown, Markdown."""
-    from tqdm import tqdm
-
     from qsched.commands.evaluation_report import as_markdown, as_text
     from qsched.evaluation.held_out import COLUMNS, evaluate
     from qsched.presets import load_preset, save_preset
@@ -44,11 +43,11 @@ def run(args: argparse.Namespace) -> Result:
     backbone = open_backbone(args, preset.backbone)
     family, use = backbone.spec.family, "held-out"
     prompts = choose_prompts(args.prompts, family, use)
-    images = len(COLUMNS) * len(prompts) * args.seeds
-    with tqdm(total=images, desc=f"evaluate {preset.bits}", unit="image", disable=None) as bar:
+    with progress(f"evaluate {preset.bits}", "image") as show:
+        show(0, len(COLUMNS) * len(prompts) * args.seeds)
         result = evaluate(
             backbone, preset, prompts, args.seeds, k=args.k, categories=categorised(prompts, family, use),
-            any_revision=args.any_revision, on_batch=lambda done, total: bar.update(done - bar.n),
+            any_revision=args.any_revision, on_batch=show,
         )  # fmt: skip
     data = result.to_dict()
     if args.save:

@@ -3,6 +3,7 @@
 import argparse
 
 from qsched.commands.options import add_backbone, add_k, open_backbone
+from qsched.commands.output import progress, table, writable_folder, write_files
 from qsched.commands.result import Result
 
 
@@ -21,9 +22,6 @@ def run(args: argparse.Namespace) -> Result:
     """Compare every prompt; the text counts the outcomes and lists the examples."""
     from pathlib import Path
 
-    from tqdm import tqdm
-
-    from qsched.commands.output import table, writable_folder, write_files
     from qsched.evaluation.gallery import FOLDER, make_gallery
     from qsched.presets import load_preset
     from qsched.prompts.builtin import choose_prompts
@@ -33,10 +31,8 @@ def run(args: argparse.Namespace) -> Result:
     writable_folder(path.parent)
     backbone = open_backbone(args, preset.backbone)
     prompts = choose_prompts(args.prompts, backbone.spec.family, "held-out")
-    with tqdm(total=len(prompts), desc=f"gallery {preset.bits}", unit="prompt", disable=None) as bar:
-        gallery = make_gallery(
-            backbone, preset, prompts, args.k, lambda done, total: bar.update(done - bar.n)
-        )
+    with progress(f"gallery {preset.bits}", "prompt") as show:
+        gallery = make_gallery(backbone, preset, prompts, args.k, show)
     write_files(path.parent, {path.name: gallery.to_json().encode()})
     rows = [["prompt", "naive", "Q-Sched", "difference"]] + [
         [example.prompt, f"{example.naive:.3f}", f"{example.qsched:.3f}", f"{example.difference:+.3f}"]

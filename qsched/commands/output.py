@@ -4,6 +4,8 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,20 @@ def write_files(folder: Path, files: dict[str, bytes]) -> list[str]:
             temporary.unlink(missing_ok=True)
         written.append(str(folder / name))
     return written
+
+
+@contextmanager
+def progress(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar, where stderr is a terminal, as a function of (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total, bar.n = total, done
+            bar.refresh()
+
+        yield show
 
 
 def to_json(data: Any, indent: int | None = None) -> str:

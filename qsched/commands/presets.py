@@ -3,7 +3,6 @@ where it was left.
 """
 
 import argparse
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from qsched.commands.options import (
     open_backbone,
     quantization,
 )
-from qsched.commands.output import writable_folder
+from qsched.commands.output import progress, writable_folder
 from qsched.commands.result import Interrupted, Result
 from qsched.settings import RESOLUTION, SEEDS
 
@@ -115,7 +114,7 @@ def _made(
     from qsched.prompts.builtin import categorised
     from qsched.search.run import search
 
-    with _bar(f"{label}: search", "point") as show:
+    with progress(f"{label}: search", "point") as show:
         preset = search(backbone, options, storage=storage, on_progress=lambda p: show(p.done, p.total))
     held = load_preset(path) if path.exists() else None
     same = lambda name: getattr(held, name) == getattr(preset, name)
@@ -127,27 +126,13 @@ def _made(
         preset.held_out = held.held_out
     else:
         categories = categorised(unseen, backbone.spec.family, "held-out")
-        with _bar(f"{label}: held-out", "image") as show:
+        with progress(f"{label}: held-out", "image") as show:
             show(0, len(COLUMNS) * len(unseen) * options.seeds)
             result = evaluate(
                 backbone, preset, unseen, options.seeds, k=options.k, categories=categories, on_batch=show
             )
         preset.held_out = result.to_dict()
     return preset
-
-
-@contextmanager
-def _bar(label: str, unit: str):
-    """A progress bar as a function of (done, total)."""
-    from tqdm import tqdm
-
-    with tqdm(desc=label, unit=unit, disable=None) as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total, bar.n = total, done
-            bar.refresh()
-
-        yield show
 
 
 def _table(presets: dict[str, "Preset"]) -> str:

@@ -19,7 +19,7 @@ from qsched.commands.options import (
     open_backbone,
     quantization,
 )
-from qsched.commands.output import table, writable_folder
+from qsched.commands.output import progress, table, writable_folder
 from qsched.commands.result import Interrupted, Result
 from qsched.settings import HIGH, LOW, PAIR_SHAPE, RESOLUTION, SEED, SEEDS, STRATEGY
 
@@ -118,10 +118,10 @@ def run(args: argparse.Namespace) -> Result:
         return Result({"dry_run": True} | plan, _cost(plan))
     with tqdm(desc=f"search {how.bits}", unit="point", disable=None) as bar:
 
-        def show(progress: "Progress") -> None:
-            bar.total, bar.n = progress.total, progress.done
-            if progress.best is not None:
-                bar.set_postfix_str(f"best JAQ {progress.best[1]:.4f}", refresh=False)
+        def show(state: "Progress") -> None:
+            bar.total, bar.n = state.total, state.done
+            if state.best is not None:
+                bar.set_postfix_str(f"best JAQ {state.best[1]:.4f}", refresh=False)
             bar.refresh()
 
         try:
@@ -157,8 +157,6 @@ def run(args: argparse.Namespace) -> Result:
 
 def _fit(args: argparse.Namespace, backbone: "Backbone", how: "Quantization", out: Path | None) -> Result:
     """Fit the coefficients of every step, write the preset, say what they explain."""
-    from tqdm import tqdm
-
     from qsched.presets import save_preset
     from qsched.prompts.builtin import choose_prompts
     from qsched.search.fitted import fit_preset
@@ -172,13 +170,8 @@ def _fit(args: argparse.Namespace, backbone: "Backbone", how: "Quantization", ou
     if args.dry_run:
         calls = 2 * len(prompts) * SearchOptions(how, prompts, args.steps).checked(backbone).steps
         return Result({"dry_run": True, "calls": calls}, f"{calls} denoiser calls, no image scored.")
-    with tqdm(desc=f"fit {how.bits}", unit="step", disable=None) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        preset = fit_preset(backbone, how, prompts, args.steps, seed=args.seed, on_step=progress)
+    with progress(f"fit {how.bits}", "step") as show:
+        preset = fit_preset(backbone, how, prompts, args.steps, seed=args.seed, on_step=show)
     save_preset(preset, out)
     facts, coefficients = preset.provenance, preset.coefficients.expand(preset.steps)
     data = {

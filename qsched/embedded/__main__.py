@@ -9,11 +9,10 @@ from qsched.quiet import quiet
 
 quiet()
 
-from qsched.embedded import export, report, sheet, variety, whole  # noqa: E402
+from qsched.embedded import export, report, variety  # noqa: E402
 from qsched.embedded.data import dataset  # noqa: E402
 from qsched.embedded.denoiser import autoencoder, bank, distil, teacher  # noqa: E402
-from qsched.embedded.denoiser import latent as latent_model  # noqa: E402
-from qsched.embedded.denoiser.batches import STYLES, Batches, PixelBatches  # noqa: E402
+from qsched.embedded.denoiser.batches import Batches, PixelBatches, drawn_styles  # noqa: E402
 from qsched.embedded.judges import clip, clip_training, damage, judging, observer, text_training  # noqa: E402
 from qsched.embedded.options import parser  # noqa: E402
 from qsched.embedded.training import loop as training  # noqa: E402
@@ -35,79 +34,59 @@ def run(args: argparse.Namespace) -> None:
     if parallel.size() > 1 and args.command not in ("denoiser", "distil"):
         raise ValueError(f"torchrun is for denoiser and distil: run {args.command} without it.")
     if args.command == "dataset":
-        print(
-            json.dumps(
-                dataset.build(args.node_modules, data, tuple(args.groups), tuple(args.styles), args.side),
-                indent=1,
-            )
-        )
+        print(json.dumps(dataset.build(args.node_modules, data, tuple(args.styles), args.side), indent=1))
     elif args.command == "damage":
         prompts = damage.known_prompts(dataset.load(data), tuple(args.groups), tuple(args.styles), args.count)
         made = damage.make(_backbone(args.model, args.device), prompts)
         damage.save(made, args.work / "damage.npz")
         print(f"{args.work / 'damage.npz'}: {len(prompts)} prompts x {len(damage.KINDS)} kinds")
     elif args.command in ("clip", "text", "observer"):
-        options = {"steps": args.steps, "minutes": args.minutes, "batch": args.batch, "seed": args.seed}
-        options["device"] = args.device
-        if args.command == "clip":
-            options |= {"start": args.start, "keep_text": args.keep_text, "photographs": args.photographs}
-            options |= {"learning_rate": args.learning_rate, "compiled": not args.no_compile}
-            found = clip_training.train_clip(data, args.clip, args.work, **options)
+        options = _options(args) | {"seed": args.seed, "device": args.device}
+        if args.command == "observer":
+            found = observer.train_observer(data, args.work, **options)
         elif args.command == "text":
             found = text_training.train_text(data, args.clip, args.work, start=args.start, **options)
         else:
-            found = observer.train_observer(data, args.work, **options)
+            options |= {"start": args.start, "keep_text": args.keep_text}
+            found = clip_training.train_clip(data, args.clip, args.work, **options)
         print(json.dumps(found, indent=1))
     elif args.command == "autoencoder":
-        options = _options(args) | {"seed": args.seed, "device": args.device, "workers": args.workers}
-        file, styles = args.work / "autoencoder.pt", tuple(args.styles)
-        autoencoder.train_autoencoder(data, file, start=args.start, styles=styles, **options)
+        options = _options(args) | {"seed": args.seed, "device": args.device}
+        autoencoder.train_autoencoder(data, args.work / "autoencoder.pt", start=args.start, **options)
     elif args.command == "bank":
-        encoder, made = args.start or args.work / "autoencoder.pt", {"count": args.count, "seed": args.seed}
-        made |= {"device": args.device, "styles": tuple(args.styles)}
+        encoder = args.start or args.work / "autoencoder.pt"
+        made = {"count": args.count, "seed": args.seed, "device": args.device}
         print(json.dumps(bank.build(data, args.clip, encoder, args.work / "bank", **made), indent=1))
     elif args.command == "denoiser":
-        options = _options(args) | {
-            "start": args.start,
-            "photographs": args.photographs,
-            "muon": not args.adamw,
-        }
+        options = _options(args) | {"start": args.start, "muon": not args.adamw}
         options["without_text"] = WITHOUT_TEXT if args.latent else 0.0
         teacher.train_denoiser(_batches(args, data), _checkpoint(args, "denoiser"), **options)
     elif args.command == "distil":
-        options = _options(args) | {
-            "anchor": ANCHOR if args.latent else distil.ANCHOR,
-            "muon": not args.adamw,
-        }
+        options = _options(args) | {"muon": not args.adamw}
+        options["anchor"] = ANCHOR if args.latent else distil.ANCHOR
         options["guidance"] = (GUIDANCE if args.latent else 0.0) if args.guidance is None else args.guidance
         before = args.start or _checkpoint(args, "denoiser")
         distil.distil(_batches(args, data), before, _checkpoint(args, "student"), **options)
-    elif args.command == "whole":
-        options = {"device": args.device, "batch": args.batch, "photographs": args.photographs}
-        print(json.dumps(whole.run(args.work, args.clip, args.model, args.minutes, **options), indent=1))
-        if args.home:
-            print(*whole.copy_weights(args.work, args.home), sep="\n")
     elif args.command == "export":
         named = args.checkpoint in ("denoiser", "student")
         file = args.work / f"{args.checkpoint}.pt" if named else Path(args.checkpoint)
-        step = export.export_checkpoint(file, args.model)
-        print(f"{args.model}: {args.checkpoint} at step {step}")
+        export.export_denoiser(read_weights(file), args.model)
+        print(f"{args.model}: {file}")
     elif args.command == "latent":
-        _export_latent(args, data)
+        _export_latent(args)
     elif args.command == "evaluate":
         evaluate(args, data)
     else:
         emoji = dataset.load(data)
-        prompts = export.sheet_prompts(
-            emoji.concepts, [s for s in emoji.styles if s in STYLES] or emoji.styles
-        )
+        prompts = export.sheet_prompts(emoji.concepts, drawn_styles(emoji))
         export.sample_sheet(_backbone(args.model, args.device), prompts, args.out, steps=args.steps)
         print(args.out)
 
 
 def _options(args: argparse.Namespace) -> dict:
-    names = ("steps", "minutes", "batch", "learning_rate", "save_minutes")
-    return {name: getattr(args, name) for name in names} | {"compiled": not args.no_compile}
+    found = {name: getattr(args, name) for name in ("steps", "minutes", "batch", "save_minutes")}
+    found |= {"learning_rate": args.learning_rate} if args.learning_rate else {}
+    return found | ({"compiled": not args.no_compile} if hasattr(args, "no_compile") else {})
 
 
 def _checkpoint(args: argparse.Namespace, name: str) -> Path:
@@ -119,58 +98,42 @@ def _batches(args: argparse.Namespace, data: Path) -> Batches:
     where = training.pick_device(args.device)
     seed = parallel.own_seed(args.seed) + (args.command == "distil")
     if args.latent:
-        if getattr(args, "photographs", False):
-            raise ValueError("--photographs compares pixels: it cannot be had with --latent.")
         files = args.work / "bank", args.autoencoder or args.work / "autoencoder.pt"
         return bank.LatentBatches(data, args.clip, where, seed, *files)
-    return PixelBatches(data, args.clip, where, seed, tuple(args.styles), args.workers)
+    return PixelBatches(data, args.clip, where, seed)
 
 
-def _export_latent(args: argparse.Namespace, data: Path) -> None:
-    weights, factor = read_weights(args.autoencoder), args.scaling_factor
-    manifest = args.work / "bank" / "bank.json"
-    if factor is None and manifest.exists():
-        factor = json.loads(manifest.read_text())["scaling_factor"]
+def _export_latent(args: argparse.Namespace) -> None:
+    factor, bank_says = args.scaling_factor, args.work / "bank" / "bank.json"
+    if factor is None and not bank_says.exists():
+        raise FileNotFoundError(f"There is no {bank_says}: give --scaling-factor.")
     if factor is None:
-        trained = autoencoder.load_trained(args.autoencoder)
-        factor = latent_model.measured_scaling(trained, dataset.load(data))
-    denoiser = read_weights(args.denoiser, args.base)
+        factor = json.loads(bank_says.read_text())["scaling_factor"]
+    denoiser, weights = read_weights(args.denoiser, args.base), read_weights(args.autoencoder)
     export.export_latent(denoiser, weights, factor, args.out, args.clip)
     print(f"{args.out}: scaling factor {factor:.4f}")
 
 
 def evaluate(args: argparse.Namespace, data: Path) -> None:
-    """Print the parts that were asked for: the judge's measures, the model's numbers, the sheet."""
-    emoji, out = dataset.load(data), {}
-    unseen, watching = {"unseen": not args.saw_all}, args.work / "observer.safetensors"
+    """Print the parts that were asked for: the judge's measures, the model's numbers, its variety."""
+    emoji, out, watching = dataset.load(data), {}, args.work / "observer.safetensors"
     if args.only in (None, "judge"):
         where = training.pick_device(args.device)
         model, tokenizer = clip.load_clip(args.clip, emoji)
         spoilt = args.work / "damage.npz"
         judge = judging.Judge(model.to(where), tokenizer, where)
         out["judge"] = judging.measure(judge, emoji, damage.load(spoilt) if spoilt.exists() else None)
-    if args.only in (None, "model"):
-        out["model"] = report.evaluate(
-            data,
-            args.model,
-            args.device,
-            observer=watching if watching.exists() else None,
-            teacher=args.teacher,
-            styles=args.styles,
-            seeds=args.seeds,
-            **unseen,
-        )
-    if args.only == "variety" or (args.only is None and watching.exists()):
+    if args.only != "judge":
         student = _backbone(args.model, args.device)
-        eyes = observer.load_observer(watching, student.device)
+        eyes = observer.load_observer(watching, student.device) if watching.exists() else None
+    if args.only in (None, "model"):
+        other = args.teacher and _backbone(args.teacher, args.device)
+        options = {"teacher": other, "styles": args.styles, "seeds": args.seeds}
+        out["model"] = report.report(student, emoji, eyes, **options)
+    if args.only == "variety" and eyes is None:
+        raise FileNotFoundError(f"There is no {watching}: run `python -m qsched.embedded observer` first.")
+    if args.only in (None, "variety") and eyes is not None:
         out["variety"] = variety.measure(student, emoji, eyes, styles=args.styles)
-    if args.only in (None, "sheet"):
-        if args.saw_all:
-            emoji.unseen = None
-        student, other = (folder and _backbone(folder, args.device) for folder in (args.model, args.teacher))
-        indices, labels = sheet.choose(emoji, args.styles or emoji.styles)
-        sheet.paint(sheet.columns(student, emoji, indices, teacher=other), labels, args.sheet)
-        out["sheet"] = str(args.sheet)
     if args.json:
         print(json.dumps(out, indent=1))
         return
@@ -180,8 +143,6 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
         print(report.markdown(out["model"]))
     if "variety" in out:
         print(variety.markdown(out["variety"]))
-    if "sheet" in out:
-        print(out["sheet"])
 
 
 def _backbone(folder: Path, device: str):

@@ -5,37 +5,24 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from qsched.embedded.denoiser import unet as denoiser
 from qsched.embedded.denoiser.latent import new_autoencoder, new_latent_unet
 from qsched.embedded.report import draw
-from qsched.embedded.training.weights import read_weights
 from qsched.models.base import Backbone
 
-SHEET_SEED = 0
+COLUMNS, ZOOM = 8, 2
+"""Of the sheet: images in a row, and how much larger they are shown."""
 
 
 def export_denoiser(weights: dict[str, Tensor], folder: Path) -> None:
-    """Save the averaged weights as fp16 in diffusers' layout: unet/ and scheduler/."""
+    """Save the weights as fp16 in diffusers' layout: unet/ and scheduler/."""
     unet = denoiser.new_unet()
     unet.load_state_dict(weights)
     unet.half().save_pretrained(folder / "unet")
     denoiser.new_scheduler().save_pretrained(folder / "scheduler")
-
-
-def export_checkpoint(checkpoint: Path, folder: Path) -> int:
-    """Export the averaged weights of a training checkpoint, or weights that `whole.copy_weights` wrote;
-    returns the step they were saved at (0: not known).
-    """
-    if checkpoint.suffix == ".safetensors":
-        export_denoiser(read_weights(checkpoint), folder)
-        return 0
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    export_denoiser(state["average"], folder)
-    return state["step"]
 
 
 def export_latent(
@@ -69,25 +56,18 @@ def sheet_prompts(concepts: Sequence[str], styles: Sequence[str], count: int = 4
     return [f"{concepts[int(i * stride)]}, {styles[i % len(styles)]} style" for i in range(count)]
 
 
-def sample_sheet(
-    backbone: Backbone,
-    prompts: Sequence[str],
-    path: Path,
-    *,
-    steps: int = 4,
-    seed: int = SHEET_SEED,
-    columns: int = 8,
-    zoom: int = 2,
-) -> None:
-    """Draw every prompt once and write a captioned contact sheet, in the format that the name ends in."""
-    images = draw(backbone, prompts, steps, seed)
-    side, caption = backbone.spec.size * zoom, 16
+def sample_sheet(backbone: Backbone, prompts: Sequence[str], path: Path, steps: int) -> None:
+    """Draw every prompt once, from seed 0, and write a captioned contact sheet, in the format that the name
+    ends in.
+    """
+    images = draw(backbone, prompts, steps, 0)
+    side, caption = backbone.spec.size * ZOOM, 16
     sheet = Image.new(
-        "RGB", (columns * (side + 4), math.ceil(len(prompts) / columns) * (side + caption + 4)), "white"
+        "RGB", (COLUMNS * (side + 4), math.ceil(len(prompts) / COLUMNS) * (side + caption + 4)), "white"
     )
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=10)
     for index, (prompt, image) in enumerate(zip(prompts, images, strict=True)):
-        x, y = index % columns * (side + 4), index // columns * (side + caption + 4)
+        x, y = index % COLUMNS * (side + 4), index // COLUMNS * (side + caption + 4)
         tile = Image.fromarray((image.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))
         sheet.paste(tile.resize((side, side), Image.Resampling.BICUBIC), (x + 2, y + 2))
         while font.getlength(prompt) > side:

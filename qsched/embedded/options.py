@@ -6,11 +6,9 @@ from pathlib import Path
 from qsched.embedded.data import dataset
 from qsched.embedded.denoiser.batches import STYLES
 from qsched.embedded.judges import damage, observer
-from qsched.embedded.training import imagenet
 from qsched.models.registry import ASSETS
 
 WORK = Path("work")
-LEARNING_RATES = {"clip": 1.5e-3, "autoencoder": 2e-3, "denoiser": 1.5e-3, "distil": 3e-4}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +43,6 @@ def parser() -> argparse.ArgumentParser:
         description=f"Needs: npm install {' '.join(dataset.PACKAGES)}",
     )
     build.add_argument("--node-modules", type=Path, default=Path("node_modules"))
-    build.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=list(dataset.THINGS))
     build.add_argument(
         "--styles",
         nargs="+",
@@ -59,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "damage", help="draw images with quantized copies of a denoiser, for the judge to learn from"
     )
     spoil.add_argument("--count", type=int, default=320, help="prompts (default: %(default)s)")
-    spoil.add_argument("--groups", nargs="+", choices=dataset.GROUPS, default=list(damage.GROUPS))
+    spoil.add_argument("--groups", nargs="+", choices=dataset.GROUPS.values(), default=list(damage.GROUPS))
     spoil.add_argument("--styles", nargs="+", default=list(STYLES), help="what the denoiser was trained on")
 
     for name, words, steps, batch in (
@@ -76,8 +73,12 @@ def parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--minutes", type=float, help="stop after this much time, earlier runs included")
         command.add_argument(
+            "--save-minutes", type=float, default=10, help="between checkpoints (default: %(default)s)"
+        )
+        command.add_argument(
             "--batch", type=int, default=batch, help="images per step (default: %(default)s)"
         )
+        command.add_argument("--learning-rate", type=float, help="highest one (default: what suits)")
         command.add_argument("--seed", type=int, default=observer.SEED if name == "observer" else 0)
         if name != "observer":
             command.add_argument(
@@ -91,20 +92,11 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "clip":
             command.add_argument("--keep-text", action="store_true", help="leave its text tower as it is")
-            _photographs(command, "begin the image tower with ImageNet weights")
-        if name == "denoiser":
-            _photographs(command, "add a loss on the features of a network with ImageNet weights")
-        if name in LEARNING_RATES:
-            command.add_argument("--learning-rate", type=float, default=LEARNING_RATES[name])
+        if name in ("clip", "autoencoder", "denoiser", "distil"):
             command.add_argument(
                 "--no-compile", action="store_true", help="run eagerly: slower, but starts at once"
             )
         if name in ("autoencoder", "denoiser", "distil"):
-            command.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to learn to draw")
-            command.add_argument(
-                "--save-minutes", type=float, default=10, help="between checkpoints (default: %(default)s)"
-            )
-            command.add_argument("--workers", type=int, default=0, help="processes that draw the scenes")
             _tiny(command, "three steps of four images")
         if name in ("denoiser", "distil"):
             command.add_argument(
@@ -126,21 +118,10 @@ def parser() -> argparse.ArgumentParser:
     bank = commands.add_parser("bank", help="encode scenes once, for denoiser and distil with --latent")
     bank.add_argument("--count", type=int, default=196_608, help="scenes (default: %(default)s)")
     bank.add_argument("--seed", type=int, default=0)
-    bank.add_argument("--styles", nargs="+", default=list(STYLES), help="sets to draw")
     bank.add_argument(
         "--from", dest="start", type=Path, help="the autoencoder (default: the checkpoint in --work)"
     )
     _tiny(bank, "16 scenes")
-
-    everything = commands.add_parser(
-        "whole", help="damage, clip, observer, denoiser and distil within a time budget"
-    )
-    everything.add_argument("--minutes", type=float, required=True)
-    everything.add_argument("--batch", type=int, help="images per step (default: what suits the device)")
-    _photographs(everything, "both uses of ImageNet weights, in clip and denoiser")
-    everything.add_argument(
-        "--home", type=Path, help="folder for the fp16 weights, in parts of at most 15 MB"
-    )
 
     out = commands.add_parser("export", help="write a checkpoint as the diffusers folder that the app loads")
     out.add_argument(
@@ -153,18 +134,14 @@ def parser() -> argparse.ArgumentParser:
     latent.add_argument(
         "--scaling-factor",
         type=float,
-        help="of the latents (default: that of the bank in --work, or measured)",
+        help="of the latents (default: that of the bank in --work)",
     )
     latent.add_argument("--out", type=Path, required=True, help="folder; emoji-clip is copied beside it")
     page = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")
     page.add_argument("--out", type=Path, default=ASSETS / "emoji-lcm" / "samples.webp")
     page.add_argument("--steps", type=int, default=4)
-    judge = commands.add_parser(
-        "evaluate", help="how good the judge and the model are, with 95 %% intervals, and a sheet"
-    )
-    judge.add_argument(
-        "--only", choices=("judge", "model", "variety", "sheet"), help="one part instead of all"
-    )
+    judge = commands.add_parser("evaluate", help="how good the judge and the model are, with 95 %% intervals")
+    judge.add_argument("--only", choices=("judge", "model", "variety"), help="one part instead of all")
     judge.add_argument("--seeds", type=int, default=3, help="noise seeds per prompt (default: %(default)s)")
     judge.add_argument(
         "--teacher", type=Path, help="diffusers folder of the teacher (default: --model in 50 steps)"
@@ -172,21 +149,9 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument(
         "--styles", nargs="+", help="sets that the model draws (default: those of the data set)"
     )
-    judge.add_argument(
-        "--saw-all", action="store_true", help="the model was not kept from the data set's unseen concepts"
-    )
-    judge.add_argument(
-        "--sheet", type=Path, default=Path("out/sheet.png"), help="where (default: %(default)s)"
-    )
     judge.add_argument("--json", action="store_true")
     return top
 
 
 def _tiny(command: argparse.ArgumentParser, words: str) -> None:
     command.add_argument("--tiny", action="store_true", help=f"a rehearsal: {words}")
-
-
-def _photographs(command: argparse.ArgumentParser, words: str) -> None:
-    command.add_argument(
-        "--photographs", action="store_true", help=f"{words} (needs: pip install {imagenet.PACKAGE})"
-    )

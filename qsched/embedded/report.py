@@ -7,7 +7,6 @@ Two judges: the tiny CLIP (CLIPScore, CLIP-IQA, recognition), which conditions t
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,8 @@ from qsched.embedded.data import dataset
 from qsched.embedded.denoiser.unet import noise_in
 from qsched.embedded.judges import frechet
 from qsched.embedded.judges.judging import Judge
-from qsched.embedded.judges.observer import Observer, load_observer, observe
+from qsched.embedded.judges.observer import Observer, observe
 from qsched.models.base import Backbone
-from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.loop import draw_noise, sample
 from qsched.surfaces.intervals import bootstrap
 
@@ -40,7 +38,6 @@ def draw(
     steps: int,
     seed: int,
     denoiser: nn.Module | None = None,
-    coefficients: Coefficients | None = None,
 ) -> Tensor:
     """Images (prompts, 3, H, W) on the CPU, drawn in batches."""
     parts = []
@@ -48,7 +45,7 @@ def draw(
         indices = range(begin, min(begin + BATCH, len(prompts)))
         condition = backbone.encode([prompts[i] for i in indices])
         noise = draw_noise(backbone.latent_shape, seed, indices)
-        latents = sample(backbone, condition, noise, steps, coefficients, denoiser)
+        latents = sample(backbone, condition, noise, steps, denoiser=denoiser)
         parts.append(backbone.decode(latents).cpu())
     return torch.cat(parts)
 
@@ -97,7 +94,7 @@ def pairs(emoji: dataset.Emoji, styles: Sequence[str]) -> dict[str, Tensor]:
     SEEN seen ones spread evenly, all held-out pairs, all images of unseen concepts; of these styles.
     """
     styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in styles]))
-    unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
+    unseen = emoji.unseen[emoji.concept]
     seen = emoji.train_indices(styles, unseen=False)
     found = {
         "seen": seen[torch.linspace(0, len(seen) - 1, min(SEEN, len(seen))).long()],
@@ -115,7 +112,6 @@ def report(
     teacher: Backbone | None = None,
     styles: Sequence[str] | None = None,
     seeds: int = 3,
-    unseen: bool = True,
 ) -> dict[str, Any]:
     """Every metric of every row, each an estimate {"mean", "low", "high"} with its 95 % interval over prompts
     and seeds.
@@ -123,11 +119,7 @@ def report(
     Args:
         observer: None leaves its columns out.
         teacher: the model that is sampled in 50 steps; None takes the student's weights for it.
-        unseen: whether the model was kept from the data's unseen concepts; otherwise they count as seen.
     """
-    if not unseen:
-        emoji = copy.copy(emoji)
-        emoji.unseen = None
     teacher, out = as_teacher(teacher or student), {"backbone": student.spec.id, "revision": student.revision}
     out |= {"teacher": teacher.revision, "seeds": list(range(seeds)), "rows": []}
     recognition = Recognition(student, emoji)
@@ -210,21 +202,3 @@ def markdown(result: dict[str, Any]) -> str:
             cells.append(f"{mean:.{places}f}{unit}{ends}")
         lines.append(f"| {row['pairs']} ({row['count']}) | {row['images']} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def evaluate(
-    data: Path,
-    model: Path,
-    device: str = "auto",
-    *,
-    observer: Path | None = None,
-    teacher: Path | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """Load data set, model(s) and observer and report; options as for `report`."""
-    from qsched.load import load_backbone
-
-    student = load_backbone("emoji-lcm", device=device, source=str(model))
-    other = None if teacher is None else load_backbone("emoji-lcm", device=device, source=str(teacher))
-    watching = None if observer is None else load_observer(observer, student.device)
-    return report(student, dataset.load(data), watching, teacher=other, **options)

@@ -313,12 +313,10 @@ def _columns(
 def _score(scorer: Any, images: Tensor, reference: Tensor, prompts: list[str]) -> dict[str, Tensor]:
     """Every metric of every image, each of shape (batch,)."""
     images, reference = images.nan_to_num(0.0, 0.0, 0.0), reference.nan_to_num(0.0, 0.0, 0.0)
-    scored, like = scorer.score(images, prompts), similarity(images, reference)
+    scored = scorer.score(images, prompts)
+    like = similarity(images, reference, getattr(scorer, "lpips", None))
     found = {"alignment": scored.alignment, "quality": scored.quality, "ssim": like.ssim, "psnr": like.psnr}
-    lpips, measure = getattr(like, "lpips", None), getattr(scorer, "lpips", None)
-    if lpips is None and measure is not None:
-        lpips = measure(images, reference)
-    return found if lpips is None else found | {"lpips": lpips}
+    return found if like.lpips is None else found | {"lpips": like.lpips}
 
 
 def _indices(prompts: list[str], categories: Mapping[str, Sequence[str]]) -> dict[str, list[int]]:

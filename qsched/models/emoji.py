@@ -25,14 +25,9 @@ PATCH = 4
 CHANNELS = 3 * PATCH**2
 
 
-def pixels(latents: Tensor) -> Tensor:
-    """Latents (batch, 48, 16, 16) -> images (batch, 3, 64, 64), [-1, 1] where the latents are of an image."""
-    return F.pixel_shuffle(latents, PATCH)
-
-
 def to_images(latents: Tensor) -> Tensor:
     """Latents (batch, 48, 16, 16) -> images (batch, 3, 64, 64) in [0, 1]."""
-    return (pixels(latents) / 2 + 0.5).clamp(0, 1)
+    return (F.pixel_shuffle(latents, PATCH) / 2 + 0.5).clamp(0, 1)
 
 
 def text_condition(model: "CLIP", tokens: Tensor) -> tuple[Tensor, Tensor]:

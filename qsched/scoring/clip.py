@@ -11,7 +11,6 @@ from torch import Tensor
 
 REMEMBERED_PROMPTS = 4096
 BATCH = 64
-PRECISION = {torch.float32: "fp32", torch.float16: "fp16"}
 
 
 def image_size(model: torch.nn.Module) -> tuple[int, int]:
@@ -33,25 +32,18 @@ def resized(images: Tensor, size: tuple[int, int]) -> Tensor:
 class ClipModel:
     """An open_clip model with its tokenizer and its own image preprocessing.
 
-    Images are resized (bicubic, antialiased) and normalised in fp32 and the features come back as fp32
-    whatever the weights' dtype is. A prompt that is longer than the model reads loses its end, as in every
-    CLIPScore.
+    Images are resized (bicubic, antialiased) and normalised in fp32. A prompt that is longer than the model
+    reads loses its end, as in every CLIPScore.
 
     Args:
         model: from `open_clip.create_model`.
         tokenizer: its tokenizer: a list of texts to token ids (texts, context length).
-        device: where the model is. dtype: float32 or float16, what its weights are in.
+        device: where the model is.
     """
 
-    def __init__(
-        self,
-        model: torch.nn.Module,
-        tokenizer,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ):
+    def __init__(self, model: torch.nn.Module, tokenizer, device: torch.device | str = "cpu"):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        self.device, self.dtype = torch.device(device), dtype
+        self.device = torch.device(device)
         self.size = image_size(model)
         settings = model.visual.preprocess_cfg
         self.squash = settings.get("resize_mode") == "squash"
@@ -61,32 +53,24 @@ class ClipModel:
         self._known: dict[str, Tensor] = {}
 
     @classmethod
-    def from_folder(
-        cls, folder: Path, device: torch.device | str, dtype: torch.dtype = torch.float32
-    ) -> "ClipModel":
+    def from_folder(cls, folder: Path, device: torch.device | str) -> "ClipModel":
         """From a folder in open_clip's layout: open_clip_config.json, weights, a tokenizer unless it is
         OpenAI's own.
         """
         name = f"local-dir:{folder}"
-        model = open_clip.create_model(
-            name, precision=PRECISION[dtype], device=device, require_pretrained=True
-        )
-        return cls(model, open_clip.get_tokenizer(name), device, dtype)
+        model = open_clip.create_model(name, device=device, require_pretrained=True)
+        return cls(model, open_clip.get_tokenizer(name), device)
 
     @classmethod
-    def from_checkpoint(
-        cls, architecture: str, file: Path, device: torch.device | str, dtype: torch.dtype = torch.float32
-    ) -> "ClipModel":
+    def from_checkpoint(cls, architecture: str, file: Path, device: torch.device | str) -> "ClipModel":
         """From a bare file of weights for one of open_clip's own architectures, such as "ViT-H-14"."""
-        model = open_clip.create_model(architecture, str(file), precision=PRECISION[dtype], device=device)
-        return cls(model, open_clip.get_tokenizer(architecture), device, dtype)
+        model = open_clip.create_model(architecture, str(file), device=device)
+        return cls(model, open_clip.get_tokenizer(architecture), device)
 
     @torch.inference_mode()
     def images(self, images: Tensor) -> Tensor:
         """Features of unit length, float32 (batch, width), of images (batch, 3, H, W) in [0, 1]."""
-        features = [
-            self.model.encode_image(self._prepared(part).to(self.dtype)) for part in images.split(BATCH)
-        ]
+        features = [self.model.encode_image(self._prepared(part)) for part in images.split(BATCH)]
         return F.normalize(torch.cat(features).float(), dim=-1)
 
     @torch.inference_mode()

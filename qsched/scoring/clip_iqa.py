@@ -38,15 +38,13 @@ class ClipIqa:
 
     Args:
         state: OpenAI's RN50, named as open_clip and OpenAI name its tensors.
-        device: where to compute. dtype: float32 or float16.
+        device: where to compute, always in fp32.
     """
 
-    def __init__(
-        self, state: dict[str, Tensor], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-    ):
+    def __init__(self, state: dict[str, Tensor], device: torch.device | str = "cpu"):
         from pyiqa.archs.clip_model import build_model
 
-        self.device, self.dtype = torch.device(device), dtype
+        self.device = torch.device(device)
         model = build_model(dict(state)).requires_grad_(False).float()
         with torch.inference_mode():
             tokens = open_clip.SimpleTokenizer(context_length=model.context_length)(
@@ -54,15 +52,13 @@ class ClipIqa:
             )
             texts = model.encode_text(tokens)
         model.transformer = model.token_embedding = None  # 64 M of the 102 M parameters are not needed again
-        self.model, self._texts = model.to(self.device, dtype), texts.to(self.device, dtype)
+        self.model, self._texts = model.to(self.device), texts.to(self.device)
         self._mean, self._std = (torch.tensor(x, device=self.device)[:, None, None] for x in (MEAN, STD))
 
     @classmethod
-    def from_folder(
-        cls, folder: Path, device: torch.device | str, dtype: torch.dtype = torch.float32
-    ) -> "ClipIqa":
+    def from_folder(cls, folder: Path, device: torch.device | str) -> "ClipIqa":
         """From a folder that holds open_clip_model.safetensors of RN50."""
-        return cls(load_file(folder / "open_clip_model.safetensors"), device, dtype)
+        return cls(load_file(folder / "open_clip_model.safetensors"), device)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -80,5 +76,5 @@ class ClipIqa:
 
     def _batch(self, images: Tensor) -> Tensor:
         images = (finite(images.to(self.device)) - self._mean) / self._std
-        logits, _ = self.model(images.to(self.dtype), None, pos_embedding=False, text_features=self._texts)
+        logits, _ = self.model(images, None, pos_embedding=False, text_features=self._texts)
         return logits.float().unflatten(1, (-1, 2)).softmax(-1)[..., 0].mean(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qsched.scoring import ImageScores
-from qsched.scoring.clip import finite, image_size, resized
+from qsched.scoring.clip import ClipModel, finite, image_size, resized
 
 ANTONYMS = ("good quality picture", "bad quality picture")
 
@@ -43,12 +43,9 @@ class EmbeddedScorer:
 
     def __init__(self, folder: Path, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
-        self.model = (
-            open_clip.create_model(f"local-dir:{folder}", device=self.device).eval().requires_grad_(False)
-        )
-        self.tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
-        self._pair = self._texts(ANTONYMS)
-        self._known: dict[str, Tensor] = {}
+        self._clip = ClipModel.from_folder(folder, self.device)
+        self.model, self.tokenizer = self._clip.model, self._clip.tokenizer
+        self._pair = self._clip.texts(ANTONYMS)
 
     @torch.inference_mode()
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
@@ -56,7 +53,7 @@ class EmbeddedScorer:
         W) in [0, 1].
         """
         features = self._images(images)
-        alignment = 100 * (features * self._prompts(prompts)).sum(-1).clamp(min=0)
+        alignment = 100 * (features * self._clip.prompts(prompts)).sum(-1).clamp(min=0)
         return ImageScores(alignment, self._quality(features))
 
     def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -74,19 +71,6 @@ class EmbeddedScorer:
         Non-finite images score as black ones: badly, but finitely.
         """
         return self.model.encode_image(prepared(self.model, finite(images.to(self.device))), normalize=True)
-
-    def _texts(self, texts: Sequence[str]) -> Tensor:
-        with torch.inference_mode():
-            return self.model.encode_text(self.tokenizer(list(texts)).to(self.device), normalize=True)
-
-    def _prompts(self, prompts: Sequence[str]) -> Tensor:
-        new = sorted(set(prompts) - self._known.keys())
-        if new:
-            if len(self._known) > 4096:
-                self._known.clear()
-                new = sorted(set(prompts))
-            self._known.update(zip(new, self._texts(new), strict=True))
-        return torch.stack([self._known[prompt] for prompt in prompts])
 
     def _quality(self, features: Tensor) -> Tensor:
         return quality_probability(self.model, features, self._pair)

@@ -10,39 +10,21 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from qsched.scoring import ImageScores
-from qsched.scoring.clip import ClipModel
-from qsched.scoring.photo import Perceptual
+from qsched.scoring.photo import PhotoScorer
 
 
-class HpsScorer:
+class HpsScorer(PhotoScorer):
     """CLIPScore = 100 * max(cos, 0) and, as quality, HPSv2 = max(cos, 0) of its own ViT-H-14 (Wu et al.
     2023).
 
     HPSv2 is a preference for an image given its prompt, so `quality` needs the prompts, unlike CLIP-IQA's.
-
-    Args:
-        clip: gives CLIPScore. hps: ViT-H-14 with HPSv2's weights.
-        name, definition: see `Scorer`.
-        lpips: gives LPIPS.
+    The second model is ViT-H-14 with HPSv2's weights.
     """
 
     quality_name = "HPSv2.1"
 
-    def __init__(
-        self, clip: ClipModel, hps: ClipModel, name: str, definition: str, lpips: Perceptual | None = None
-    ):
-        self.clip, self.hps, self.name, self.definition = clip, hps, name, definition
-        self.lpips = lpips or Perceptual()
-
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
-        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H,
-        W) in [0, 1].
-        """
         return ImageScores(self.alignment(images, prompts), self.quality(images, prompts))
-
-    def alignment(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """CLIPScore per image (batch,)."""
-        return 100 * self.clip.cosines(images, prompts)
 
     def quality(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:
         """HPSv2 per image (batch,).
@@ -52,4 +34,4 @@ class HpsScorer:
         """
         if prompts is None:
             raise ValueError("HPSv2 judges an image together with its prompt: give the prompts too.")
-        return self.hps.cosines(images, prompts)
+        return self.second.cosines(images, prompts)

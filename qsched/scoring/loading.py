@@ -70,7 +70,6 @@ def load_scorer(
     *,
     folder: str | Path | None = None,
     offline: bool | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> Scorer:
     """A scorer by name, shared by all who ask for the same one.
 
@@ -79,19 +78,16 @@ def load_scorer(
         folder: a folder with local copies, one folder per repository, named like it
             (vit_base_patch32_clip_224.openai, resnet50_clip.openai, ...); None is the Hub and its cache.
         offline: never ask the Hub; None asks it unless HF_HUB_OFFLINE is set.
-        dtype: float32, or float16 on CUDA.
     Raises:
-        ValueError: unknown name or dtype.
+        ValueError: unknown name.
         ScorerError: the weights cannot be had or read, or there is no memory for them; one sentence.
     """
     spec, device = _spec(name), torch.device(device)
-    if dtype not in (torch.float32, torch.float16) or (dtype == torch.float16 and device.type != "cuda"):
-        raise ValueError("Scorers compute in float32, or in float16 on CUDA.")
-    key = (name, str(device), None if folder is None else str(folder), offline, dtype)
+    key = (name, str(device), None if folder is None else str(folder), offline)
     with _lock:
         scorer = _loaded.get(key)
         if scorer is None:
-            scorer = _loaded[key] = _load(name, spec, device, folder, offline, dtype)
+            scorer = _loaded[key] = _load(name, spec, device, folder, offline)
         return scorer
 
 
@@ -107,24 +103,18 @@ def _load(
     device: torch.device,
     folder: str | Path | None,
     offline: bool | None,
-    dtype: torch.dtype,
 ) -> Scorer:
     places = [fetch(weights, folder, offline) for weights in spec.weights]
     lpips = Perceptual(
         lambda: load_lpips(device, folder=folder, offline=offline), lambda: lpips_is_here(folder)
     )
     try:
-        clip = ClipModel.from_folder(places[0], device, dtype)
+        clip = ClipModel.from_folder(places[0], device)
         if name == "hps":
-            hps = ClipModel.from_checkpoint(HPS_ARCHITECTURE, places[1] / HPS.source.files[0], device, dtype)
+            hps = ClipModel.from_checkpoint(HPS_ARCHITECTURE, places[1] / HPS.source.files[0], device)
             return HpsScorer(clip, hps, name, _definition(spec, places, folder), lpips)
-        return PhotoScorer(
-            clip,
-            ClipIqa.from_folder(places[1], device, dtype),
-            name,
-            _definition(spec, places, folder),
-            lpips,
-        )
+        iqa = ClipIqa.from_folder(places[1], device)
+        return PhotoScorer(clip, iqa, name, _definition(spec, places, folder), lpips)
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise ScorerError(f"There is no memory left on {device} for the scorer {name}.") from error
     except Exception as error:  # damaged files make the loaders of three libraries raise anything

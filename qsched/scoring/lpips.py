@@ -5,7 +5,6 @@ and prints on stdout what it loads. So its network is assembled here from weight
 machine, and its own forward pass is used; a test compares the two.
 """
 
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
@@ -110,14 +109,15 @@ def _network(trunk: dict[str, Tensor], linear: dict[str, Tensor]) -> nn.Module:
     """pyiqa's LPIPS without its constructor, over these weights."""
     from pyiqa.archs import lpips_arch
 
+    with torch.device("meta"):
+        layers = torchvision.models.alexnet(weights=None).features
+    layers.load_state_dict(_renamed(trunk, "features."), assign=True)
+
     class Trunk(lpips_arch.alexnet):
         def __init__(self):
             nn.Module.__init__(self)
-            with torch.device("meta"):
-                layers = torchvision.models.alexnet(weights=None).features
             for number, span in enumerate(SLICES, start=1):
-                part = OrderedDict((str(layer), layers[layer]) for layer in range(*span))
-                self.add_module(f"slice{number}", nn.Sequential(part))
+                self.add_module(f"slice{number}", layers[slice(*span)])
 
     class Network(lpips_arch.LPIPS):
         def __init__(self):
@@ -129,22 +129,11 @@ def _network(trunk: dict[str, Tensor], linear: dict[str, Tensor]) -> nn.Module:
             )
 
     network = Network()
-    numbered = {
-        str(layer): f"slice{n}.{layer}" for n, span in enumerate(SLICES, start=1) for layer in range(*span)
-    }
-    features = {
-        name.split(".", 1)[1]: tensor for name, tensor in trunk.items() if name.startswith("features.")
-    }
-    state = {
-        f"{numbered[layer]}.{kind}": tensor.float()
-        for layer, kind, tensor in ((*name.split("."), tensor) for name, tensor in features.items())
-    }
-    network.net.load_state_dict(state, assign=True)
-    network.lins.load_state_dict(
-        {
-            name.removeprefix("lin"): tensor.float()
-            for name, tensor in linear.items()
-            if not name.startswith("lins.")
-        }
-    )
+    once = {name: tensor for name, tensor in linear.items() if not name.startswith("lins.")}
+    network.lins.load_state_dict(_renamed(once, "lin"))
     return network
+
+
+def _renamed(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Those tensors whose names begin so, as float32 and without this beginning."""
+    return {n.removeprefix(prefix): t.float() for n, t in state.items() if n.startswith(prefix)}

@@ -48,7 +48,7 @@ class PhotoScorer:
     Scores do not depend on the batch; images that are not finite score as black ones do.
 
     Args:
-        clip: gives CLIPScore. iqa: gives CLIP-IQA.
+        clip: gives CLIPScore. second: gives the quality.
         name, definition: see `Scorer`.
         lpips: gives LPIPS.
     """
@@ -56,9 +56,14 @@ class PhotoScorer:
     quality_name = "CLIP-IQA"
 
     def __init__(
-        self, clip: ClipModel, iqa: ClipIqa, name: str, definition: str, lpips: Perceptual | None = None
+        self,
+        clip: ClipModel,
+        second: ClipIqa | ClipModel,
+        name: str,
+        definition: str,
+        lpips: Perceptual | None = None,
     ):
-        self.clip, self.iqa, self.name, self.definition = clip, iqa, name, definition
+        self.clip, self.second, self.name, self.definition = clip, second, name, definition
         self.lpips = lpips or Perceptual()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
@@ -73,4 +78,4 @@ class PhotoScorer:
 
     def quality(self, images: Tensor) -> Tensor:
         """CLIP-IQA per image (batch,)."""
-        return self.iqa(images)
+        return self.second(images)

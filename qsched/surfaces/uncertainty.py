@@ -106,18 +106,12 @@ def _uncertainty(surface: "Surface", k: float) -> Uncertainty | None:
     if plain is None:
         return Uncertainty(found["low"], found["high"])
     different = np.zeros(found["p"].shape, bool)
-    different.flat[cells] = discoveries(found["p"].flat[cells])
+    # Benjamini & Hochberg 1995; valid for the positively dependent tests that neighbouring cells are
+    different.flat[cells] = false_discovery_control(found["p"].flat[cells]) <= FALSE_DISCOVERIES
     return Uncertainty(**found, different=different)
 
 
 _FIELDS = ("low", "high", "difference", "difference_low", "difference_high", "p")
-
-
-def discoveries(p: np.ndarray, rate: float = FALSE_DISCOVERIES) -> np.ndarray:
-    """Which of many tests to believe, so that of those at most `rate` are expected to be wrong (Benjamini &
-    Hochberg 1995; valid for the positively dependent tests that neighbouring cells are). p: shape (tests,).
-    """
-    return false_discovery_control(p) <= rate
 
 
 def replicates(surface: "Surface") -> tuple[np.ndarray, np.ndarray, np.ndarray]:

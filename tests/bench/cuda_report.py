@@ -1,18 +1,10 @@
-"""What on_cuda.py found, as Markdown: a table of speed and memory, drags and candidates, checks
-and targets.
-"""
+"""What on_cuda.py found, as Markdown: a table of speed and memory, drags and candidates, checks."""
 
 from typing import Any
 
 from qsched.models.memory import BITS
 from qsched.words import size
 
-TARGETS = (("sdxl-turbo", "w8a8", 0.8), ("sdxl-turbo", "w4a8", 1.1))
-"""(backbone, bits, time of a compiled call over half precision's at the largest batch, 4 or more)."""
-SIZES = {"lcm-dreamshaper-v7": 3.4, "sdxl-turbo": 3.6, "flux1-schnell": 3.6}
-"""How many times smaller than half precision W4A8 is to be stored."""
-DRAG = ("sdxl-turbo", "w4a8", 0.120)
-"""(backbone, bits, seconds): a drag of 4 steps with the tiny decoder at 512 px."""
 Row = dict[str, Any]
 
 
@@ -29,7 +21,7 @@ def markdown(data: dict[str, Any]) -> str:
         table(data["rows"]),
         live_table(data["live"]),
         f"{held} of {len(checks)} checks against the CPU hold (worst: {worst:.0%} of its limit).",
-        "\n".join([*judged(data), *(f"WRONG {check}" for check in checks if not check["ok"])]),
+        "\n".join(f"WRONG {check}" for check in checks if not check["ok"]),
         "\n".join(f"Not measured: {name}." for name in data["left_out"]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -97,41 +89,3 @@ def reference(rows: list[Row], row: Row) -> Row | None:
     return next(
         (other for other in rows if same(other) and not other["error"] and other["bits"] not in BITS), None
     )
-
-
-def judged(data: dict[str, Any]) -> list[str]:
-    """Each target that was measured, kept or missed by how much; tiny networks have none."""
-    if data["tiny"]:
-        return []
-    rows = [row for row in data["rows"] if not row["error"]]
-    found = []
-    for backbone, bits, limit in TARGETS:
-        mine = [
-            row
-            for row in rows
-            if (row["backbone"], row["bits"], row["mode"]) == (backbone, bits, "compiled")
-            and row["batch"] >= 4
-        ]
-        row = max(mine, key=lambda r: r["batch"], default=None)
-        base = row and reference(rows, row)
-        if base:
-            what = f"{backbone} {bits.upper()} at batch {row['batch']}, of half precision's time"
-            found.append(_verdict(what, row["call_s"] / base["call_s"], limit, "{:.2f}x"))
-    for backbone, limit in SIZES.items():
-        row = next((row for row in rows if (row["backbone"], row["bits"]) == (backbone, "w4a8")), None)
-        base = row and reference(rows, row)
-        if base:
-            ratio = base["stored_bytes"] / row["stored_bytes"]
-            verdict = "kept" if ratio >= limit else f"missed by {100 * (1 - ratio / limit):.0f} %"
-            found.append(f"{backbone} W4A8 stored: {ratio:.2f}x smaller, target {limit:g}x: {verdict}")
-    drags = [r for r in data["live"] if (r["backbone"], r["bits"]) == DRAG[:2] and not r["error"]]
-    if drags:
-        best = min(drags, key=lambda row: row["drag_s"])
-        what = f"a drag on {DRAG[0]} at {DRAG[1].upper()}, {best['mode']}"
-        found.append(_verdict(what, 1000 * best["drag_s"], 1000 * DRAG[2], "{:.0f} ms"))
-    return found
-
-
-def _verdict(what: str, value: float, limit: float, form: str) -> str:
-    verdict = "kept" if value <= limit else f"missed by {100 * (value / limit - 1):.0f} %"
-    return f"{what}: {form.format(value)}, target {form.format(limit)}: {verdict}"

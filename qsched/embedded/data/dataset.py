@@ -12,7 +12,6 @@ import io
 import json
 import re
 import unicodedata
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,28 +24,10 @@ from tqdm import tqdm
 SIZE = 64
 MARGIN = 2
 """Pixels around an image of SIZE; larger images have proportionally more."""
-GROUPS = (
-    "smileys-emotion",
-    "people-body",
-    "animals-nature",
-    "food-drink",
-    "travel-places",
-    "activities",
-    "objects",
-    "symbols",
-)
-GROUP_NUMBERS = {
-    0: GROUPS[0],
-    1: GROUPS[1],
-    3: GROUPS[2],
-    4: GROUPS[3],
-    5: GROUPS[4],
-    6: GROUPS[5],
-    7: GROUPS[6],
-    8: GROUPS[7],
-}
-THINGS = GROUPS[2:7]
-"""The groups of what can be named and drawn; faces, people and symbols differ too little at 64 px."""
+GROUPS = {3: "animals-nature", 4: "food-drink", 5: "travel-places", 6: "activities", 7: "objects"}
+"""By emojibase's numbers, the groups of what can be named and drawn; faces, people and symbols differ too
+little at 64 px.
+"""
 HELD_OUT_SHARE = 0.05
 UNSEEN_SHARE = 0.03
 DUPLICATE = 0.04
@@ -102,27 +83,12 @@ class Emoji:
     groups: list[str]
     tags: list[list[str]]
     styles: list[str]
-    alpha: torch.Tensor | None = None
-    unseen: torch.Tensor | None = None
+    alpha: torch.Tensor
+    unseen: torch.Tensor
 
     def caption(self, index: int) -> str:
         """The plain caption of one image: "red apple, glossy style"."""
         return f"{self.concepts[self.concept[index]]}, {self.styles[self.style[index]]} style"
-
-    def captions(self, indices: torch.Tensor, rng: np.random.Generator) -> list[str]:
-        """Training captions: mostly the plain one, now and then without its style or with a search tag in
-        place of the name.
-        """
-        out = []
-        for index in indices.tolist():
-            draw, tags = rng.random(), self.tags[self.concept[index]]
-            if draw < 0.85 or (draw >= 0.93 and not tags):
-                out.append(self.caption(index))
-            elif draw < 0.93:
-                out.append(self.concepts[self.concept[index]])
-            else:
-                out.append(f"{tags[rng.integers(len(tags))]} {self.caption(index)}")
-        return out
 
     def train_indices(self, styles: Sequence[str] | None = None, unseen: bool = True) -> torch.Tensor:
         """Indices of the images that training may use: of these styles (None = all), with or without the
@@ -131,7 +97,7 @@ class Emoji:
         usable = ~self.held_out
         if styles is not None:
             usable = usable & torch.isin(self.style, torch.tensor([self.styles.index(s) for s in styles]))
-        if not unseen and self.unseen is not None:
+        if not unseen:
             usable = usable & ~self.unseen[self.concept]
         return usable.nonzero().flatten()
 
@@ -140,14 +106,8 @@ class Emoji:
         return self.images[indices].permute(0, 3, 1, 2).float() / 255
 
     def cutouts(self) -> torch.Tensor:
-        """Every image as colour times opacity, and opacity: uint8 (count, 4, 64, 64).
-
-        Without stored opacity all is opaque.
-        """
-        alpha = (
-            torch.full(self.images.shape[:3], 255, dtype=torch.uint8) if self.alpha is None else self.alpha
-        )
-        alpha = alpha.unsqueeze(-1)
+        """Every image as colour times opacity, and opacity: uint8 (count, 4, 64, 64)."""
+        alpha = self.alpha.unsqueeze(-1)
         colour = torch.minimum((self.images.int() - (255 - alpha.int())).clamp(min=0), alpha.int())
         return torch.cat([colour.to(torch.uint8), alpha], -1).permute(0, 3, 1, 2).contiguous()
 
@@ -165,14 +125,14 @@ def slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
 
 
-def concepts_of(emojibase: list[dict], groups: tuple[str, ...]) -> list[dict]:
-    """The emoji that are kept: {"label", "group", "tags"} without skin tones, flags, keycaps, clock faces,
-    gendered twins and families.
+def concepts_of(emojibase: list[dict]) -> list[dict]:
+    """The emoji of GROUPS that are kept: {"label", "group", "tags"} without skin tones, flags, keycaps, clock
+    faces, gendered twins and families.
     """
     kept = []
     for entry in emojibase:
-        group = GROUP_NUMBERS.get(entry.get("group"))
-        if group in groups and not SKIPPED.search(entry["label"]):
+        group = GROUPS.get(entry.get("group"))
+        if group and not SKIPPED.search(entry["label"]):
             label = entry["label"].lower().replace("’", "'")
             tags = [tag for tag in entry.get("tags", []) if tag.isascii() and tag not in label]
             kept.append({"label": label, "group": group, "tags": tags})
@@ -230,7 +190,6 @@ def is_copy(image: np.ndarray, others: Sequence[np.ndarray]) -> bool:
 def build(
     node_modules: Path,
     out: Path,
-    groups: tuple[str, ...] = THINGS,
     styles: tuple[str, ...] = tuple(s.word for s in STYLES),
     side: int = SIZE,
 ) -> dict:
@@ -247,7 +206,7 @@ def build(
             f"{node_modules} lacks {', '.join(missing)}. Run: npm install --prefix "
             f"{node_modules.parent} {' '.join(PACKAGES)}"
         )
-    entries = concepts_of(json.loads((node_modules / "emojibase-data/en/data.json").read_text()), groups)
+    entries = concepts_of(json.loads((node_modules / "emojibase-data/en/data.json").read_text()))
     chosen = [style for style in STYLES if style.word in styles]
     art = {
         style.word: json.loads((node_modules / style.package / "icons.json").read_text()) for style in chosen
@@ -278,7 +237,7 @@ def build(
         "held_out": int(held_out.sum()),
         "unseen_concepts": int(unseen.sum()),
         "sha256": hashlib.sha256(images.tobytes() + alphas.tobytes()).hexdigest(),
-        "groups": {group: sum(e["group"] == group for e in kept) for group in groups},
+        "groups": {group: sum(e["group"] == group for e in kept) for group in GROUPS.values()},
         "styles": [
             {
                 "word": s.word,
@@ -291,7 +250,8 @@ def build(
             for number, s in enumerate(chosen)
         ],
     }
-    write_arrays(
+    out.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(
         out,
         images=images,
         alpha=alphas,
@@ -312,23 +272,8 @@ def build(
     return manifest
 
 
-def write_arrays(path: Path, **arrays: np.ndarray | str) -> None:
-    """What np.savez_compressed does, a fifth smaller (LZMA) and without the time of day in it; np.load reads
-    it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            member = zipfile.ZipInfo(f"{name}.npy")
-            member.compress_type = zipfile.ZIP_LZMA
-            with archive.open(member, "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
-
-
 def load(path: Path) -> Emoji:
-    """Read a file written by `build`, also by versions of it that stored no opacity."""
+    """Read a file written by `build`."""
     with np.load(path) as data:
         names = ("images", "concept", "style", "held_out", "alpha", "unseen")
-        return Emoji(
-            **{n: torch.from_numpy(data[n]) for n in names if n in data}, **json.loads(str(data["meta"]))
-        )
+        return Emoji(**{n: torch.from_numpy(data[n]) for n in names}, **json.loads(str(data["meta"])))

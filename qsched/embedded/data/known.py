@@ -18,9 +18,8 @@ def known_words(emoji: Emoji) -> list[str]:
 
 
 def _texts(emoji: Emoji) -> Iterator[str]:
-    unseen = emoji.unseen.tolist() if emoji.unseen is not None else [False] * len(emoji.concepts)
     others = words.synonyms(emoji.concepts, emoji.tags)
-    for name, synonyms, missing in zip(emoji.concepts, others, unseen, strict=True):
+    for name, synonyms, missing in zip(emoji.concepts, others, emoji.unseen, strict=True):
         if not missing:
             for each in (name, *synonyms):
                 yield from (each, words.plural(each))

@@ -5,15 +5,12 @@ Only the single emoji are stored (64 px, colour times opacity); a scene is drawn
 that was killed and resumed sees the same scenes.
 """
 
-import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from qsched.embedded.data.dataset import Emoji
 from qsched.embedded.data.words import ONE_SIDED, Words
@@ -226,54 +223,3 @@ class Scenes:
         cos, sin = turn.cos() / scale, turn.sin() / scale
         rows = torch.stack([flip * cos, flip * sin, -sin, cos], 1).view(-1, 2, 2)
         return torch.cat([rows, -rows @ torch.stack([x, y], 1).unsqueeze(-1)], 2)
-
-
-class Stream(Dataset):
-    """Scenes by step, for worker processes that draw ahead of the training."""
-
-    def __init__(self, scenes: Scenes, count: int):
-        self.scenes, self.count = scenes, count
-
-    def __len__(self) -> int:
-        return 2**31
-
-    def __getitem__(self, step: int) -> Drawn:
-        return self.scenes.draw(self.count, step)
-
-
-def ahead(scenes: Scenes, count: int, step: int, workers: int) -> Iterator[Drawn]:
-    """The scenes of this and all later steps, drawn by worker processes; the same ones as `scenes.draw`
-    gives.
-    """
-    return iter(
-        DataLoader(
-            Stream(scenes, count),
-            batch_size=None,
-            sampler=itertools.count(step),
-            num_workers=workers,
-            prefetch_factor=4,
-            multiprocessing_context="forkserver",
-        )
-    )
-
-
-class Feed:
-    """Gives a training loop the scenes of step after step, drawn here or, with workers, ahead of time
-    elsewhere.
-
-    Args:
-        workers: processes; 0 draws on the spot, which suits a machine whose cores all train.
-    """
-
-    def __init__(self, scenes: Scenes, workers: int = 0):
-        self.scenes, self.workers = scenes, workers
-        self._iterator, self._next = None, (-1, -1)
-
-    def draw(self, count: int, step: int) -> Drawn:
-        """The scenes of a step; quickest if the steps come in order and the count stays."""
-        if not self.workers:
-            return self.scenes.draw(count, step)
-        if self._next != (count, step):
-            self._iterator = ahead(self.scenes, count, step, self.workers)
-        self._next = (count, step + 1)
-        return next(self._iterator)

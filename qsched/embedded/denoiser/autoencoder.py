@@ -4,6 +4,7 @@ The decoder sees its latents with noise on them, so that the small errors of a q
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,8 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from qsched.embedded.data import dataset
-from qsched.embedded.data.scenes import Feed, Scenes
-from qsched.embedded.denoiser.batches import MIX, STYLES
+from qsched.embedded.data.scenes import Scenes
+from qsched.embedded.denoiser.batches import MIX, drawn_styles
 from qsched.embedded.denoiser.latent import CHANNELS, new_autoencoder
 from qsched.embedded.training import loop as training
 from qsched.embedded.training.weights import read_weights, start_from
@@ -80,34 +81,27 @@ def train_autoencoder(
     data: Path,
     checkpoint: Path,
     *,
-    steps: int,
-    minutes: float | None = None,
     batch: int = 64,
-    learning_rate: float = 2e-3,
     seed: int = 0,
     device: str = "auto",
     compiled: bool = True,
     start: Path | None = None,
-    styles: tuple[str, ...] = STYLES,
-    workers: int = 0,
-    save_minutes: float = 10.0,
+    **options: Any,
 ) -> training.Average:
     """Train the autoencoder on scenes; its checkpoint makes it resumable. Returns the averaged weights.
 
     Args:
-        steps, minutes: whichever is reached first. workers: processes that draw the scenes.
         start: weights of another one to begin with, unless there is a checkpoint.
-        styles: sets to draw from; those that the data lacks are ignored.
+        options: of `training.train`, such as steps and minutes.
     """
     where, emoji = training.pick_device(device), dataset.load(data)
-    styles = [s for s in styles if s in emoji.styles] or emoji.styles
-    usable = emoji.train_indices(styles, unseen=False)
-    feed = Feed(Scenes(emoji, usable, mix=MIX, seed=seed, where="cpu" if workers else where), workers)
+    usable = emoji.train_indices(drawn_styles(emoji), unseen=False)
+    scenes = Scenes(emoji, usable, mix=MIX, seed=seed, where=where)
     held_out = emoji.held_out.nonzero().flatten()[:CHECK_COUNT]
     checks = emoji.images_of(held_out if len(held_out) else usable[:CHECK_COUNT]).to(where)
 
     def images_of(step: int) -> Tensor:
-        images = feed.draw(batch, step).images.to(where) * 2 - 1
+        images = scenes.draw(batch, step).images * 2 - 1
         images = images.flip(3) if step % 2 else images
         return images.contiguous(memory_format=torch.channels_last)
 
@@ -135,13 +129,9 @@ def train_autoencoder(
         autoencoder,
         loss_of,
         checkpoint,
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
         weight_decay=1e-4,
         decay=0.998,
-        save_every=None,
-        save_minutes=save_minutes,
         seed=seed,
         report=lambda: quality(autoencoder, checks),
+        **{"learning_rate": 2e-3} | options,
     )

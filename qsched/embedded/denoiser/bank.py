@@ -20,7 +20,7 @@ from tqdm import tqdm
 from qsched.embedded.data import dataset
 from qsched.embedded.data.scenes import Scenes
 from qsched.embedded.denoiser.autoencoder import load_trained
-from qsched.embedded.denoiser.batches import MIX, STYLES, Batch, Batches, names_style
+from qsched.embedded.denoiser.batches import MIX, Batch, Batches, drawn_styles, names_style
 from qsched.embedded.denoiser.latent import CHANNELS, SIDE, new_latent_unet
 from qsched.embedded.judges import clip
 from qsched.embedded.training import loop as training
@@ -47,13 +47,11 @@ def build(
     count: int,
     seed: int = 0,
     device: str = "auto",
-    styles: tuple[str, ...] = STYLES,
 ) -> dict:
     """Draw, encode and store so many scenes; returns what bank.json says.
 
     Args:
         autoencoder_file: its weights (`weights.read_weights`), as one file.
-        styles: sets to draw from; those that the data lacks are ignored.
     Raises:
         FileNotFoundError: there is no autoencoder yet.
     """
@@ -63,13 +61,8 @@ def build(
         )
     where, emoji = training.pick_device(device), dataset.load(data)
     autoencoder = load_trained(autoencoder_file)
-    styles = [s for s in styles if s in emoji.styles] or emoji.styles
-    info = {
-        "count": count,
-        "seed": seed,
-        "styles": styles,
-        "revision": _revision(data, clip_folder, autoencoder_file),
-    }
+    styles, revision = drawn_styles(emoji), _revision(data, clip_folder, autoencoder_file)
+    info = {"count": count, "seed": seed, "revision": revision}
     tokenizer = clip.load_clip(clip_folder, emoji)[1]
     autoencoder.to(where, memory_format=torch.channels_last)
     scenes = Scenes(emoji, emoji.train_indices(styles, unseen=False), mix=MIX, seed=seed, where=where)
@@ -136,7 +129,7 @@ class LatentBatches(Batches):
             )
         if info["revision"] != _revision(data, clip_folder, autoencoder_file):
             raise ValueError(f"{folder} was made with another data set, tokenizer or autoencoder.")
-        super().__init__(data, clip_folder, where, seed, info["styles"])
+        super().__init__(data, clip_folder, where, seed)
         self.factor = info["scaling_factor"]
         self.latents, self.tokens, self.styled = (
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in MEMBERS

@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from qsched.embedded.data import dataset
-from qsched.embedded.data.scenes import Feed, Mix, Scenes
+from qsched.embedded.data.scenes import Mix, Scenes
 from qsched.embedded.denoiser import unet as denoiser
 from qsched.embedded.denoiser.unet import LAST, image, new_scheduler, pseudo_huber
 from qsched.embedded.judges import clip
@@ -35,6 +35,11 @@ PURE_SHARE = 1 / 3
 """Of each batch, at the last timestep, where sampling starts."""
 CHECKED = (999, 759, 499, 259)
 CHECK_COUNT = 48
+
+
+def drawn_styles(emoji: dataset.Emoji) -> list[str]:
+    """STYLES, of those that the data has; all of the data's if it has none of them."""
+    return [style for style in STYLES if style in emoji.styles] or emoji.styles
 
 
 def names_style(captions: Sequence[str], styles: Sequence[str]) -> Tensor:
@@ -63,16 +68,13 @@ class Batches(ABC):
     Args:
         where: the device of all tensors.
         seed: of what is drawn, together with the step.
-        styles: sets to draw from; those that the data lacks are ignored.
     """
 
-    def __init__(
-        self, data: Path, clip_folder: Path, where: torch.device, seed: int, styles: Sequence[str] = STYLES
-    ):
+    def __init__(self, data: Path, clip_folder: Path, where: torch.device, seed: int):
         self.emoji, self.where, self.seed = dataset.load(data), where, seed
         self.text, self.tokenizer = clip.load_clip(clip_folder, self.emoji)
         self.text.to(where).requires_grad_(False)
-        self.styles = [s for s in styles if s in self.emoji.styles] or self.emoji.styles
+        self.styles = drawn_styles(self.emoji)
         self.usable = self.emoji.train_indices(self.styles, unseen=False)
         self.alphas = new_scheduler().alphas_cumprod.sqrt().to(where)
         self.sigmas = (1 - new_scheduler().alphas_cumprod).sqrt().to(where)
@@ -137,7 +139,7 @@ class Batches(ABC):
         """
         emoji = self.emoji
         styled = torch.isin(emoji.style, torch.tensor([emoji.styles.index(s) for s in self.styles]))
-        unseen = torch.zeros_like(styled) if emoji.unseen is None else emoji.unseen[emoji.concept]
+        unseen = emoji.unseen[emoji.concept]
         found = {
             "seen": self.usable,
             "held_out": (styled & emoji.held_out & ~unseen).nonzero().flatten(),
@@ -171,24 +173,11 @@ class Batches(ABC):
 
 
 class PixelBatches(Batches):
-    """Scenes as pixel-unshuffled images (count, 48, 16, 16).
+    """Scenes as pixel-unshuffled images (count, 48, 16, 16)."""
 
-    Args:
-        workers: processes that draw them.
-    """
-
-    def __init__(
-        self,
-        data: Path,
-        clip_folder: Path,
-        where: torch.device,
-        seed: int,
-        styles: Sequence[str] = STYLES,
-        workers: int = 0,
-    ):
-        super().__init__(data, clip_folder, where, seed, styles)
-        scenes = Scenes(self.emoji, self.usable, mix=MIX, seed=seed, where="cpu" if workers else where)
-        self.feed = Feed(scenes, workers)
+    def __init__(self, data: Path, clip_folder: Path, where: torch.device, seed: int):
+        super().__init__(data, clip_folder, where, seed)
+        self.scenes = Scenes(self.emoji, self.usable, mix=MIX, seed=seed, where=where)
 
     def new_unet(self) -> UNet2DConditionModel:
         return denoiser.new_unet()
@@ -197,6 +186,6 @@ class PixelBatches(Batches):
         return denoiser.to_latents(images)
 
     def draw(self, count: int, step: int) -> Batch:
-        drawn = self.feed.draw(count, step)
+        drawn = self.scenes.draw(count, step)
         styled = names_style(drawn.captions, self.styles).to(self.where)
-        return Batch(self.to_latents(drawn.images.to(self.where)), *self.encode(drawn.captions), styled)
+        return Batch(self.to_latents(drawn.images), *self.encode(drawn.captions), styled)

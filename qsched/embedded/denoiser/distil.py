@@ -10,6 +10,7 @@ mean, so it is left out, and the noise decides.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,24 +31,19 @@ def distil(
     teacher: Path,
     checkpoint: Path,
     *,
-    steps: int,
-    minutes: float | None = None,
     batch: int = 64,
-    learning_rate: float = 3e-4,
     compiled: bool = True,
-    muon: bool = True,
     guidance: float = 0.0,
     anchor: float = ANCHOR,
-    save_minutes: float = 10.0,
+    **options: Any,
 ) -> training.Average:
     """Train the student; its checkpoint makes it resumable. Returns the averaged weights.
 
     Args:
         teacher: its weights (`weights.read_weights`).
-        steps, minutes: whichever is reached first.
-        muon: the optimiser; else AdamW.
         guidance: w of E + w (E - E without text), the teacher's prediction; 0 asks the teacher once.
         anchor: weight of the distance to the true image.
+        options: of `training.train`, such as steps and minutes.
     Raises:
         FileNotFoundError: if there is no teacher yet.
     """
@@ -105,14 +101,9 @@ def distil(
         student,
         loss_of,
         checkpoint,
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
-        muon=muon,
         decay=0.995,
-        save_every=None,
-        save_minutes=save_minutes,
         seed=batches.seed,
         beside=slow,
         report=lambda: batches.held_out_loss(student),
+        **{"learning_rate": 3e-4, "muon": True} | options,
     )

@@ -4,16 +4,10 @@ No layer is started as an identity. In the pixel model such a layer carries x_t 
 it made nearly all of the error.
 """
 
-import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
-
-from qsched.embedded.data.dataset import Emoji
-from qsched.embedded.data.scenes import Scenes
-from qsched.embedded.denoiser.batches import MIX
 
 CHANNELS = 8
 SIDE = 16
-PIXELS = 128
 WIDTHS, HEADS, NORM_GROUPS = (96, 160, 256), (3, 5, 8), 8
 WIDTH = 48
 """Channels of the autoencoder: the decoder takes 21 ms an image on two CPU cores; with 64 channels, 30 ms."""
@@ -52,11 +46,3 @@ def new_autoencoder(width: int = WIDTH, scaling_factor: float = 1.0) -> Autoenco
         num_decoder_blocks=(3, 2, 1, 1),
         scaling_factor=scaling_factor,
     )
-
-
-@torch.inference_mode()
-def measured_scaling(autoencoder: AutoencoderTiny, emoji: Emoji, count: int = 256) -> float:
-    """1 / standard deviation of the latents of so many training scenes."""
-    scenes = Scenes(emoji, emoji.train_indices(unseen=False), mix=MIX)
-    images = scenes.draw(count, 0).images
-    return 1 / float(torch.cat([autoencoder.encoder(part * 2 - 1) for part in images.split(32)]).std())

@@ -1,12 +1,9 @@
 """The teacher's training: noise prediction at all noise levels, for sampling in 50 steps and as what the
 student is distilled from.
-
-Where a caption leaves open how a thing is drawn, the loss on pixels asks for the mean of all drawings: edges
-go soft and thin lines vanish. A second loss therefore compares the image in the early features of a network
-that was trained on photographs (`imagenet.Likeness`).
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,12 +11,7 @@ from torch import Tensor
 from qsched.embedded.denoiser.batches import Batches
 from qsched.embedded.denoiser.unet import LAST, image, pseudo_huber, to_train
 from qsched.embedded.training import loop as training
-from qsched.embedded.training.imagenet import Likeness
 from qsched.embedded.training.weights import start_from
-from qsched.models.emoji import pixels
-
-LIKENESS = 0.03
-"""Weight of the second loss: on images that training has seen, the two are then about equal."""
 
 
 def draw_timesteps(count: int, where: torch.device | str) -> Tensor:
@@ -33,27 +25,19 @@ def train_denoiser(
     batches: Batches,
     checkpoint: Path,
     *,
-    steps: int,
-    minutes: float | None = None,
     batch: int = 64,
-    learning_rate: float = 1.5e-3,
     compiled: bool = True,
-    muon: bool = True,
     start: Path | None = None,
-    photographs: bool = False,
     without_text: float = 0.0,
-    save_minutes: float = 10.0,
+    **options: Any,
 ) -> training.Average:
     """Train the teacher; its checkpoint makes it resumable. Returns the averaged weights.
 
     Args:
-        steps, minutes: whichever is reached first.
-        muon: the optimiser; else AdamW.
         start: weights of another denoiser to begin with (`weights.read_weights`), unless there is a
             checkpoint.
-        photographs: add the loss on features, which needs ImageNet weights (`imagenet.weights`) and latents
-            that are pixels.
         without_text: share of the captions that are replaced by the empty one, for guidance.
+        options: of `training.train`, such as steps and minutes.
     """
     where = batches.where
     torch.manual_seed(batches.seed)
@@ -62,7 +46,6 @@ def train_denoiser(
         start_from(start, unet)
     to_train(unet, where)
     forward = torch.compile(unet) if compiled else unet
-    compare = Likeness().to(where, memory_format=torch.channels_last) if photographs else None
 
     def loss_of(step: int) -> Tensor:
         drawn = batches.without_text(batches.draw(batch, step), without_text)
@@ -74,22 +57,13 @@ def train_denoiser(
                 0
             ]
         found = image(noisy, predicted.float(), alpha, sigma)
-        loss = pseudo_huber(found - clean).mean()
-        if compare is not None:
-            loss = loss + LIKENESS * compare(pixels(found), pixels(clean)).mean()
-        return loss
+        return pseudo_huber(found - clean).mean()
 
     return training.train(
         unet,
         loss_of,
         checkpoint,
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
-        muon=muon,
-        decay=0.999,
-        save_every=None,
-        save_minutes=save_minutes,
         seed=batches.seed,
         report=lambda: batches.held_out_loss(unet),
+        **{"learning_rate": 1.5e-3, "muon": True} | options,
     )

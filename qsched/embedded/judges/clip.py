@@ -3,8 +3,7 @@ CLIP-IQA).
 
 It is an ordinary open_clip model (`open_clip.create_model("local-dir:assets/emoji-clip")`);
 qsched.embedded.judges.clip_training says how it learns. A new one's image tower is timm's EfficientNet-Lite0
-at 96 px, which can begin with what photographs taught it (`imagenet`): a few thousand images do not teach a
-network what a zebra looks like in a drawing of another hand. An older one keeps its own.
+at 96 px. An older one keeps its own.
 """
 
 import json
@@ -23,7 +22,6 @@ from qsched.embedded.data.known import known_words
 from qsched.embedded.data.scenes import GROUNDS
 from qsched.embedded.data.words import plural
 from qsched.embedded.judges.tokenizer import train_tokenizer
-from qsched.embedded.training import imagenet
 from qsched.models.words import FILE
 
 CONFIG_FILE = "open_clip_config.json"
@@ -34,7 +32,7 @@ CONFIG = {
         "embed_dim": 256,
         "vision_cfg": {
             "image_size": 96,
-            "timm_model_name": imagenet.ARCHITECTURE,
+            "timm_model_name": "tf_efficientnet_lite0",
             "timm_pool": "avg",
             "timm_proj": "linear",
         },
@@ -78,11 +76,9 @@ def load_clip(folder: Path, emoji: dataset.Emoji) -> tuple[CLIP, open_clip.token
     return load_weights(model, folder).eval(), tokenizer
 
 
-def read_alike(folder: Path, other: Path, new_tower: bool = False) -> None:
+def read_alike(folder: Path, other: Path) -> None:
     """Give a folder the config and the tokenizer of another CLIP, for one that keeps the other's text tower.
 
-    Args:
-        new_tower: the image tower is that of CONFIG, whatever the other's is.
     Raises:
         ValueError: if they are one folder: what is kept would be overwritten.
     """
@@ -93,10 +89,6 @@ def read_alike(folder: Path, other: Path, new_tower: bool = False) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in (CONFIG_FILE, "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(other / name, folder / name)
-    if new_tower:
-        config = json.loads((folder / CONFIG_FILE).read_text())
-        config["model_cfg"]["vision_cfg"] = CONFIG["model_cfg"]["vision_cfg"]
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n")
 
 
 @torch.no_grad()

@@ -22,12 +22,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qsched.embedded.data import dataset
-from qsched.embedded.data.scenes import Drawn, Feed, Jitter, Scenes
+from qsched.embedded.data.scenes import Drawn, Jitter, Scenes
 from qsched.embedded.data.words import WITH_STYLE
 from qsched.embedded.judges import clip, degradations, judging, restyle
 from qsched.embedded.judges.damage import Damage
 from qsched.embedded.judges.damage import load as load_damage
-from qsched.embedded.training import imagenet
 from qsched.embedded.training import loop as training
 from qsched.scoring.embedded_clip import ANTONYMS, prepared
 
@@ -107,29 +106,22 @@ def train_clip(
     folder: Path,
     work: Path,
     *,
-    steps: int = 100_000,
-    minutes: float | None = None,
     batch: int = 256,
-    learning_rate: float = 1.5e-3,
     seed: int = 0,
     device: str = "auto",
     start: Path | None = None,
     keep_text: bool = False,
-    photographs: bool = False,
     compiled: bool = True,
-    workers: int = 0,
-    save_every: int = 200,
+    **options: Any,
 ) -> dict:
     """Train, write the averaged weights to `folder` and return `judging.measure`.
 
     Args:
-        steps, minutes: whichever is reached first.
         start: folder of another CLIP to begin with (`clip.warm_start`), unless there is a checkpoint in
             `work`.
         keep_text: leave the text tower as `start` has it, because a denoiser is already conditioned by it.
-        photographs: begin the image tower with ImageNet weights, unless `start` has such a tower
-            (`imagenet`).
         compiled: the image tower, by torch.compile.
+        options: of `training.train`, such as steps and minutes.
     Raises:
         ValueError: if the text tower is to be kept and there is no `start`, or it is `folder`.
     """
@@ -141,24 +133,20 @@ def train_clip(
     if keep_text:
         if start is None:
             raise ValueError("A text tower can be kept only of a CLIP to begin with: --start-from FOLDER.")
-        clip.read_alike(folder, start, new_tower=photographs)
+        clip.read_alike(folder, start)
     model, tokenizer = clip.new_clip(folder, emoji)
-    copied = [] if start is None else clip.warm_start(model, tokenizer, start)
-    if photographs and not any(name.startswith("visual.") for name in copied):
-        imagenet.load(model.visual.trunk)
+    if start is not None:
+        clip.warm_start(model, tokenizer, start)
     if keep_text:
         model.lock_text_tower()
     model.to(where, memory_format=torch.channels_last).train()
     tower = torch.compile(model.visual) if compiled else model.visual
-    scenes = Scenes(
-        emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where="cpu" if workers else where
-    )
-    feed = Feed(scenes, workers)
+    scenes = Scenes(emoji, emoji.train_indices(), jitter=Jitter(), seed=seed, where=where)
     bank, antonyms = Bank(emoji, tokenizer, where), tokenizer(list(ANTONYMS)).to(where)
     blank, hurt = batch // 16, batch // 8 if damage is not None else 0
 
     def loss_of(step: int) -> Tensor:
-        drawn = feed.draw(batch - blank - hurt, step)
+        drawn = scenes.draw(batch - blank - hurt, step)
         count, rng = len(drawn.captions), np.random.default_rng((seed, step, 1))
         bank.refresh(model, step)
         scene, restyled = drawn.images.to(where), torch.rand(count, device=where) < RESTYLED_SHARE
@@ -202,13 +190,10 @@ def train_clip(
         model,
         loss_of,
         work / "clip.pt",
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
         weight_decay=0.1,
         decay=0.998,
-        save_every=save_every,
         report=lambda: judging.brief(measured()),
+        **{"learning_rate": 1.5e-3} | options,
     )
     with training.averaged(model, average):
         return measured()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from qsched.embedded.data.dataset import Emoji, lot, write_arrays
+from qsched.embedded.data.dataset import Emoji, lot
 from qsched.models.base import Backbone
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
@@ -89,7 +89,8 @@ def make(backbone: Backbone, prompts: list[str], seed: int = 0) -> Damage:
 def save(damage: Damage, path: Path) -> None:
     """Write the images as one .npz file."""
     arrays = {name: getattr(damage, name).numpy() for name in ("images", "error", "steps", "test")}
-    write_arrays(path, **arrays, prompts=np.array(damage.prompts))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays, prompts=np.array(damage.prompts))
 
 
 def load(path: Path) -> Damage:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import torch
+from scipy.stats import binomtest, spearmanr
 from torch import Tensor
 
 from qsched.embedded.data import dataset
@@ -33,16 +34,7 @@ def auc(good: Tensor, bad: Tensor) -> float:
 
 def spearman(one: Tensor, other: Tensor) -> float:
     """Rank correlation of two lists of numbers, equal numbers sharing their mean rank."""
-    from scipy.stats import spearmanr
-
     return float(spearmanr(one.cpu().numpy(), other.cpu().numpy()).statistic)
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """95 % interval of a share of `count` trials (Wilson 1927)."""
-    z2 = 1.96**2
-    middle, half = share + z2 / (2 * count), 1.96 * (share * (1 - share) / count + z2 / (4 * count**2)) ** 0.5
-    return (middle - half) / (1 + z2 / count), (middle + half) / (1 + z2 / count)
 
 
 class Judge:
@@ -96,11 +88,11 @@ def retrieval(judge: Judge, emoji: dataset.Emoji, indices: Tensor, phrase: str =
 
 
 def shares(ranks: Tensor) -> dict[str, Any]:
-    """Top-1 and top-5 with their 95 % intervals."""
+    """Top-1 and top-5 with their 95 % intervals (Wilson 1927)."""
     out: dict[str, Any] = {"count": len(ranks)}
     for k in (1, 5):
-        share = float((ranks < k).float().mean())
-        out |= {f"top{k}": share, f"top{k}_interval": wilson(share, len(ranks))}
+        found = binomtest(int((ranks < k).sum()), len(ranks))
+        out |= {f"top{k}": found.statistic, f"top{k}_interval": [*found.proportion_ci(method="wilson")]}
     return out
 
 

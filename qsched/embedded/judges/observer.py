@@ -11,6 +11,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qsched.embedded.data import dataset
-from qsched.embedded.data.scenes import Feed, Jitter, Mix, Scenes
+from qsched.embedded.data.scenes import Jitter, Mix, Scenes
 from qsched.embedded.training import loop as training
 
 FEATURES = 64
@@ -109,25 +110,24 @@ def train_observer(
     data: Path,
     work: Path,
     *,
-    steps: int = 20_000,
-    minutes: float | None = None,
     batch: int = 256,
-    learning_rate: float = 2e-3,
     seed: int = SEED,
     device: str = "auto",
-    workers: int = 0,
-    save_every: int = 250,
+    **options: Any,
 ) -> dict[str, float]:
-    """Train, write work/observer.safetensors (fp16) and return top-1 and top-5 on the held-out pairs."""
+    """Train, write work/observer.safetensors (fp16) and return top-1 and top-5 on the held-out pairs.
+
+    Args:
+        options: of `training.train`, such as steps and minutes.
+    """
     where = training.pick_device(device)
     emoji = dataset.load(data)
     torch.manual_seed(seed)
     model = Observer(emoji.concepts).to(where, memory_format=torch.channels_last).train()
-    jitter, place = Jitter(zoom=0.2, turn=20), "cpu" if workers else where
-    feed = Feed(Scenes(emoji, emoji.train_indices(), MIX, jitter, seed, place), workers)
+    scenes = Scenes(emoji, emoji.train_indices(), MIX, Jitter(zoom=0.2, turn=20), seed, where)
 
     def loss_of(step: int) -> Tensor:
-        drawn = feed.draw(batch, step)
+        drawn = scenes.draw(batch, step)
         images = disturb(drawn.images.to(where), torch.Generator().manual_seed(seed + step))
         with training.autocast(where):
             logits = model(images.contiguous(memory_format=torch.channels_last))
@@ -137,14 +137,11 @@ def train_observer(
         model,
         loss_of,
         work / "observer.pt",
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
         weight_decay=0.05,
         decay=0.998,
         muon=True,
-        save_every=save_every,
         report=lambda: held_out(model, emoji, where),
+        **{"learning_rate": 2e-3} | options,
     )
     half = {name: value.half().contiguous() for name, value in average.weights.items()}
     save_file(half, work / "observer.safetensors", {"concepts": json.dumps(emoji.concepts)})

@@ -6,12 +6,12 @@ that the image tower and a denoiser that is conditioned by it go on working.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qsched.embedded.data import dataset, phrases
 from qsched.embedded.data.scenes import Scenes
@@ -19,9 +19,6 @@ from qsched.embedded.data.words import WITH_STYLE, forms
 from qsched.embedded.judges import clip, judging
 from qsched.embedded.training import loop as training
 from qsched.models.emoji import text_condition
-
-KERNELS = {"cpu": [SDPBackend.MATH], "cuda": [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]}
-"""On a CPU, fused attention takes longer than plain matrix products for so few tokens."""
 
 
 def asked(emoji: dataset.Emoji, count: int, rng: np.random.Generator) -> tuple[list[str], list[str]]:
@@ -41,13 +38,10 @@ def train_text(
     work: Path,
     *,
     start: Path,
-    steps: int = 100_000,
-    minutes: float | None = None,
     batch: int = 64,
-    learning_rate: float = 5e-4,
     seed: int = 0,
     device: str = "auto",
-    save_every: int = 500,
+    **options: Any,
 ) -> dict:
     """Train, write the CLIP with the averaged weights to `folder` and return `judging.measure`; checkpoints
     in work/text.pt.
@@ -55,6 +49,7 @@ def train_text(
     Args:
         start: folder of the CLIP to begin with; another one than `folder`.
         batch: scenes, and as many loosely phrased captions, per step.
+        options: of `training.train`, such as steps and minutes.
     """
     where = training.pick_device(device)
     emoji = dataset.load(data)
@@ -72,7 +67,7 @@ def train_text(
         tokens = tokenizer(captions).to(where)
         tokens = tokens[:, : int(tokens.argmax(-1).max()) + 1]
         inside = torch.arange(tokens.shape[1], device=where) <= tokens.argmax(-1, keepdim=True)
-        with training.autocast(where), sdpa_kernel(KERNELS[where.type]):
+        with training.autocast(where):
             states, pooled = text_condition(tower, tokens)
         return states.float(), pooled.float(), inside
 
@@ -97,13 +92,10 @@ def train_text(
         model,
         loss_of,
         work / "text.pt",
-        steps=steps,
-        minutes=minutes,
-        learning_rate=learning_rate,
         decay=0.998,
         muon=True,
-        save_every=save_every,
         report=lambda: judging.brief(measured()),
+        **{"learning_rate": 5e-4} | options,
     )
     with training.averaged(model, average):
         return measured()

@@ -85,8 +85,7 @@ def train(
     weight_decay: float = 0.01,
     decay: float = 0.999,
     muon: bool = False,
-    save_every: int | None = 200,
-    save_minutes: float | None = None,
+    save_minutes: float = 10.0,
     seed: int | None = None,
     beside: nn.Module | None = None,
     report: Callable[[], dict[str, float]] | None = None,
@@ -102,7 +101,7 @@ def train(
         steps: at most this many optimiser steps.
         minutes: at most this much time, earlier runs included; the learning rate then follows the clock where
             that is ahead of the steps.
-        save_every, save_minutes: a checkpoint after so many steps, or so much time, since the last one.
+        save_minutes: time between two checkpoints.
         seed: with the step, of PyTorch's random numbers, so that a resumed run draws what an uninterrupted
             one does.
         beside: another module that checkpoints hold and restore.
@@ -152,9 +151,7 @@ def train(
         average.update(module)
         mean = loss.detach() if mean is None else mean.lerp(loss.detach(), 0.02)
         last = step + 1 == steps or done >= 1
-        due = save_every is not None and (step + 1) % save_every == 0
-        due |= save_minutes is not None and spent - saved >= save_minutes
-        if leads and (due or last):
+        if leads and (last or spent - saved >= save_minutes):
             saved = spent
             numbers = {}
             if report:

@@ -1,4 +1,4 @@
-"""Weights in every form in which training leaves them, and their cutting into parts for a transfer."""
+"""Weights in every form in which training leaves them."""
 
 from pathlib import Path
 
@@ -7,8 +7,6 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 UNET_FILE = "unet/diffusion_pytorch_model.safetensors"
-PART = 15_000_000
-"""Bytes: `split_file` cuts weights into parts of this size where a transfer allows no larger files."""
 
 
 def read_weights(path: Path, base: Path | None = None) -> dict[str, Tensor]:
@@ -53,16 +51,3 @@ def start_from(path: Path, module: nn.Module) -> int:
         raise ValueError(f"No weight of {path} fits the network that it should start.")
     module.load_state_dict(fitting, strict=False)
     return len(fitting)
-
-
-def split_file(path: Path, size: int = PART) -> list[Path]:
-    """Cut a file into NAME.00, NAME.01, ... and remove it; a small one stays as it is."""
-    content = path.read_bytes()
-    if len(content) <= size:
-        return [path]
-    parts = []
-    for number, begin in enumerate(range(0, len(content), size)):
-        parts.append(path.with_name(f"{path.name}.{number:02}"))
-        parts[-1].write_bytes(content[begin : begin + size])
-    path.unlink()
-    return parts

@@ -119,6 +119,7 @@ def load_emoji(spec: BackboneSpec, source: Path, device: torch.device, dtype: to
     vae = load_autoencoder(source / "vae").to(device) if (source / "vae").is_dir() else None
     channels, factor = CHANNELS, PATCH
     if vae is not None:
+        vae.to(memory_format=torch.channels_last)  # one image decodes in half the time on a CPU
         channels, factor = vae.config.latent_channels, pixels_per_latent(vae)
     if unet.config.in_channels != channels:
         what = f"{source / 'vae'} has {channels}" if vae else f"pixels without a vae folder have {channels}"

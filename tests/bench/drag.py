@@ -1,6 +1,6 @@
 """How long from a slider's input to the new image on the page, in a real browser on the embedded model.
 
-    python tests/bench/drag.py [--positions 60] [--bits w4a8] [--steps 4] [--json]
+    python tests/bench/drag.py [--positions 60] [--bits w4a8] [--steps 4] [--source FOLDER] [--json]
 
 Two gestures: single arrow keys, each waiting for its image (the latency that README states), and a continuous
 drag (images per second while moving, and how long after the last input its image stands). Times are taken in
@@ -35,6 +35,7 @@ def main() -> None:
     options.add_argument("--positions", type=int, default=60)
     options.add_argument("--bits", default="w4a8")
     options.add_argument("--steps", type=int, default=4)
+    options.add_argument("--source", help="folder of another model of the embedded family")
     options.add_argument("--json", action="store_true")
     options = options.parse_args()
     quiet(offline=True)
@@ -44,7 +45,7 @@ def main() -> None:
 
     from qsched.ui.page import build_app
 
-    app = build_app()
+    app = build_app(source=options.source)
     app.engine.warm_up()
     _, url, _ = app.launch(server_name="127.0.0.1", prevent_thread_lock=True, quiet=True)
     with sync_playwright() as playwright:

@@ -16,6 +16,7 @@ import time
 from qsched.commands.cli import Parser, UsageError
 from qsched.commands.options import integer
 from qsched.quiet import quiet
+from qsched.server.heap import limit_heaps
 from qsched.settings import BACKBONE
 
 BEGIN = time.perf_counter()
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     except UsageError as error:
         return fail(error)
     quiet(options.offline)
+    limit_heaps()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # with it no other host is even looked up
     keep_images_apart()
     if os.environ.get("SPACES_ZERO_GPU"):

@@ -235,3 +235,17 @@ def test_who_waits_for_the_device_sees_how_many_are_before(visit):
     for visitor in tabs:
         visitor.page.wait_for_function("!document.body.classList.contains('busy')")
         assert not place(visitor).count()
+
+
+def test_a_map_follows_a_point_that_is_not_on_it_once_the_hand_rests(visit):
+    visitor = visit()
+    before = visitor.held.map
+    visitor.drag("c_x", 0.97)  # to 1.47, outside the preset's axes
+    visitor.until(lambda: visitor.held.map is not before)
+    there = lambda: visitor.page.get_attribute("#surface .map", "data-elsewhere") == "false"
+    visitor.until(there, "the point is on the map")
+    assert visitor.held.map.holds(visitor.comparison.coefficients, 4)
+    assert visitor.page.locator("#legend .elsewhere").is_hidden()
+    made = visitor.held.map
+    visitor.page.wait_for_timeout(2500)
+    assert visitor.held.map is made, "one map for one point"

@@ -69,6 +69,12 @@ def test_a_map_is_given_up_when_the_page_goes_on(engine, tab):
     settings = engine.session("a").comparison.settings
     engine.compare("a", "emoji-lcm", replace(settings, prompt="a cup"), ENDS)
     assert list(rows) == [] and engine.session("a").map is None
+    rows = map_around(engine, "a")
+    next(rows)
+    engine.rescale("a", ENDS.with_first(1.1, 0.9))
+    next(rows)
+    engine.rescale("a", Coefficients.constant(1.1, 0.9))
+    assert list(rows) == [], "it does not hold the point any more"
 
 
 def test_the_map_follows_the_shape_of_the_sliders(engine, tab):

@@ -12,7 +12,8 @@ from qsched.server.engine import Engine
 
 def map_around(engine: Engine, session: str) -> Iterator[Slice]:
     """The surface of the session's image around its coefficients, a row of cells at a time; each becomes its
-    map. Ends early when the session goes on to other settings; visitors' images are made first.
+    map. Ends early when the session goes on to other settings, or to coefficients that are not on it;
+    visitors' images are made first.
 
     Raises:
         BackboneError: its backbone computes on a lent GPU, which would be asked for at each row.
@@ -37,3 +38,6 @@ def map_around(engine: Engine, session: str) -> Iterator[Slice]:
         if not engine.sessions.show_map(session, held.comparison, found):
             return
         yield found
+        now = engine.session(session)
+        if now is None or not found.holds(now.comparison.coefficients, settings.steps):
+            return

@@ -33,6 +33,7 @@ from qsched.quantizers.methods import METHODS
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import K_DEFAULT
 from qsched.server.device_thread import DeviceThread
+from qsched.server.heap import give_back
 from qsched.server.lent import LentGPU
 from qsched.server.sessions import Session, Sessions
 from qsched.settings import MAIN_BITS
@@ -332,10 +333,10 @@ class Engine:
         """What a session looks at, None if nothing yet."""
         return self.sessions.get(session)
 
-    @_on_device
     def forget(self, session: str) -> None:
         """Free what a closed tab held."""
-        self.sessions.forget(session)
+        self.device_thread.run(functools.partial(self.sessions.forget, session))
+        give_back()
 
     def _compare_here(
         self, backbone: str, settings: Settings, coefficients: Coefficients, previous: Comparison | None

@@ -25,11 +25,26 @@ window.qsched = (() => {
     const { c_x, c_eps, rest, steps } = JSON.parse(map.dataset.surface);
     map.style.setProperty("--x", `${(100 * (along(c_x, point.c_x) + 0.5)) / c_x.length}%`);
     map.style.setProperty("--y", `${100 - (100 * (along(c_eps, point.c_eps) + 0.5)) / c_eps.length}%`);
-    const here = ["c_x", "c_eps"].every((name, at) => {
+    const within = (axis, value) => axis[0] <= value && value <= axis.at(-1);
+    const here = within(c_x, point.c_x) && within(c_eps, point.c_eps) && ["c_x", "c_eps"].every((name, at) => {
       const there = along_steps(rest[at] ? [point[name], ...rest[at]] : [point[name]], steps);
       return point.rows[at].every((value, step) => Math.abs(value - there[step]) < 2e-4);
     });
     map.dataset.elsewhere = legend.dataset.elsewhere = String(!here);
+    follow();
+  };
+
+  // A map around the point follows where one is quick, once for each point, when the hand has rested.
+  let leaving, followed;
+  const follow = () => {
+    clearTimeout(leaving);
+    leaving = setTimeout(() => {
+      const place = JSON.stringify(point.rows);
+      if (!document.querySelector("#legend[data-elsewhere=true] [data-follows]") || place === followed) return;
+      if (pressed || document.body.classList.contains("busy")) return follow();
+      followed = place;
+      document.querySelector("#around")?.click();
+    }, 1200);
   };
 
   // What lies under the pointer: numbers that the server sent along with the image.

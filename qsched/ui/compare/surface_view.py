@@ -62,7 +62,7 @@ def draw(results: Results, engine: Engine, held: Session, dark: bool, best: gr.B
         about += fragments.beyond(preset, held.k)
     return known | {
         results.surface: gr.update(value=map_shown(held, drawn, dark), visible=True),
-        results.legend: legend(held),
+        results.legend: legend(held, follows=engine.spec(held.backbone).family == "emoji"),
         results.stability: about,
         results.sweep: gr.update(visible=True),
         results.no_surface: gr.update(value="", visible=False),
@@ -102,8 +102,11 @@ def _note(held: Session) -> str:
     return f"{settings.quantization.bits.upper()}, {steps_in_words(settings.steps)}, {held.map.of}"
 
 
-def legend(held: Session) -> str:
-    """One line: what varies on the map and what stays, whose images a cell is the mean of."""
+def legend(held: Session, follows: bool) -> str:
+    """One line: what varies on the map and what stays, whose images a cell is the mean of.
+
+    follows: the page asks by itself for a map around a point that is not on this one.
+    """
     through, of = held.map.through, held.map.of
     mean = f"Mean over {of}" if held.map.surface.images > 1 else f"For {of} alone"
     kind = {
@@ -120,7 +123,8 @@ def legend(held: Session) -> str:
             if _hatched(held.map)
             else ""
         )
-        + '.</p><p class="fine elsewhere"><b>Your point is not on this map.</b> Make one around it.</p>'
+        + f'.</p><p class="fine elsewhere"{" data-follows" if follows else ""}><b>Your point is not on this map.</b> '
+        f"{'One around it follows when the sliders rest.' if follows else 'Make one around it.'}</p>"
     )
 
 

@@ -31,9 +31,8 @@ from load_visits import PATIENCE_S, HttpVisitor, Page, Seen, browse  # noqa: E40
 
 from qsched.quiet import quiet  # noqa: E402
 
-WARM_S = 10
-"""Memory is compared from after a first, shorter load: what the first visits allocate stays, once."""
-WARM_SESSIONS = 6
+WARM_S = 40
+"""Memory is compared from after a first, shorter load of as many sessions: what it allocates stays."""
 GROWTH = 1.05
 IDLE_S = 6
 
@@ -86,9 +85,9 @@ async def loaded(url: str, process: psutil.Process, options: argparse.Namespace)
         visitor = lambda part, number: HttpVisitor(client, page, f"{part}-{number}", number)
         memory = {"at_start": rss(process)}
         until = time.monotonic() + min(WARM_S, options.seconds)
-        await asyncio.gather(*(visitor("warm", number).visit(until) for number in range(WARM_SESSIONS)))
         async with searching(visitor("warm-search", 0)):
-            pass
+            first = (visitor("warm", number).visit(until) for number in range(options.sessions))
+            await asyncio.gather(*first)
         memory["before"] = await rested(process)
         searcher = visitor("search", 0)
         async with searching(searcher):

@@ -116,15 +116,12 @@ def legend(held: Session, follows: bool) -> str:
         "per-step": "the first step's numbers vary, all others stay as they are",
     }[through.shape]
     kind = kind.format(_last(through)) if through.shape == "ends" else kind
+    noise = "; hatched: within the noise of plain; outlined: 95 % of resampled optima"
+    other = "One around it follows when the sliders rest." if follows else "Make one around it."
     return (
-        f'<p class="fine">{escape(mean)}: {kind}. Click a cell to go there'
-        + (
-            "; hatched: within the noise of plain; outlined: 95 % of resampled optima"
-            if _hatched(held.map)
-            else ""
-        )
-        + f'.</p><p class="fine elsewhere"{" data-follows" if follows else ""}><b>Your point is not on this map.</b> '
-        f"{'One around it follows when the sliders rest.' if follows else 'Make one around it.'}</p>"
+        f'<p class="fine">{escape(mean)}: {kind}. Click a cell to go there{noise * _hatched(held.map)}.</p>'
+        f'<p class="fine elsewhere"{" data-follows" * follows}><b>Your point is not on this map.</b> '
+        f"{other}</p>"
     )
 
 

@@ -123,6 +123,6 @@ def test_hostile_values_are_answered_soon_and_touch_nothing(target, capfd, data)
 
 
 @pytest.mark.slow
-@cases(2_000)
-def test_two_thousand_hostile_values(target, capfd, data):
+@cases(10_000)
+def test_ten_thousand_hostile_values(target, capfd, data):
     attack(target, capfd, data)

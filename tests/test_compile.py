@@ -99,7 +99,7 @@ def _modes(module):
     return {layer.uses(torch.device("cpu"), torch.float32) for layer in layers}
 
 
-def test_the_rivals_layers_are_one_graph_too():
+def test_layers_of_other_methods_are_one_graph_too():
     linear, graphs, x = nn.Linear(32, 48), Graphs(), torch.randn(2, 7, 32)
     pack = lambda layer: QuantLinear(layer, BitWidth(4, 8), execution="int8")
     layers = nn.ModuleList(

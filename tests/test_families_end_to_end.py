@@ -78,7 +78,7 @@ def test_candidates_of_one_batch_are_single_runs(id):
 
 @pytest.mark.parametrize("method", ["mixdq", "svdquant"])
 @pytest.mark.parametrize("id", REAL)
-def test_the_rivals_quantize_what_is_loaded(id, method):
+def test_other_methods_quantize_what_is_loaded(id, method):
     backbone, few = tiny(id), SPECS[id].steps[0]
     backbone.use(few)
     bits = "w4a4" if method == "svdquant" else "w4a8"

@@ -12,7 +12,7 @@ from qsched.ui import stage
 
 pytestmark = NEEDS_BROWSER
 STATIONS = ("full-precision", "damage", "path", "drag", "map", "verdict")
-FIRST = dict(zip(STATIONS, (".q-image.full-precision", ".q-image.naive", "#path .path", ".sliders.c_x",
+FIRST = dict(zip(STATIONS, (".q-image.full-precision", ".q-image.naive", "#path", ".sliders.c_x",
                             "#surface img", ".verdict"), strict=True))  # fmt: skip
 COVERED = """(selector) => {
   const box = document.querySelector(selector).getBoundingClientRect(), line = document.querySelector("#tour-line");

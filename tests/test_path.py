@@ -111,7 +111,7 @@ def test_images_of_a_path_are_small_counted_and_left_out_of_the_record(backbone,
 def test_a_slow_decoder_draws_no_path(backbone, monkeypatch):
     monkeypatch.setattr(backbone, "preview", lambda latents: None)
     made = compare(backbone, Settings("slow"), Coefficients.identity())
-    assert not made.qsched.path and path.strip(made) == ""
+    assert not made.qsched.path and path.fixed_rows(made) == path.qsched_row(made) == ""
 
 
 def test_a_pipeline_draws_it_by_its_tiny_decoder_where_nothing_has_to_leave():
@@ -127,9 +127,9 @@ def test_a_pipeline_draws_it_by_its_tiny_decoder_where_nothing_has_to_leave():
 
 
 def test_the_strip_names_every_step(comparison):
-    strip = path.strip(comparison)
-    assert strip.count("<img") == 12
-    assert "c<sub>x</sub> 1.1<br>c<sub>ε</sub> 0.9" in strip and "c<sub>x</sub> 1<br>" in strip
+    fixed, moving = path.fixed_rows(comparison), path.qsched_row(comparison)
+    assert fixed.count("<img") == 8 and moving.count("<img") == 4 and "step 4" in fixed
+    assert "c<sub>x</sub> 1.1<br>c<sub>ε</sub> 0.9" in moving and "c<sub>x</sub> 1<br>" in moving
 
 
 class TestOnThePage:
@@ -142,6 +142,8 @@ class TestOnThePage:
         assert len(before) == 4
         visitor.drag("c_x", 0.9)
         visitor.until(lambda: all(now != then for now, then in zip(sources(), before, strict=True)))
+        left = lambda key: visitor.page.locator(f"#path img[data-path={key}]").nth(1).bounding_box()["x"]
+        assert left("naive") == pytest.approx(left("qsched"), abs=0.5), "one column a step"
 
     def test_play_shows_the_steps_and_ends_with_the_images(self, visit):
         visitor, large = visit(), "#image-qsched img"

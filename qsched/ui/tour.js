@@ -11,7 +11,7 @@
       say: () => `The model as trained${size() && `: ${size()}`}, at full precision.` },
     { name: "damage", lit: [".q-image.naive", ".q-image.full-precision"],
       say: () => `Quantized${ratio() && `: ${ratio()}`}. Same prompt, same noise: whatever differs is the damage.` },
-    { name: "path", lit: ["#path .path"],
+    { name: "path", lit: ["#path:has(.path)"],
       say: () => steps() > 1 ? "Each step starts where the last one ended, so an early error travels along the path."
         : "One step is all there is: its error is the error of the image." },
     { name: "drag", lit: [".q-card:has(> .sliders)", ".q-image.qsched", ".q-image.naive"], act: () => travel(24, 100),

@@ -12,20 +12,27 @@ HEADING = (
 )
 
 
-def strip(comparison: Comparison) -> str:
-    """All rows, with the coefficients of each step below; "" where the decoder is too slow to draw them."""
-    if not comparison.qsched.path:
+def fixed_rows(comparison: Comparison) -> str:
+    """The rows that no coefficient changes, below the steps' names; "" where the decoder is too slow."""
+    if not comparison.naive.path:
         return ""
-    steps = len(comparison.qsched.path)
-    noise = "".join(
+    names = "".join(
         f'<span class="step" title="timestep {time:g}">step {index + 1}</span>'
         for index, time in enumerate(comparison.facts.timesteps)
     )
-    rows = "".join(_row(column) for column in comparison.columns)
-    return (
-        f'<div class="path" style="--steps: {steps}" role="group" aria-label="Path">'
-        f"<i></i>{noise}{rows}<i></i>{_coefficients(comparison, steps)}</div>"
-    )
+    return _grid("<i></i>" + names + _row(comparison.full_precision) + _row(comparison.naive), comparison)
+
+
+def qsched_row(comparison: Comparison) -> str:
+    """The row that a drag changes, with the coefficients of each step below."""
+    if not comparison.qsched.path:
+        return ""
+    return _grid(_row(comparison.qsched) + "<i></i>" + _coefficients(comparison), comparison)
+
+
+def _grid(cells: str, comparison: Comparison) -> str:
+    steps = comparison.settings.steps
+    return f'<div class="path" style="--steps: {steps}" role="group" aria-label="Path">{cells}</div>'
 
 
 def _row(column: Column) -> str:
@@ -37,8 +44,9 @@ def _row(column: Column) -> str:
     return f'<b class="{key}"><i></i>{escape(title)}</b>{images}'
 
 
-def _coefficients(comparison: Comparison, steps: int) -> str:
-    rows = zip(*(row.tolist() for row in comparison.coefficients.expand(steps)), strict=True)
+def _coefficients(comparison: Comparison) -> str:
+    each_step = comparison.coefficients.expand(comparison.settings.steps)
+    rows = zip(*(row.tolist() for row in each_step), strict=True)
     return "".join(
         f'<span class="step">c<sub>x</sub> {c_x:.3g}<br>c<sub>ε</sub> {c_eps:.3g}</span>'
         for c_x, c_eps in rows

@@ -31,6 +31,7 @@ class Results:
     notes: gr.HTML
     verdict: gr.HTML
     path: gr.HTML
+    qsched_path: gr.HTML
     play: gr.Button
     gallery: gr.HTML | None
     glance: Glance
@@ -65,7 +66,7 @@ class Results:
     @property
     def qsched(self) -> list[gr.components.Component]:
         """What a drag changes."""
-        return [self.images[2], self.captions[2], self.verdict, self.path, self.scores]
+        return [self.images[2], self.captions[2], self.verdict, self.qsched_path, self.scores]
 
 
 def build_results(backbone: str) -> Results:
@@ -87,7 +88,9 @@ def build_results(backbone: str) -> Results:
         with gr.Row(elem_classes="card-head"):
             gr.HTML(path.HEADING, elem_classes="plain")
             play = gr.Button("Play", elem_id="play", size="md", scale=0, min_width=80)
-        strip = gr.HTML(elem_id="path", elem_classes="plain")
+        with gr.Column(elem_id="path"):  # two parts: a drag need not send the first again
+            fixed_rows = gr.HTML(elem_classes="plain")
+            qsched_row = gr.HTML(elem_classes="plain")
     with gr.Column(elem_classes="q-card"):
         scores = gr.HTML(elem_id="scores", elem_classes="plain")
         with gr.Row(elem_classes="under-scores"):
@@ -148,7 +151,8 @@ def build_results(backbone: str) -> Results:
         waiting,
         notes,
         verdict,
-        strip,
+        fixed_rows,
+        qsched_row,
         play,
         gallery,
         glance,
@@ -181,7 +185,8 @@ def all_columns(results: Results, comparison: Comparison, k: float, preset: Pres
     """Outputs for all three images and everything below them that speaks of them."""
     updates: dict = {
         results.notes: fragments.notes(comparison.notes),
-        results.path: path.strip(comparison),
+        results.path: path.fixed_rows(comparison),
+        results.qsched_path: path.qsched_row(comparison),
     } | judged(results, comparison, k, preset)
     for image, text, column in zip(results.images, results.captions, comparison.columns, strict=True):
         updates |= {image: shown(column.image), text: fragments.caption(column)}
@@ -202,7 +207,7 @@ def third_column(results: Results, comparison: Comparison, k: float, preset: Pre
     return {
         results.images[2]: shown(column.image),
         results.captions[2]: fragments.caption(column),
-        results.path: path.strip(comparison),
+        results.qsched_path: path.qsched_row(comparison),
     } | judged(results, comparison, k, preset)
 
 

@@ -81,7 +81,7 @@ class CompareTab:
     def shown(self) -> list:
         """Outputs of `everything`."""
         c, r = self.controls, self.results
-        return [*self.third, *r.images[:2], *r.captions[:2], r.notes, r.definition, r.wipe, c.device,
+        return [*self.third, *r.images[:2], *r.captions[:2], r.path, r.notes, r.definition, r.wipe, c.device,
             c.decoder, c.drafts, *r.map, c.best, c.search]  # fmt: skip
 
     @property

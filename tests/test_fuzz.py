@@ -87,11 +87,12 @@ def attack(target, capfd, data):
     values = values[: data.draw(st.integers(0, len(values)))] if data.draw(st.integers(0, 9)) == 0 else values
     session = data.draw(st.sampled_from(["stranger", "<b>", "../x", "a" * 300]), label="session")
     values = filled(values, str(target.secret))
-    before, begin, used = target.engine.session("somebody"), time.monotonic(), time.process_time()
-    headers = {"host": "example.org", "x-forwarded-for": "10.0.0.9"}
-    answer = send(target.url, fn, values, session, headers)
+    before = target.engine.session("somebody")
+    answer, took, busy = asked(target, fn, values, session)
+    if busy >= LONGEST_S:  # others' work was perhaps in it, such as a search that an earlier case began
+        answer, took, busy = asked(target, fn, values, session)
     looked, target.looked[:] = "\n".join(target.looked), []
-    took, busy, written = time.monotonic() - begin, time.process_time() - used, capfd.readouterr()
+    written = capfd.readouterr()
     told = f"{fn.api_name} {values!r}"
     assert busy < LONGEST_S and took < SLOW / 1000, f"{busy:.1f} s of work, {took:.1f} s in all: {told}"
     assert answer and "Not Found" not in answer, told
@@ -100,6 +101,14 @@ def attack(target, capfd, data):
         assert str(target.secret) not in text or str(target.secret) in told, "a path that nobody named"
     assert not looked, told + looked
     assert target.engine.session("somebody") is before, told
+
+
+def asked(target, fn, values, session):
+    """The answer, with the seconds it took and those of work in the whole process."""
+    begin, used = time.monotonic(), time.process_time()
+    headers = {"host": "example.org", "x-forwarded-for": "10.0.0.9"}
+    answer = send(target.url, fn, values, session, headers)
+    return answer, time.monotonic() - begin, time.process_time() - used
 
 
 def filled(value, secret):

@@ -186,7 +186,7 @@ def test_workers_on_one_storage_share_the_work_and_compute_no_point_twice(worker
     shares, _ = run_together(worker, storage, count, pause=0.2)  # long beside what a busy start takes
     everything = [tuple(point) for share in shares for point in share]
     assert len(everything) == len(set(everything)) == RESOLUTION**2
-    assert all(shares), "everyone works"
+    assert all(len(share) >= RESOLUTION**2 / count / 3 for share in shares)  # everyone works
     assert_whole(storage)
 
 

@@ -104,11 +104,11 @@ def _batches(args: argparse.Namespace, data: Path) -> Batches:
 
 
 def _export_latent(args: argparse.Namespace) -> None:
-    factor, bank_says = args.scaling_factor, args.work / "bank" / "bank.json"
-    if factor is None and not bank_says.exists():
-        raise FileNotFoundError(f"There is no {bank_says}: give --scaling-factor.")
+    factor, manifest = args.scaling_factor, args.work / "bank" / "bank.json"
     if factor is None:
-        factor = json.loads(bank_says.read_text())["scaling_factor"]
+        if not manifest.exists():
+            raise FileNotFoundError(f"There is no {manifest}: give --scaling-factor.")
+        factor = json.loads(manifest.read_text())["scaling_factor"]
     denoiser, weights = read_weights(args.denoiser, args.base), read_weights(args.autoencoder)
     export.export_latent(denoiser, weights, factor, args.out, args.clip)
     print(f"{args.out}: scaling factor {factor:.4f}")
@@ -116,7 +116,10 @@ def _export_latent(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace, data: Path) -> None:
     """Print the parts that were asked for: the judge's measures, the model's numbers, its variety."""
-    emoji, out, watching = dataset.load(data), {}, args.work / "observer.safetensors"
+    watching = args.work / "observer.safetensors"
+    if args.only == "variety" and not watching.exists():
+        raise FileNotFoundError(f"There is no {watching}: run `python -m qsched.embedded observer` first.")
+    emoji, out = dataset.load(data), {}
     if args.only in (None, "judge"):
         where = training.pick_device(args.device)
         model, tokenizer = clip.load_clip(args.clip, emoji)
@@ -130,8 +133,6 @@ def evaluate(args: argparse.Namespace, data: Path) -> None:
         other = args.teacher and _backbone(args.teacher, args.device)
         options = {"teacher": other, "styles": args.styles, "seeds": args.seeds}
         out["model"] = report.report(student, emoji, eyes, **options)
-    if args.only == "variety" and eyes is None:
-        raise FileNotFoundError(f"There is no {watching}: run `python -m qsched.embedded observer` first.")
     if args.only in (None, "variety") and eyes is not None:
         out["variety"] = variety.measure(student, emoji, eyes, styles=args.styles)
     if args.json:

@@ -24,6 +24,9 @@ class HpsScorer(PhotoScorer):
     quality_name = "HPSv2.1"
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> ImageScores:
+        """Alignment (batch,) in [0, 100] and quality (batch,) in [0, 1] of images (batch, 3, H,
+        W) in [0, 1].
+        """
         return ImageScores(self.alignment(images, prompts), self.quality(images, prompts))
 
     def quality(self, images: Tensor, prompts: Sequence[str] | None = None) -> Tensor:

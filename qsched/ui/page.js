@@ -2,6 +2,16 @@
 window.qsched = (() => {
   let point = null;
 
+  // Acts when nothing has asked for it again for so long.
+  const resting = (milliseconds, act) => {
+    let timer;
+    const ask = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => act(ask), milliseconds);
+    };
+    return ask;
+  };
+
   const along = (axis, value) => {
     const last = axis.length - 1;
     if (last < 1) return 0;
@@ -35,17 +45,14 @@ window.qsched = (() => {
   };
 
   // A map around the point follows where one is quick, once for each point, when the hand has rested.
-  let leaving, followed;
-  const follow = () => {
-    clearTimeout(leaving);
-    leaving = setTimeout(() => {
-      const place = JSON.stringify(point.rows);
-      if (!document.querySelector("#legend[data-elsewhere=true] [data-follows]") || place === followed) return;
-      if (pressed || document.body.classList.contains("busy")) return follow();
-      followed = place;
-      document.querySelector("#around")?.click();
-    }, 1200);
-  };
+  let followed;
+  const follow = resting(1200, (again) => {
+    const place = JSON.stringify(point.rows);
+    if (!document.querySelector("#legend[data-elsewhere=true] [data-follows]") || place === followed) return;
+    if (pressed || document.body.classList.contains("busy")) return again();
+    followed = place;
+    document.querySelector("#around")?.click();
+  });
 
   // What lies under the pointer: numbers that the server sent along with the image.
   const signed = (value) => (value < 0 ? "\u2212" : "+") + Math.abs(value).toFixed(3);
@@ -101,17 +108,14 @@ window.qsched = (() => {
   };
 
   // A draft is drawn by the full decoder when no other has come for a moment; a lent GPU is asked for when the hand lets go.
-  let waiting, pressed = false;
+  let pressed = false;
   for (const name of ["pointerdown", "pointerup", "pointercancel"])
     document.addEventListener(name, () => (pressed = name === "pointerdown"), true);
-  const rest = () => {
-    clearTimeout(waiting);
-    waiting = setTimeout(() => {
-      const draft = document.querySelector("[data-draft]");
-      if (pressed && draft?.dataset.draft === "lent") rest();
-      else if (draft) document.querySelector("#refine")?.click();
-    }, 300);
-  };
+  const rest = resting(300, (again) => {
+    const draft = document.querySelector("[data-draft]");
+    if (pressed && draft?.dataset.draft === "lent") again();
+    else if (draft) document.querySelector("#refine")?.click();
+  });
   const cards = new MutationObserver(() => (sync(), rest()));
 
   // Gradio counts whoever is ahead in the queue, and leaves out the one that is served; an event that need not wait

@@ -51,9 +51,8 @@ def main() -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(
-            f"{url}?bits={options.bits}&steps={options.steps}&shape=ramp&c_x=0.8&c_eps=1"
-        )  # on the map: none is made beside it
+        # on the map, so that none is made beside it
+        page.goto(f"{url}?bits={options.bits}&steps={options.steps}&shape=ramp&c_x=0.8&c_eps=1")
         page.wait_for_function("document.querySelector('#image-qsched img')?.naturalWidth > 0")
         page.wait_for_timeout(2000)
         page.evaluate(WATCH)

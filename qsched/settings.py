@@ -53,13 +53,13 @@ class Setting:
         return self.kind in (int, float, tuple) and self.low > -math.inf
 
     def check(self, value: Any) -> Any:
-        """The value as it is used: an int for 4.0, a tuple for a list.
+        """The value as it is used: an int for 4.0, a tuple for a list or a number.
 
         Raises:
             ValueError: one sentence, if it is not one that can be set.
         """
         if self.kind is tuple:
-            return tuple(self._number(number) for number in value)
+            return tuple(map(self._number, value if isinstance(value, list | tuple) else [value]))
         if self.has_range:
             return self._number(value)
         if self.kind is bool:
@@ -67,6 +67,8 @@ class Setting:
         value = self.fold(value) if isinstance(value, str) else value
         if self.choices and not (isinstance(value, str) and value in self.choices):
             raise ValueError(f"{self._noun} must be {one_of(self.choices)}, not {value!r}.")
+        if not isinstance(value, str):
+            raise ValueError(f"{self._noun} must be text, not {value!r}.")
         return value
 
     def _number(self, value: Any) -> float:

@@ -80,7 +80,7 @@ def target(tmp_path_factory):
         made.app.close(verbose=False)
 
 
-def attack(target, capfd, data):
+def attack(target, capfd, caplog, data):
     fn = target.fns[data.draw(st.integers(0, len(target.fns) - 1), label="endpoint")]
     usual = [getattr(block, "value", None) for block in fn.inputs]
     kept = st.just(False) if fn.api_name in LONG_WORK else st.booleans()
@@ -91,11 +91,12 @@ def attack(target, capfd, data):
     before = target.engine.session("somebody")
     answer, took, busy = asked(target, fn, values, session)
     looked, target.looked[:] = "\n".join(target.looked), []
-    written = capfd.readouterr()
+    written = [*capfd.readouterr(), caplog.text]
+    caplog.clear()
     told = f"{fn.api_name} {values!r}"
     assert busy < LONGEST_S and took < SLOW / 1000, f"{busy:.1f} s of work, {took:.1f} s in all: {told}"
     assert answer and "Not Found" not in answer, told
-    for text in (answer, written.out, written.err):
+    for text in (answer, *written):
         assert "Traceback" not in text, told
         assert str(target.secret) not in text or str(target.secret) in told, "a path that nobody named"
     assert not looked, told + looked
@@ -131,11 +132,11 @@ def cases(count):
 
 
 @cases(300)
-def test_hostile_values_are_answered_soon_and_touch_nothing(target, capfd, data):
-    attack(target, capfd, data)
+def test_hostile_values_are_answered_soon_and_touch_nothing(target, capfd, caplog, data):
+    attack(target, capfd, caplog, data)
 
 
 @pytest.mark.slow
 @cases(10_000)
-def test_ten_thousand_hostile_values(target, capfd, data):
-    attack(target, capfd, data)
+def test_ten_thousand_hostile_values(target, capfd, caplog, data):
+    attack(target, capfd, caplog, data)

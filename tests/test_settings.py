@@ -52,7 +52,7 @@ def test_settings_survive_their_names():
 
 @pytest.mark.parametrize("setting", ALL, ids=lambda setting: setting.name)
 def test_what_cannot_be_set_is_one_sentence(setting):
-    wrong = {str: None, bool: None, tuple: [[9.0], [math.nan], [True], ["1"]]}.get(
+    wrong = {str: [None, 3, {}, ["a fox"]], bool: None, tuple: [[9.0], [math.nan], [True], ["1"]]}.get(
         setting.kind, [math.nan, math.inf, True, "1", None, [1], setting.high + 1, setting.low - 1]
     )
     if setting.choices and setting.kind is str:

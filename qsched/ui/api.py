@@ -138,8 +138,12 @@ def _described(endpoint: Callable, what: str, parameters: dict[Setting, Any]) ->
 
     def call(*values: Any, **named_values: Any) -> dict[str, Any]:
         bound = signature.bind(*values, **named_values)
-        bound.apply_defaults()
-        return endpoint(bound.arguments, bound.arguments.pop("request"))
+        request, given = bound.arguments.pop("request", None), bound.arguments
+        for setting, default in parameters.items():
+            value = given.get(setting.name)
+            left_empty = "" if default is ... else default
+            given[setting.name] = left_empty if value is None else setting.check(value)
+        return endpoint(given, request)
 
     how = inspect.Parameter.POSITIONAL_OR_KEYWORD
     made = [
@@ -165,10 +169,9 @@ def _coefficients(given: dict[str, Any]) -> Coefficients | None:
     """What is given for c_x and c_eps, None for nothing; one that is missing is 1."""
     rows = []
     for setting in (C_X, C_EPS):
-        numbers = given.get(setting.name) or ()
-        numbers = setting.check([numbers] if isinstance(numbers, int | float) else numbers)
+        numbers = given[setting.name]
         rows.append(1.0 if not numbers else numbers[0] if len(numbers) == 1 else numbers)
-    return Coefficients(*rows) if given.get("c_x") or given.get("c_eps") else None
+    return Coefficients(*rows) if given["c_x"] or given["c_eps"] else None
 
 
 def _image(image: Image) -> dict[str, Any]:

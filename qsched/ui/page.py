@@ -154,9 +154,10 @@ def _lender() -> Callable | None:
 def _checked(block: Any, value: Any, strict: bool) -> Any:
     if isinstance(block, gr.Checkbox):
         return value is True
-    one = isinstance(block, gr.Radio | gr.Dropdown) and not getattr(block, "multiselect", False)
-    if one and not isinstance(value, str | int | float):
-        toast(f"{block.label}: choose one.")
+    if isinstance(block, gr.Radio | gr.Dropdown | gr.CheckboxGroup):
+        several = isinstance(block, gr.CheckboxGroup) or getattr(block, "multiselect", False)
+        if not isinstance(value, list if several else str | int | float):
+            toast(f"{block.label}: choose {'from the list' if several else 'one'}.")
     if not isinstance(block, gr.Slider) or (is_number(value) and block.minimum <= value <= block.maximum):
         return value
     typing = value is None or (

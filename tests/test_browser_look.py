@@ -183,6 +183,8 @@ def test_a_mouse_reaches_every_example(visit, width):
     for chip in chips.all():
         inner = chip.bounding_box()
         assert outer["x"] <= inner["x"] and inner["x"] + inner["width"] <= outer["x"] + outer["width"] + 1
+        words = chip.locator("div").first
+        assert words.evaluate("e => e.scrollWidth <= e.clientWidth"), f"{words.inner_text()} is cut off"
     last = chips.last.bounding_box()
     visitor.page.mouse.wheel(0, max(0, last["y"] - 500))
     visitor.page.wait_for_timeout(200)

@@ -6,6 +6,8 @@ import time
 import numpy as np
 import pytest
 from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
+from browser_app import SLOW as SLOW_MS
+from playwright.sync_api import expect
 
 from qsched.presets import save_preset
 from qsched.sampling.coefficients import Coefficients
@@ -249,3 +251,28 @@ def test_a_map_follows_a_point_that_is_not_on_it_once_the_hand_rests(visit):
     made = visitor.held.map
     visitor.page.wait_for_timeout(2500)
     assert visitor.held.map is made, "one map for one point"
+
+
+HUB = """<script>
+  onmessage = ({ data }) => history.replaceState(null, "", "?" + data.queryString);
+  document.write(`<iframe src="APP/${location.search}" width="1200" height="800"></iframe>`);
+</script>"""
+
+
+def test_in_the_hubs_frame_the_hubs_address_is_that_of_the_state(app, visit):
+    page, space = visit().context.new_page(), "https://huggingface.co/spaces/owner/name"
+    page.set_default_timeout(SLOW_MS)
+    page.context.grant_permissions(["local-network-access"])  # for a page of the web with a frame from here
+    page.route(
+        f"{space}*", lambda route: route.fulfill(body=HUB.replace("APP", app[0]), content_type="text/html")
+    )
+    page.goto(f"{space}?bits=w3a8")
+    frame = page.frame_locator("iframe")
+    frame.locator("#image-qsched img").wait_for()
+    page.wait_for_function("new URLSearchParams(location.search).get('c_x')?.startsWith('0.84')")
+    frame.locator("#bits input").click()
+    frame.locator("#bits [role=option][aria-label=W4A4]").click()
+    page.wait_for_function("new URLSearchParams(location.search).get('c_x')?.startsWith('1.04')")
+    page.reload()
+    expect(frame.locator("#bits input")).to_have_value("W4A4", timeout=SLOW_MS)
+    assert "bits=w4a4" in page.url

@@ -57,8 +57,8 @@ EMOJI_LCM = BackboneSpec(
     examples=(
         "birthday cake on a purple background",
         "a unicorn on a pink background",
-        "fox, flat style",
         "a butterfly on a yellow background, glossy style",
+        "fox, flat style",
         "penguin, classic style",
         "three strawberries on a yellow background, glossy style",
         "a sailboat on a blue background, glossy style",

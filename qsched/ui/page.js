@@ -149,6 +149,7 @@ window.qsched = (() => {
 
   // Every answer says which state of the session it shows. The address is that of the newest; when an older answer comes
   // after a newer one, the page asks for the newest again.
+  const HUB = "https://huggingface.co";
   let newest = 0;
   const arrived = () => {
     const state = document.querySelector("#state [data-version]");
@@ -158,6 +159,9 @@ window.qsched = (() => {
     if (version < newest && state.dataset.final === undefined) return document.querySelector("#sync")?.click();
     newest = version;
     history.replaceState(null, "", address(state));
+    // the Hub shows a Space in a frame, and keeps the address that a reload or a link has
+    if (parent !== window && (location.ancestorOrigins?.[0] ?? document.referrer).startsWith(HUB))
+      parent.postMessage({ queryString: state.dataset.link }, HUB);
   };
   // gradio's own keys, such as __theme, stay
   const address = (state) => {

@@ -1,6 +1,7 @@
 """Between the page's sliders and coefficients."""
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -34,6 +35,13 @@ def method_note() -> str:
 def steps_choices(spec: BackboneSpec) -> list[tuple[str, int]]:
     """(label, value) of every step count the backbone supports."""
     return [(steps_in_words(steps), steps) for steps in spec.steps]
+
+
+def examples_shown(spec: BackboneSpec) -> dict[str, list]:
+    """The backbone's example prompts and their labels, what is drawn alone, as gr.Dataset takes them."""
+    subjects = [re.split(r",| (?:on|in|with|at) ", prompt)[0] for prompt in spec.examples]
+    labels = [re.sub(r"^an? ", "", subject) for subject in subjects]
+    return {"samples": [[prompt] for prompt in spec.examples], "sample_labels": labels}
 
 
 def coefficients_from(shape: str, c_x: Sequence[float], c_eps: Sequence[float], steps: int) -> Coefficients:

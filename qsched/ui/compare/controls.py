@@ -117,7 +117,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         )
         examples = gr.Dataset(
             components=[prompt],
-            samples=[[text] for text in spec.examples],
+            **values.examples_shown(spec),
             label="Examples",
             show_label=False,
             elem_id="examples",

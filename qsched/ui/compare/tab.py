@@ -417,7 +417,7 @@ class CompareTab:
             c.steps: gr.update(choices=values.steps_choices(spec), value=settings.steps),
             c.prompt: settings.prompt,
             c.seed: settings.seed,
-            c.examples: gr.update(samples=[[text] for text in spec.examples]),
+            c.examples: gr.update(**values.examples_shown(spec)),
         } | {widget: how[name] for name, widget in c.quantization.items()}
         return {w: value for w, value in shown.items() if w not in given or given[w] != value}
 

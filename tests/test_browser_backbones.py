@@ -2,6 +2,7 @@
 Hub on this machine.
 """
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,3 +260,43 @@ def test_the_search_tab_says_what_a_search_costs_where_it_cannot_run_and_has_the
     page.click("#search-use")
     looks_at(visitor, LCM)
     assert visitor.comparison.settings.tiny_decoder, "Compare draws what the search scored"
+
+
+@pytest.mark.parametrize(("name", "option"), [("bits", "W3A8"), ("steps", "2 steps")])
+def test_what_is_picked_while_another_backbone_loads_is_kept(visit, here, monkeypatch, name, option):
+    visitor = visit()
+    load, begun = visitor.engine._load, []
+
+    def slowly(*what, **how):
+        begun.append(what)
+        time.sleep(2)
+        return load(*what, **how)
+
+    visitor.engine.reload(LCM)
+    monkeypatch.setattr(visitor.engine, "_load", slowly)
+    choose(visitor, "backbone", SPECS[LCM].title)
+    visitor.until(lambda: begun, "the backbone loads")
+    choose(visitor, name, option)
+    bits, steps = ("w3a8", 4) if name == "bits" else ("w4a8", 2)
+    looks_at(visitor, LCM, bits=bits)
+    visitor.until(lambda: visitor.comparison.settings.steps == steps, option)
+    assert visitor.page.locator(f"#{name} input").input_value() == option
+
+
+def test_a_decoder_picked_while_generate_computes_is_kept(visit, here, monkeypatch):
+    visitor = visit(query=f"?backbone={LCM}&steps=1")
+    looks_at(visitor, LCM)
+    advanced(visitor)
+    compare, begun = visitor.engine.compare, []
+
+    def slowly(*what):
+        begun.append(what)
+        time.sleep(2)
+        return compare(*what)
+
+    monkeypatch.setattr(visitor.engine, "compare", slowly)
+    visitor.page.click("#generate")
+    visitor.until(lambda: begun, "Generate computes")
+    visitor.page.locator("#decoder label", has_text="tiny").click()
+    visitor.until(lambda: visitor.comparison.settings.tiny_decoder, "the tiny decoder")
+    assert visitor.page.locator("#decoder label.selected").inner_text() == "tiny"

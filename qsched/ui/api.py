@@ -3,6 +3,7 @@
 import inspect
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -40,6 +41,8 @@ from qsched.ui.visitors import CHOOSE_SOURCE, require_local
 
 NAMES = ("full_precision", "naive", "qsched")
 """Of the images, as `python -m qsched generate` names its files."""
+NAMED = replace(BACKBONE, choices={})
+"""As records name it: with "@" and a source, where that is not its own."""
 ADVANCED = (METHOD, SOURCE, DECODER, GROUP_SIZE, ACTIVATION_SCALE, SCOPE, KEEP)
 
 
@@ -71,7 +74,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
             STEPS: 4,
             C_X: None,
             C_EPS: None,
-            BACKBONE: engine.default,
+            NAMED: engine.default,
             K: 2.0,
         }
         | {setting: setting.default for setting in ADVANCED},
@@ -97,7 +100,7 @@ def public_export(engine: Engine) -> Callable[..., dict]:
         export,
         "The best known coefficients c_x and c_eps for a bit-width and a step count, with a zip that holds a "
         "drop-in diffusers scheduler and the code that uses it.",
-        {BITS: "w4a8", STEPS: 4, BACKBONE: engine.default} | {s: s.default for s in (METHOD, GROUP_SIZE)},
+        {BITS: "w4a8", STEPS: 4, NAMED: engine.default} | {s: s.default for s in (METHOD, GROUP_SIZE)},
     )
 
 

@@ -291,6 +291,8 @@ class CompareTab:
         if followed is None:  # the sliders say it themselves, and a hand may have moved them meanwhile
             for slider in self.controls.sliders:
                 updates[slider].pop("value")
+        if updates[self.controls.decoder]["value"] == given[self.controls.decoder]:
+            updates[self.controls.decoder].pop("value")  # as for what settings_shown leaves out
         if held and held.backbone != backbone:
             updates |= self.settings_shown(backbone, settings, given)
         return updates
@@ -414,12 +416,14 @@ class CompareTab:
         shown = {
             c.backbone: spec.id,
             c.source: backbone.partition(SOURCE)[2],
-            c.steps: gr.update(choices=values.steps_choices(spec), value=settings.steps),
+            c.steps: settings.steps,
             c.prompt: settings.prompt,
             c.seed: settings.seed,
             c.examples: gr.update(**values.examples_shown(spec)),
         } | {widget: how[name] for name, widget in c.quantization.items()}
-        return {w: value for w, value in shown.items() if w not in given or given[w] != value}
+        shown = {w: value for w, value in shown.items() if w not in given or given[w] != value}
+        steps = {"value": shown[c.steps]} if c.steps in shown else {}
+        return shown | {c.steps: gr.update(choices=values.steps_choices(spec), **steps)}
 
     def card(self, request: gr.Request):
         """The share card, as a file; the link in it leads to the address that the page was asked from."""

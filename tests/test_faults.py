@@ -22,6 +22,7 @@ import http_events
 import httpx
 import pytest
 import torch
+import uvicorn
 from browser_app import given
 from embedded_model import embedded, make_preset
 from search_visits import html, run, search_tab, settings, visitor
@@ -275,6 +276,25 @@ def test_an_app_with_few_file_descriptors_serves_its_page_or_says_why(tmp_path):
         app.terminate()
         app.wait(60)
     assert "Too many files are open" in log.read_text() and "Traceback" not in log.read_text()
+
+
+def test_a_page_starts_where_another_program_takes_the_port_at_the_last_moment(monkeypatch, engine):
+    page, others, config = build_app(engine=engine), [], uvicorn.Config
+
+    def late(*args, **options):  # gradio has seen that the port is free
+        others.append(socket.create_server(("127.0.0.1", options["port"])) if not others else None)
+        return config(*args, **options)
+
+    monkeypatch.setattr("gradio.http_server.uvicorn.Config", late)
+    try:
+        _, url, _ = page.launch(
+            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, mcp_server=True
+        )
+        assert httpx.get(url, trust_env=False).status_code == 200
+        assert f":{others[0].getsockname()[1]}" not in url
+    finally:
+        page.close(verbose=False)
+        others[0].close()
 
 
 def test_a_page_starts_on_a_machine_that_is_too_busy_for_gradio(monkeypatch, engine):

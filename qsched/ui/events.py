@@ -29,12 +29,6 @@ def settle(event: gr.events.Dependency, name: str) -> None:
 
     `then` runs no browser-only step after an error, so an error needs its own.
     """
-    idle = {"fn": None, "inputs": None, "outputs": None, "js": IDLE, **HIDDEN}
+    idle = {"fn": None, "inputs": None, "outputs": None, "js": "() => { window.qsched?.idle() }", **HIDDEN}
     event.success(api_name=f"idle{name}", **idle)
     event.failure(api_name=f"idle{name}_error", **idle)
-
-
-IDLE = """() => {
-  document.body.classList.remove('busy');
-  document.querySelectorAll('.toast-close.info').forEach((button) => button.click()); // the work it announced is done
-}"""  # noqa: E501

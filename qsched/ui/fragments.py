@@ -13,7 +13,7 @@ from qsched.comparison.comparison import (
     Comparison,
     outcome_of,
 )
-from qsched.comparison.facts import ScorerFacts
+from qsched.comparison.facts import Facts, ScorerFacts
 from qsched.presets import Preset, preset_name
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import K_DEFAULT, QUALITY
@@ -253,9 +253,13 @@ def _range(low: float, high: float) -> str:
     return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
 
 
-def device_note(device: str, arithmetic: str) -> str:
-    """What the device is, and what is real or simulated on it."""
-    return f'<p class="fine device"><b>{escape(device)}</b><br>{escape(arithmetic[:1].upper() + arithmetic[1:])}.</p>'  # noqa: E501
+def device_note(facts: Facts, quick: bool) -> str:
+    """What the device is, and what is real or simulated on it; quick: the page draws while somebody types."""
+    arithmetic = facts.arithmetic[:1].upper() + facts.arithmetic[1:]
+    return (
+        f'<p class="fine device"{" data-quick" * quick}><b>{escape(facts.device_name)}</b><br>'
+        f"{escape(arithmetic)}.</p>"
+    )
 
 
 def notes(lines: tuple[str, ...]) -> str:

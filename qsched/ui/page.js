@@ -95,6 +95,28 @@ window.qsched = (() => {
     watch("value", draw);
   };
 
+  // From an event that makes all images anew to its answer; then the toast that announced long work goes too.
+  let begun = 0, took = 0;
+  const busy = () => {
+    document.body.classList.add("busy");
+    begun = performance.now();
+  };
+  const idle = () => {
+    document.body.classList.remove("busy");
+    took = performance.now() - begun;
+    document.querySelectorAll(".toast-close.info").forEach((button) => button.click());
+  };
+
+  // What is typed is drawn when the hand rests, where that is quick and nobody is in front; Enter does it anywhere.
+  const typed = resting(500, (again) => {
+    const prompt = document.querySelector("#prompt textarea").value.trim();
+    const shown = new URLSearchParams(document.querySelector("#state [data-version]")?.dataset.link).get("prompt");
+    if (document.body.classList.contains("busy")) return again();
+    if (prompt && prompt !== shown && took < 1500 && document.querySelector("[data-quick]"))
+      document.querySelector("#generate").click();
+  });
+  document.addEventListener("input", (event) => event.isTrusted && event.target.closest?.("#prompt") && typed());
+
   // The wipe shows the images above it: when one of them changes, so does its side, without asking the server.
   const names = { "Full precision": "full-precision", Naive: "naive", "Q-Sched": "qsched" };
   const sync = () => {
@@ -204,5 +226,5 @@ window.qsched = (() => {
 
   const toggleDark = () => document.body.classList.toggle("dark");
 
-  return { map, mark, copy, share, play, toggleDark, rest };
+  return { busy, idle, map, mark, copy, share, play, toggleDark, rest };
 })();

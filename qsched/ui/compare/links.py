@@ -30,7 +30,7 @@ from qsched.words import steps_in_words
 
 READ_DARK = "(dark, left, right) => [document.body.classList.contains('dark'), left, right]"
 ROLL = "() => Math.floor(Math.random() * 2 ** 31)"
-BUSY = "(...settings) => { document.body.classList.add('busy'); return settings }"
+BUSY = "(...settings) => { window.qsched?.busy(); return settings }"
 MARK = "(...point) => { window.qsched?.mark(...point) }"
 REST = "() => { window.qsched?.rest() }"
 COPY = "() => { window.qsched?.share() }"

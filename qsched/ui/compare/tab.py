@@ -35,17 +35,17 @@ from qsched.ui.visitors import CHOOSE_SOURCE, DOWNLOAD, is_local, require_local
 from qsched.words import steps_in_words
 
 UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
-
-
 REPEAT_S = 2.0
 """A refusal is not repeated to the same page for so long."""
+QUICK_S = 1.0
+"""Three images in less than this are drawn while somebody types."""
 PATIENCE_S = 3.0
 """What takes longer than this is announced."""
 
 
 def patience() -> Callable[[int, int], None]:
     """For Engine.compare: says once on the page that a method of quantizing calibrates, and how long that
-    will take; the end of the work takes the sentence away (links.IDLE)."""
+    will take; the end of the work takes the sentence away (page.js)."""
     began, announced = time.monotonic(), []
 
     def report(done: int, total: int) -> None:
@@ -135,11 +135,16 @@ class CompareTab:
                 c.state: links.stamp(held),
                 c.decoder: gr.update(visible=has_tiny, value="tiny" if settings.tiny_decoder else "full"),
                 c.drafts: gr.update(visible=has_tiny and not settings.tiny_decoder),
-                c.device: fragments.device_note(comparison.facts.device_name, comparison.facts.arithmetic),
+                c.device: fragments.device_note(comparison.facts, self.quick(held)),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
             }
         )
+
+    def quick(self, held: Session) -> bool:
+        """Whether a comparison costs so little that the page asks for one whenever a typing hand rests."""
+        seconds = sum(column.latency_s for column in held.comparison.columns)
+        return seconds < QUICK_S and not self.engine.lends(held.backbone)
 
     def held(self, request: gr.Request) -> Session:
         """The session behind a request; a toast if the server does not know it any more."""

@@ -1,8 +1,8 @@
 """Starting beside other servers and on a busy machine.
 
-Where its server does not start on a port, gradio tries the next one with the same page, whose MCP server starts
-only once: all others fail too. So the port is taken before anything starts, and a start may take its time, for
-which gradio has 5 seconds.
+Where its server does not start on a port, gradio tries the next one with the same page, whose MCP server
+starts only once: all others fail too. So the port is taken before anything starts, and a start may take its
+time, for which gradio has 5 seconds.
 """
 
 import socket

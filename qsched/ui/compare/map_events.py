@@ -6,7 +6,8 @@ from qsched.server.around import map_around
 from qsched.settings import K
 from qsched.ui.compare import links, surface_view
 from qsched.ui.compare.results import judged
-from qsched.ui.compare.tab import UNKNOWN, CompareTab
+from qsched.ui.compare.tab import CompareTab
+from qsched.ui.compare.view import UNKNOWN
 from qsched.ui.errors import reports_errors, toast
 from qsched.ui.events import HIDDEN, QUIET
 from qsched.ui.values import is_number

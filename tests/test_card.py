@@ -9,7 +9,7 @@ import pytest
 from browser_app import NEEDS_BROWSER, tiny_backbone
 from PIL import Image
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import Engine

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare, rescale
+from qsched.comparison.comparison import compare, rescale
 from qsched.comparison.record import record
+from qsched.comparison.result import FULL_PRECISION, NAIVE, QSCHED, Settings
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.loop import draw_noise, sample

@@ -11,8 +11,9 @@ from command_line import CommandLine
 from embedded_model import embedded, make_preset
 
 from qsched.commands.output import to_json
-from qsched.comparison.comparison import Settings, compare, rescale
+from qsched.comparison.comparison import compare, rescale
 from qsched.comparison.record import record
+from qsched.comparison.result import Settings
 from qsched.presets import save_preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

@@ -10,7 +10,7 @@ from search_visits import visitor
 from tiny_models import FakeScorer, folder_of, tiny_vae_of
 from tiny_scorers import serve_scorers
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.hub.source import BackboneError
 from qsched.models.download import (
     download_progress,

@@ -7,7 +7,7 @@ import torch
 from browser_app import tiny_backbone
 from tiny_models import fresh
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.hub.source import BackboneError
 from qsched.models.memory import out_of_memory, would_fit
 from qsched.models.registry import SPECS

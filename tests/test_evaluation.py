@@ -9,17 +9,10 @@ import pytest
 import torch
 from embedded_model import PROMPTS, counted, embedded, make_preset
 
-from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Settings, compare
-from qsched.evaluation.held_out import (
-    COLUMNS,
-    CONTROL,
-    DIFFERENCES,
-    FIRST_SEED,
-    METRICS,
-    Evaluation,
-    evaluate,
-    quantization_of,
-)
+from qsched.comparison.comparison import compare
+from qsched.comparison.result import FULL_PRECISION, NAIVE, QSCHED, Settings
+from qsched.evaluation.held_out import FIRST_SEED, evaluate, quantization_of
+from qsched.evaluation.result import COLUMNS, CONTROL, DIFFERENCES, METRICS, Evaluation
 from qsched.presets import load_preset, save_preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

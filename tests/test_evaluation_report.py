@@ -5,7 +5,7 @@ import pytest
 from embedded_model import make_preset
 
 from qsched.commands.evaluation_report import WIDTH, as_markdown, as_text
-from qsched.evaluation.held_out import COLUMNS, METRICS, Evaluation
+from qsched.evaluation.result import COLUMNS, METRICS, Evaluation
 
 DEFINITION = (
     "CLIPScore = 100·max(cos, 0), CLIP-IQA = one pair of words against another, both by a CLIP with a "

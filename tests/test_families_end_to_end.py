@@ -8,8 +8,9 @@ from tiny_models import NATIVE, PROMPTS, REAL, FakeScorer, folder_of, tiny
 
 from qsched.commands import backbones as listing
 from qsched.commands import cli
-from qsched.comparison.comparison import Settings, compare, rescale
+from qsched.comparison.comparison import compare, rescale
 from qsched.comparison.record import record
+from qsched.comparison.result import Settings
 from qsched.models.registry import SPECS
 from qsched.presets import load_preset, save_preset
 from qsched.quantization import Quantization

@@ -3,7 +3,7 @@
 import pytest
 from browser_app import NEEDS_BROWSER, tiny_backbone
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.evaluation.closed_form import fit
 from qsched.hub.source import BackboneError
 from qsched.quantization import Quantization

@@ -3,7 +3,8 @@
 import pytest
 from browser_app import NEEDS_BROWSER, tiny_backbone, write_preset
 
-from qsched.comparison.comparison import OUTCOMES, Settings, compare, outcome_of
+from qsched.comparison.comparison import compare
+from qsched.comparison.result import OUTCOMES, Settings, outcome_of
 from qsched.evaluation.gallery import Example, load_gallery, make_gallery, middle
 from qsched.load import load_backbone
 from qsched.presets import find_preset

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from browser_app import NEEDS_BROWSER, serving, tiny_backbone, write_preset
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.hub.source import BackboneError
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

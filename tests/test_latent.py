@@ -11,7 +11,7 @@ from latent_model import FACTOR, LATENT_CHANNELS, SIDE, write_latent_model
 
 from qsched import load_backbone
 from qsched.commands.cli import main
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.hub.source import BackboneError
 from qsched.models.registry import SPECS
 from qsched.quantization import Quantization

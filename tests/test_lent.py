@@ -16,7 +16,7 @@ from gradio_client import Client
 from lent_gpu import Lender
 from search_visits import run, search_tab, settings, visitor
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.hub.source import BackboneError
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

@@ -12,8 +12,9 @@ from diffusers import (
 )
 from tiny_models import fresh
 
-from qsched.comparison.comparison import Settings, compare, rescale
+from qsched.comparison.comparison import compare, rescale
 from qsched.comparison.record import record
+from qsched.comparison.result import Settings
 from qsched.comparison.thumbnail import SIDE
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

@@ -11,7 +11,7 @@ import pytest
 from diffusers import EulerAncestralDiscreteScheduler
 from tiny_models import folder_of, tiny
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.evaluation.held_out import evaluate
 from qsched.export.model_card import model_card
 from qsched.models.registry import SPECS

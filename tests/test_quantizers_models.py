@@ -11,8 +11,9 @@ from embedded_model import PROMPTS, embedded
 from tiny_models import fresh
 from torch import nn
 
-from qsched.comparison.comparison import Settings, compare
+from qsched.comparison.comparison import compare
 from qsched.comparison.record import record
+from qsched.comparison.result import Settings
 from qsched.evaluation.held_out import evaluate, quantization_of
 from qsched.export.usage import export_scheduler
 from qsched.presets import find_preset, preset_name, save_preset

@@ -11,7 +11,8 @@ from tiny_models import fresh
 from torch import nn
 
 import qsched.models.residency as module_under_test
-from qsched.comparison.comparison import Settings, compare, rescale
+from qsched.comparison.comparison import compare, rescale
+from qsched.comparison.result import Settings
 from qsched.models.memory import SCORER, packing_need
 from qsched.models.pipeline import PipelineBackbone
 from qsched.models.residency import HOST, Residency

@@ -8,7 +8,8 @@ from embedded_model import embedded
 from PIL import Image
 from tiny_models import folder_of, tiny
 
-from qsched.comparison.comparison import Settings, compare
+from qsched.comparison.comparison import compare
+from qsched.comparison.result import Settings
 from qsched.export.usage import script
 from qsched.models.diffusers_folder import open_pipeline
 from qsched.models.words import unknown, words_of

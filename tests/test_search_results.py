@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from search_visits import click, in_background, run, search_tab, settings, until, visitor
 
-from qsched.comparison.comparison import NAIVE, QSCHED, Settings
+from qsched.comparison.result import NAIVE, QSCHED, Settings
 from qsched.presets import load_preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

@@ -14,7 +14,7 @@ from embedded_model import embedded
 from test_residency import Card, watch_blocks
 from tiny_models import REAL, fresh
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.models.pipeline import PipelineBackbone
 from qsched.quantization import DEFAULT_KEEP, Quantization, layers_to_pack, quantize, stored_bytes
 from qsched.quantizers import mixdq, sensitivity

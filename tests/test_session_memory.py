@@ -9,7 +9,7 @@ import pytest
 from browser_app import tiny_backbone
 from http_events import send
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.sampling.coefficients import Coefficients
 from qsched.server import sessions as limits
 from qsched.server.engine import Engine

@@ -9,8 +9,8 @@ import pytest
 
 from qsched import settings as table
 from qsched.commands import options
-from qsched.comparison.comparison import Settings
 from qsched.comparison.given import named_settings, settings_of
+from qsched.comparison.result import Settings
 from qsched.quantization import BitWidth, Quantization
 from qsched.sampling import coefficients
 from qsched.scoring import K_DEFAULT

@@ -9,8 +9,9 @@ from embedded_model import counted, embedded
 from tiny_models import fresh, models, tiny
 
 from qsched.commands import cli
-from qsched.comparison.comparison import Settings, compare, rescale, sketch
+from qsched.comparison.comparison import compare, rescale, sketch
 from qsched.comparison.record import record
+from qsched.comparison.result import Settings
 from qsched.hub.source import Source
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

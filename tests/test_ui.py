@@ -14,7 +14,7 @@ from browser_app import BEST, serving, tiny_backbone, write_preset
 from gradio_client import Client
 from PIL import Image
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.hub.source import BackboneError
 from qsched.models.registry import SPECS
 from qsched.quantization import Quantization
@@ -192,15 +192,15 @@ def test_sessions_are_apart_share_the_opening_and_are_forgotten(engine):
 def test_a_preset_counts_only_for_the_way_of_quantizing_it_was_made_for(engine):
     assert engine.preset("emoji-lcm", Quantization("w4a8"), 4) is not None
     assert engine.preset("emoji-lcm", Quantization("w4a8"), 3) is None
-    write_preset(engine._presets, "w2a8")
-    path = engine._presets / "emoji-lcm" / "w2a8-4steps.json"
+    write_preset(engine.presets, "w2a8")
+    path = engine.presets / "emoji-lcm" / "w2a8-4steps.json"
     path.write_text(path.read_text().replace('"settings":{}', '"settings":{"group_size":64}'))
     assert engine.preset("emoji-lcm", Quantization("w2a8"), 4) is None
     assert engine.preset("emoji-lcm", Quantization("w2a8", 64), 4) is not None
 
 
 def test_a_corrupt_preset_does_not_keep_the_page_from_opening(engine):
-    (engine._presets / "emoji-lcm" / "w4a8-4steps.json").write_text("{")
+    (engine.presets / "emoji-lcm" / "w4a8-4steps.json").write_text("{")
     assert engine.opening()[1] == Coefficients.identity()
 
 

@@ -8,7 +8,7 @@ import gradio as gr
 import pytest
 from browser_app import given, tiny_backbone, write_preset
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.presets import find_preset, save_preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

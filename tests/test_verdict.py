@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 from browser_app import tiny_backbone
 
-from qsched.comparison.comparison import Settings, compare
+from qsched.comparison.comparison import compare
+from qsched.comparison.result import Settings
 from qsched.presets import find_preset
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients

@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     """Evaluate; the text is tables for a terminal or, with --markdown, Markdown."""
     from qsched.commands.evaluation_report import as_markdown, as_text
-    from qsched.evaluation.held_out import COLUMNS, evaluate
+    from qsched.evaluation.held_out import evaluate
+    from qsched.evaluation.result import COLUMNS
     from qsched.presets import load_preset, save_preset
     from qsched.prompts.builtin import categorised, choose_prompts
 

@@ -4,8 +4,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from qsched.commands.output import table
-from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED
-from qsched.evaluation.held_out import COLUMNS, DIFFERENCES, FEWEST_PROMPTS, TO_FULL_PRECISION, Evaluation
+from qsched.comparison.result import FULL_PRECISION, NAIVE, QSCHED
+from qsched.evaluation.result import COLUMNS, DIFFERENCES, FEWEST_PROMPTS, TO_FULL_PRECISION, Evaluation
 from qsched.surfaces.intervals import BOOTSTRAP, OVER_SEEDS, Estimate
 from qsched.words import many
 

@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> Result:
 
     Coefficients: as given, else the best known ones.
     """
-    from qsched.comparison.comparison import Settings, compare
+    from qsched.comparison.comparison import compare
     from qsched.comparison.record import record
+    from qsched.comparison.result import Settings
     from qsched.models.registry import SPECS
     from qsched.presets import find_preset, load_preset
     from qsched.sampling.coefficients import Coefficients

@@ -109,7 +109,8 @@ def _made(
     """A preset with its held-out numbers; those that the file has are kept if they are of the same
     coefficients.
     """
-    from qsched.evaluation.held_out import COLUMNS, evaluate
+    from qsched.evaluation.held_out import evaluate
+    from qsched.evaluation.result import COLUMNS
     from qsched.presets import load_preset
     from qsched.prompts.builtin import categorised
     from qsched.search.run import search
@@ -138,8 +139,8 @@ def _made(
 def _table(presets: dict[str, "Preset"]) -> str:
     """Markdown: what every preset changes on held-out prompts, with its control."""
     from qsched.commands.evaluation_report import markdown_table, shown
-    from qsched.comparison.comparison import NAIVE, QSCHED
-    from qsched.evaluation.held_out import METRICS
+    from qsched.comparison.result import NAIVE, QSCHED
+    from qsched.evaluation.result import METRICS
     from qsched.surfaces.intervals import Estimate
 
     metrics = ("jaq", "alignment", "quality", "ssim")

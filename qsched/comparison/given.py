@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from qsched import settings as table
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.quantization import BitWidth, Quantization
 from qsched.settings import Setting
 

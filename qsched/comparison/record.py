@@ -6,7 +6,7 @@ from typing import Any
 import diffusers
 import torch
 
-from qsched.comparison.comparison import Column, Comparison
+from qsched.comparison.result import Column, Comparison
 from qsched.scoring import K_DEFAULT
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from qsched.comparison.comparison import Settings, compare, rescale
+from qsched.comparison.comparison import compare, rescale
+from qsched.comparison.result import Settings
 from qsched.evaluation.provenance import device_name, versions
 from qsched.models.base import Backbone
 from qsched.quantization import Quantization

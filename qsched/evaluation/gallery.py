@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from qsched.comparison.comparison import OUTCOMES, Comparison, Settings, compare, outcome_of
+from qsched.comparison.comparison import compare
+from qsched.comparison.result import OUTCOMES, Comparison, Settings, outcome_of
 from qsched.comparison.thumbnail import data_uri
 from qsched.evaluation.held_out import FIRST_SEED, quantization_of
 from qsched.models.base import Backbone

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qsched import schedulers
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec
 from qsched.presets import Preset, PresetError

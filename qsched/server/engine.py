@@ -16,7 +16,8 @@ import torch
 from diffusers import SchedulerMixin
 from PIL.Image import Image
 
-from qsched.comparison.comparison import Comparison, Settings, compare, lacks_lpips, rescale, sketch
+from qsched.comparison.comparison import compare, lacks_lpips, rescale, sketch
+from qsched.comparison.result import Comparison, Settings
 from qsched.hub.source import BackboneError
 from qsched.load import load_backbone
 from qsched.models.base import Backbone
@@ -27,20 +28,18 @@ from qsched.models.methods import calibrate
 from qsched.models.parts import has_tiny_decoder
 from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec
-from qsched.presets import PRESETS, Preset, PresetError, find_preset, preset_path
+from qsched.presets import PRESETS
 from qsched.quantization import Quantization
 from qsched.quantizers.methods import METHODS
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import K_DEFAULT
 from qsched.server.device_thread import DeviceThread
 from qsched.server.heap import give_back
+from qsched.server.known import SOURCE, KnownPresets
 from qsched.server.lent import LentGPU
 from qsched.server.sessions import Session, Sessions
 from qsched.settings import MAIN_BITS
-from qsched.surfaces.remembering import Remembered
 
-SOURCE = "@"
-"""Between a backbone's id and another source of its family, in the name that sessions know it by."""
 LOADED_BACKBONES = 2
 
 
@@ -54,7 +53,7 @@ def _on_device(method: Callable) -> Callable:
     return queued
 
 
-class Engine:
+class Engine(KnownPresets):
     """Computes comparisons for many sessions on one device, one at a time.
 
     Args:
@@ -78,7 +77,8 @@ class Engine:
         if backbone not in SPECS:
             raise ValueError(f"Unknown backbone {backbone!r}; known are {', '.join(SPECS)}.")
         self.default, self.source, self.device = backbone, source, device
-        self._load, self._presets = load or load_downloaded, presets
+        super().__init__(presets)
+        self._load = load or load_downloaded
         self.sessions = Sessions()
         there = self._compare_here, self._rescale_here, self.sessions, self.is_loaded
         self.lent = LentGPU(lend, *there) if lend else None
@@ -87,13 +87,7 @@ class Engine:
         between.
         """
         self._backbones: OrderedDict[str, Backbone] = OrderedDict()
-        self._read: Remembered[Preset | None] = Remembered(32)  # every event asks for one
         self._opening: dict[tuple, Comparison] = {}
-
-    @property
-    def presets(self) -> Path:
-        """Folder of the presets."""
-        return self._presets
 
     def spec(self, backbone: str) -> BackboneSpec:
         """The facts about a backbone, without loading it; its source is the one that is used."""
@@ -153,39 +147,6 @@ class Engine:
     def reload(self, backbone: str) -> None:
         """Forget a loaded backbone, whose files have changed: it is loaded anew when it is used."""
         self._backbones.pop(backbone, None)
-
-    def preset(self, backbone: str, quantization: Quantization, steps: int) -> Preset | None:
-        """The shipped preset, unless it was made for another way of quantizing.
-
-        Raises:
-            PresetError: if there is one and it is broken.
-        """
-        asked = backbone.partition(SOURCE)[0], quantization.bits, steps, self._presets, quantization.method
-        path = preset_path(*asked)
-        if path is None:
-            return None
-        file = path.stat()
-        key = path, file.st_ino, file.st_mtime_ns, file.st_size
-        preset = self._read.get(key, lambda: find_preset(*asked))
-        return preset if preset and _fits(preset, quantization) else None
-
-    def best_known(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients | None:
-        """The best coefficients of the shipped preset at this k (None: its own), None without a readable
-        preset.
-        """
-        preset = self.readable_preset(backbone, settings)
-        return preset.best(preset.k if k is None else k) if preset else None
-
-    def readable_preset(self, backbone: str, settings: Settings) -> Preset | None:
-        """As `preset`; None too if it is broken."""
-        try:
-            return self.preset(backbone, settings.quantization, settings.steps)
-        except PresetError:
-            return None
-
-    def start(self, backbone: str, settings: Settings, k: float | None = None) -> Coefficients:
-        """Where the coefficients begin for these settings: the best known ones, 1 where nothing is known."""
-        return self.best_known(backbone, settings, k) or Coefficients.identity()
 
     def opening(self, backbone: str | None = None) -> tuple[Settings, Coefficients]:
         """What a first visitor of a backbone looks at: its first example with the best known coefficients."""
@@ -378,8 +339,3 @@ def load_downloaded(id: str, device: str = "auto", source: str | None = None) ->
     if id in SPECS:
         require(SPECS[id].at(source) if source else SPECS[id], device)
     return load_backbone(id, device=device, source=source)
-
-
-def _fits(preset: Preset, quantization: Quantization) -> bool:
-    """Whether a preset was made for this way of quantizing; what it does not say is as usual."""
-    return replace(Quantization(quantization.bits), **preset.settings) == quantization

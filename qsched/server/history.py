@@ -4,7 +4,7 @@ give way.
 
 from collections import OrderedDict
 
-from qsched.comparison.comparison import Column
+from qsched.comparison.result import Column
 from qsched.sampling.coefficients import Coefficients
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qsched.comparison.comparison import Column, Comparison, Settings
+from qsched.comparison.result import Column, Comparison, Settings
 from qsched.hub.source import BackboneError
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.sessions import Session, Sessions

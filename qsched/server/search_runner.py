@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from torch import Tensor
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.plots.working import WorkingCell
 from qsched.presets import Preset
 from qsched.sampling.loop import images_per_batch

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from weakref import WeakValueDictionary
 
-from qsched.comparison.comparison import Comparison
+from qsched.comparison.result import Comparison
 from qsched.sampling.coefficients import Coefficients
 from qsched.sampling.slices import Slice
 from qsched.scoring import K_DEFAULT

@@ -12,8 +12,8 @@ from PIL.Image import Image
 from qsched.comparison.given import checked, settings_of
 from qsched.comparison.record import record
 from qsched.sampling.coefficients import Coefficients
-from qsched.server.engine import SOURCE as SEPARATOR
 from qsched.server.engine import Engine, named
+from qsched.server.known import SOURCE as SEPARATOR
 from qsched.server.search_runner import Runner
 from qsched.server.searches import Searches
 from qsched.settings import (

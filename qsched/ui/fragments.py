@@ -5,15 +5,8 @@ import shlex
 from html import escape
 from typing import Any
 
-from qsched.comparison.comparison import (
-    FULL_PRECISION,
-    NAIVE,
-    QSCHED,
-    Column,
-    Comparison,
-    outcome_of,
-)
 from qsched.comparison.facts import Facts, ScorerFacts
+from qsched.comparison.result import FULL_PRECISION, NAIVE, QSCHED, Column, Comparison, outcome_of
 from qsched.presets import Preset, preset_name
 from qsched.sampling.coefficients import Coefficients
 from qsched.scoring import K_DEFAULT, QUALITY

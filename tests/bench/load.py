@@ -168,7 +168,7 @@ async def rested(process: psutil.Process) -> int:
 
 def unlike(seen: Seen, engine: Any = None) -> list[str]:
     """Which images are not the ones computed alone, by the engine or by one like the app's."""
-    from qsched.comparison.comparison import Settings
+    from qsched.comparison.result import Settings
     from qsched.quantization import Quantization
     from qsched.sampling.coefficients import Coefficients
     from qsched.server.engine import Engine

@@ -13,8 +13,9 @@ import argparse
 from dataclasses import replace
 
 from qsched import load_backbone
-from qsched.comparison.comparison import FULL_PRECISION, QSCHED
-from qsched.evaluation.held_out import CONTROL, Evaluation, evaluate
+from qsched.comparison.result import FULL_PRECISION, QSCHED
+from qsched.evaluation.held_out import evaluate
+from qsched.evaluation.result import CONTROL, Evaluation
 from qsched.prompts.builtin import builtin_prompts
 from qsched.search.options import SearchOptions
 from qsched.search.run import search

@@ -7,7 +7,7 @@ import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from qsched.comparison.comparison import QSCHED, Column
+from qsched.comparison.result import QSCHED, Column
 from qsched.models.registry import SPECS
 from qsched.server.sessions import Session
 from qsched.ui.compare import links

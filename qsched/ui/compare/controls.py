@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from qsched.comparison.comparison import Settings
+from qsched.comparison.result import Settings
 from qsched.models.registry import SPECS
 from qsched.sampling.coefficients import Coefficients
 from qsched.settings import (

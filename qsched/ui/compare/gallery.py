@@ -4,7 +4,7 @@ from html import escape
 
 import gradio as gr
 
-from qsched.comparison.comparison import OUTCOMES
+from qsched.comparison.result import OUTCOMES
 from qsched.evaluation.gallery import Example, Gallery, load_gallery
 from qsched.ui import fragments
 

@@ -6,7 +6,7 @@ from html import escape
 
 import gradio as gr
 
-from qsched.comparison.comparison import Column, Comparison
+from qsched.comparison.result import Column, Comparison
 from qsched.comparison.thumbnail import data_uri
 from qsched.server.sessions import Session
 from qsched.settings import MAIN_BITS

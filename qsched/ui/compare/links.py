@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from qsched.comparison.comparison import Settings
 from qsched.comparison.given import checked, named_settings, settings_of
+from qsched.comparison.result import Settings
 from qsched.hub.fetch import check_names
 from qsched.hub.source import BackboneError, Source, pinned
 from qsched.models.registry import SPECS
 from qsched.sampling.coefficients import Coefficients
-from qsched.server.engine import SOURCE as SEPARATOR
 from qsched.server.engine import Engine, named
+from qsched.server.known import SOURCE as SEPARATOR
 from qsched.server.sessions import Session
 from qsched.settings import (
     BACKBONE,

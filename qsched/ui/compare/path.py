@@ -2,7 +2,7 @@
 
 from html import escape
 
-from qsched.comparison.comparison import Column, Comparison
+from qsched.comparison.result import Column, Comparison
 from qsched.comparison.thumbnail import data_uri
 from qsched.ui.fragments import KEYS, TITLES
 

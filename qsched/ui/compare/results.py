@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import gradio as gr
 from PIL.Image import Image
 
-from qsched.comparison.comparison import FULL_PRECISION, NAIVE, QSCHED, Comparison
+from qsched.comparison.result import FULL_PRECISION, NAIVE, QSCHED, Comparison
 from qsched.presets import Preset
 from qsched.settings import K
 from qsched.ui import fragments

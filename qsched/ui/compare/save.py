@@ -6,8 +6,8 @@ from io import BytesIO
 
 from PIL.PngImagePlugin import PngInfo
 
-from qsched.comparison.comparison import FULL_PRECISION, QSCHED, Comparison
 from qsched.comparison.record import record
+from qsched.comparison.result import FULL_PRECISION, QSCHED, Comparison
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.sessions import Session
 from qsched.ui.fragments import KEYS

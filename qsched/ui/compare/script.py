@@ -3,7 +3,8 @@
 from html import escape
 
 from qsched.export.usage import script
-from qsched.server.engine import SOURCE, Engine
+from qsched.server.engine import Engine
+from qsched.server.known import SOURCE
 
 
 def script_of(engine: Engine, session: str) -> str:

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import gradio as gr
 
-from qsched.comparison.comparison import Settings
 from qsched.comparison.given import quantization_of, settings_of
+from qsched.comparison.result import Settings
 from qsched.evaluation.gallery import load_gallery
 from qsched.quantization import Quantization
 from qsched.sampling.coefficients import Coefficients
-from qsched.server.engine import SOURCE, Engine, named
+from qsched.server.engine import Engine, named
+from qsched.server.known import SOURCE
 from qsched.server.lent import at_hand
 from qsched.ui import fragments, values
 from qsched.ui.compare import download as download_view

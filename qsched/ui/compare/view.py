@@ -5,11 +5,12 @@ from types import MappingProxyType
 
 import gradio as gr
 
-from qsched.comparison.comparison import Settings
 from qsched.comparison.given import named_quantization
+from qsched.comparison.result import Settings
 from qsched.presets import Preset
 from qsched.sampling.coefficients import Coefficients
-from qsched.server.engine import SOURCE, Engine
+from qsched.server.engine import Engine
+from qsched.server.known import SOURCE
 from qsched.server.sessions import Session
 from qsched.ui import fragments, values
 from qsched.ui.compare import links, surface_view

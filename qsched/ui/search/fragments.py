@@ -12,7 +12,8 @@ from qsched.sampling.coefficients import Coefficients
 from qsched.search.options import SearchOptions
 from qsched.search.run import Plan
 from qsched.search.saved import SavedSearch
-from qsched.server.engine import SOURCE, named
+from qsched.server.engine import named
+from qsched.server.known import SOURCE
 from qsched.server.search_runner import Frame
 from qsched.settings import METHOD
 from qsched.ui.errors import without_paths

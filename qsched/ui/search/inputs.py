@@ -8,14 +8,15 @@ from typing import Any
 
 import gradio as gr
 
-from qsched.comparison.comparison import Settings
 from qsched.comparison.given import checked, quantization_of
+from qsched.comparison.result import Settings
 from qsched.models.registry import SPECS
 from qsched.models.spec import BackboneSpec
 from qsched.prompts.builtin import builtin_prompts, choose_prompts
 from qsched.prompts.files import SUFFIXES, read_prompts
 from qsched.search.options import STRATEGIES, SearchOptions, grid
-from qsched.server.engine import SOURCE, Engine
+from qsched.server.engine import Engine
+from qsched.server.known import SOURCE
 from qsched.settings import (
     BACKBONE,
     BITS,

@@ -10,12 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from qsched.comparison.comparison import Settings
 from qsched.comparison.given import named_quantization
+from qsched.comparison.result import Settings
 from qsched.models.download import cannot_run
 from qsched.presets import Preset
 from qsched.search.saved import SavedSearch
-from qsched.server.engine import SOURCE, Engine
+from qsched.server.engine import Engine
+from qsched.server.known import SOURCE
 from qsched.server.search_runner import Frame, Run, Runner
 from qsched.server.searches import Searches
 from qsched.server.sessions import SESSIONS

@@ -17,9 +17,8 @@ class Method:
     """One way of quantizing.
 
     make: (backbone, quantization) -> a quantized copy of the denoiser and its report. unavailable: why it
-        cannot run
-    here, one sentence, or None. calibrate: sees a little more of the model at work, remembers it for `make`,
-    and gives (done, all), or None if it has seen enough; None for a method that need not see it.
+    cannot run here, one sentence, or None. calibrate: sees a little more of the model at work, remembers it
+    for `make`, and gives (done, all), or None if it has seen enough; None for a method that need not see it.
     """
 
     make: Callable[["Backbone", Quantization], tuple[nn.Module, SizeReport]]

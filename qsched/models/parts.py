@@ -22,8 +22,7 @@ class Part:
     name: a repository or an address. bytes: its size as the registry knows it. of_scores: it only judges
         images.
     is_here: whether `fetch` would return at once. fetch: takes offline and on_progress as
-        qsched.hub.fetch.fetch
-    does, gives its folder or file, and raises BackboneError.
+    qsched.hub.fetch.fetch does, gives its folder or file, and raises BackboneError.
     """
 
     name: str

@@ -36,9 +36,8 @@ class PipelineBackbone(Backbone):
     pipe: the pipeline, whose components and helpers are used. image: height and width in pixels. tiny: a
         small decoder.
     judge: a scorer in place of the one named `scores`, a key of qsched.scoring.loading.SCORERS, whose weights
-        `pull`
-    fetches: nothing large comes unasked. weights: gives the denoiser for a LoRA file; lora: the one that is
-        fused.
+    `pull` fetches: nothing large comes unasked. weights: gives the denoiser for a LoRA file; lora: the one
+    that is fused.
     """
 
     pipe: DiffusionPipeline | None = None

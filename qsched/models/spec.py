@@ -13,17 +13,14 @@ class BackboneSpec:
     """One few-step model.
 
     steps: the step counts it supports. size: image width and height in pixels. source: a folder or a Hub id,
-        of which
-    revision and files are fetched. download_bytes: those files (0 = ships with the app). memory_bytes: what
-    running the embedded model needs, roughly; for the others `qsched.models.memory` has a table.
-    pipeline, scheduler: the diffusers classes that run it. scheduler_config: used where the
-    source's own scheduler is of another class. step_options: arguments of the scheduler's step as the
-    pipeline passes them. guidance: the scale that is embedded (None = no guidance). architecture: its entry
-    in tests/bench/memory_table.py.
-    lora: adapters to fuse, the one for N steps has "Nstep" in its name. tiny_vae: a small decoder of the same
-        latents.
-    vae: a decoder in place of the source's own. chosen: what `at` was asked for, None for the spec's own
-        source.
+    of which revision and files are fetched. download_bytes: those files (0 = ships with the app).
+    memory_bytes: what running the embedded model needs, roughly; for the others `qsched.models.memory` has a
+    table. pipeline, scheduler: the diffusers classes that run it. scheduler_config: used where the source's
+    own scheduler is of another class. step_options: arguments of the scheduler's step as the pipeline passes
+    them. guidance: the scale that is embedded (None = no guidance). architecture: its entry in
+    tests/bench/memory_table.py. lora: adapters to fuse, the one for N steps has "Nstep" in its name.
+    tiny_vae: a small decoder of the same latents. vae: a decoder in place of the source's own. chosen: what
+    `at` was asked for, None for the spec's own source.
     """
 
     id: str

@@ -50,10 +50,9 @@ class Frame:
     """How a search stands at one moment; nobody changes it.
 
     surface: None before the first point. fraction: of the work, in [0, 1]. seconds: since it began. rate:
-        images per
-    second so far, None before the first. remaining: seconds, None as long as nobody knows. best: as in
-    `Progress`, and its image. points: changes with the surface. working: cells that are being computed. over:
-    whether this is the end.
+    images per second so far, None before the first. remaining: seconds, None as long as nobody knows. best:
+    as in `Progress`, and its image. points: changes with the surface. working: cells that are being computed.
+    over: whether this is the end.
     """
 
     surface: Surface | None = None

@@ -31,8 +31,7 @@ class Session:
 
     map: the surface beside its images.
     history: Q-Sched columns of this comparison at coefficients that it had before. version: grows with every
-        change, so
-    that the page knows the newest of several answers.
+    change, so that the page knows the newest of several answers.
     """
 
     backbone: str

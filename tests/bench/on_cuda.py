@@ -115,8 +115,7 @@ def measured(inputs: Inputs, denoiser: nn.Module, plain: nn.Module, repeats: int
     it is off.
 
     plain: the same denoiser, not compiled. The peak counts the denoiser, the decoder and what they compute,
-        as if nothing
-    else were on the device.
+    as if nothing else were on the device.
     """
     backbone, device = inputs.backbone, inputs.backbone.device
     found: dict[str, Any] = {}

@@ -39,10 +39,8 @@ class Shown:
     """A search on the page, running or saved.
 
     name: of its study, None while it gets ready. best: coefficients that it would recommend and their JAQ,
-        None before
-    there are any. point: of the best if it is a cell. cell: what the visitor clicked. over: whether it has
-    ended. formula: of JAQ.
-    working: cells that are being computed.
+    None before there are any. point: of the best if it is a cell. cell: what the visitor clicked. over:
+    whether it has ended. formula: of JAQ. working: cells that are being computed.
     """
 
     name: str | None

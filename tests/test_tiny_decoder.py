@@ -131,7 +131,8 @@ def test_the_page_offers_it_where_there_is_one(id):
         tab = CompareTab(engine, gr.Checkbox())
     request = type("Request", (), {"session_hash": "a"})()
     wish = {"backbone": id, "prompt": "a fox", "steps": 2, "bits": "w4a8"}
-    call = lambda decoder: tab.generate(request, given(tab, **wish, decoder=decoder))[tab.controls.decoder]
-    assert call("tiny") == gr.update(visible=there, value="tiny" if there else "full")
-    assert engine.session("a").comparison.settings.tiny_decoder == there
-    assert call("full")["value"] == "full" and not engine.session("a").comparison.settings.tiny_decoder
+    for decoder, chosen in (("tiny", "tiny" if there else "full"), ("full", "full")):
+        updates = tab.generate(request, given(tab, **wish, decoder=decoder))
+        update = updates[tab.controls.decoder]  # without a value it stays as it is
+        assert update["visible"] == there and update.get("value", decoder) == chosen
+        assert engine.session("a").comparison.settings.tiny_decoder == (chosen == "tiny")

@@ -48,7 +48,7 @@ def test_every_answer_carries_the_state_that_it_was_computed_for(engine, tab):
 def test_a_preset_is_read_once_for_as_long_as_its_file_stays(engine, tab, monkeypatch):
     read = []
     find = lambda *asked: read.append(asked) or find_preset(*asked)
-    monkeypatch.setattr("qsched.server.engine.find_preset", find)
+    monkeypatch.setattr("qsched.server.known.find_preset", find)
     tab.best(REQUEST, False)
     assert not read, "the page has opened with it"
     write_preset(engine.presets, "w4a8")

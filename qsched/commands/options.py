@@ -5,22 +5,8 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from qsched.settings import (
-    ACTIVATION_SCALE,
-    BACKBONE,
-    BITS,
-    C_EPS,
-    C_X,
-    DECODER,
-    GROUP_SIZE,
-    KEEP,
-    METHOD,
-    SCOPE,
-    SOURCE,
-    STEPS,
-    K,
-    Setting,
-)
+from qsched import settings as table
+from qsched.settings import Setting
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -90,8 +76,14 @@ def add(parser: argparse.ArgumentParser, *settings: Setting, **options: Any) -> 
 def add_backbone(parser: argparse.ArgumentParser, choose: bool = True) -> None:
     """--backbone (unless something else decides it), --source, --device, --dtype."""
     if choose:
-        add(parser, BACKBONE, choices=None, metavar="ID")
-    add(parser, SOURCE, default=None, metavar="PATH_OR_ID", help=f"{SOURCE.help} (ID@REVISION pins it)")
+        add(parser, table.BACKBONE, choices=None, metavar="ID")
+    add(
+        parser,
+        table.SOURCE,
+        default=None,
+        metavar="PATH_OR_ID",
+        help=f"{table.SOURCE.help} (ID@REVISION pins it)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument(
         "--dtype", default="auto", help="auto, float32, float16, bfloat16 (default: %(default)s)"
@@ -127,17 +119,17 @@ def open_scheduler(args: argparse.Namespace, id: str) -> "SchedulerMixin":
 
 def add_quantization(parser: argparse.ArgumentParser) -> None:
     """--bits and the quantizer's options."""
-    add(parser, BITS, choices=None)
+    add(parser, table.BITS, choices=None)
     add_granularity(parser)
 
 
 def add_granularity(parser: argparse.ArgumentParser) -> None:
     """The quantizer's options besides the bit-width."""
     help = "weights per scale (default: one scale per channel)"
-    add(parser, GROUP_SIZE, type=integer(1), metavar="N", help=help)
-    add(parser, ACTIVATION_SCALE, SCOPE, METHOD)
+    add(parser, table.GROUP_SIZE, type=integer(1), metavar="N", help=help)
+    add(parser, table.ACTIVATION_SCALE, table.SCOPE, table.METHOD)
     help = "also the layers kept in high precision by convention"
-    add(parser, KEEP, action="store_false", help=help)
+    add(parser, table.KEEP, action="store_false", help=help)
 
 
 def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantization":
@@ -153,12 +145,14 @@ def quantization(args: argparse.Namespace, bits: str | None = None) -> "Quantiza
 
 def add_steps(parser: argparse.ArgumentParser) -> None:
     """--steps."""
-    add(parser, STEPS, type=integer(1), metavar="N", help="denoiser calls (default: the backbone's own)")
+    add(
+        parser, table.STEPS, type=integer(1), metavar="N", help="denoiser calls (default: the backbone's own)"
+    )
 
 
 def add_coefficients(parser: argparse.ArgumentParser) -> None:
     """--c-x and --c-eps."""
-    add(parser, C_X, C_EPS)
+    add(parser, table.C_X, table.C_EPS)
 
 
 def coefficients(args: argparse.Namespace) -> "Coefficients | None":
@@ -179,11 +173,11 @@ def add_decoder(parser: argparse.ArgumentParser) -> None:
     """--tiny-decoder."""
     add(
         parser,
-        DECODER,
+        table.DECODER,
         choices=None,
         action="store_const",
         const="tiny",
-        help=DECODER.help.partition(": ")[2],
+        help=table.DECODER.help.partition(": ")[2],
     )
 
 
@@ -200,4 +194,4 @@ def add_scorer(parser: argparse.ArgumentParser) -> None:
 
 def add_k(parser: argparse.ArgumentParser) -> None:
     """--k."""
-    add(parser, K, type=number(0))
+    add(parser, table.K, type=number(0))

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from PIL.Image import Image
 
+from qsched import settings as table
 from qsched.comparison.given import checked, settings_of
 from qsched.comparison.record import record
 from qsched.sampling.coefficients import Coefficients
@@ -16,24 +17,7 @@ from qsched.server.engine import Engine, named
 from qsched.server.known import SOURCE as SEPARATOR
 from qsched.server.search_runner import Runner
 from qsched.server.searches import Searches
-from qsched.settings import (
-    ACTIVATION_SCALE,
-    BACKBONE,
-    BITS,
-    C_EPS,
-    C_X,
-    DECODER,
-    GROUP_SIZE,
-    KEEP,
-    METHOD,
-    PROMPT,
-    SCOPE,
-    SEED,
-    SOURCE,
-    STEPS,
-    K,
-    Setting,
-)
+from qsched.settings import Setting
 from qsched.ui.compare.links import nothing_known
 from qsched.ui.images import drawn
 from qsched.ui.search.export_files import scheduler_file
@@ -41,16 +25,24 @@ from qsched.ui.visitors import CHOOSE_SOURCE, require_local
 
 NAMES = ("full_precision", "naive", "qsched")
 """Of the images, as `python -m qsched generate` names its files."""
-NAMED = replace(BACKBONE, choices={})
+NAMED = replace(table.BACKBONE, choices={})
 """As records name it: with "@" and a source, where that is not its own."""
-ADVANCED = (METHOD, SOURCE, DECODER, GROUP_SIZE, ACTIVATION_SCALE, SCOPE, KEEP)
+ADVANCED = (
+    table.METHOD,
+    table.SOURCE,
+    table.DECODER,
+    table.GROUP_SIZE,
+    table.ACTIVATION_SCALE,
+    table.SCOPE,
+    table.KEEP,
+)
 
 
 def public_compare(engine: Engine) -> Callable[..., dict]:
     """The endpoint /compare of an engine."""
 
     def compare(given: dict[str, Any], request: gr.Request | None) -> dict[str, Any]:
-        settings, k, source = settings_of(given), checked(K, given), given["source"]
+        settings, k, source = settings_of(given), checked(table.K, given), given["source"]
         backbone = named(given["backbone"], source)
         if SEPARATOR in backbone:
             require_local(request, CHOOSE_SOURCE)
@@ -68,14 +60,14 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
         "Compare full precision, naive quantization and Q-Sched on one prompt; answers with everything that "
         "reproduces it, its scores, and the images. Coefficients that are left empty are the best known.",
         {
-            PROMPT: ...,
-            BITS: "w4a8",
-            SEED: 0,
-            STEPS: 4,
-            C_X: None,
-            C_EPS: None,
+            table.PROMPT: ...,
+            table.BITS: "w4a8",
+            table.SEED: 0,
+            table.STEPS: 4,
+            table.C_X: None,
+            table.C_EPS: None,
             NAMED: engine.default,
-            K: 2.0,
+            table.K: 2.0,
         }
         | {setting: setting.default for setting in ADVANCED},
     )
@@ -100,7 +92,8 @@ def public_export(engine: Engine) -> Callable[..., dict]:
         export,
         "The best known coefficients c_x and c_eps for a bit-width and a step count, with a zip that holds a "
         "drop-in diffusers scheduler and the code that uses it.",
-        {BITS: "w4a8", STEPS: 4, NAMED: engine.default} | {s: s.default for s in (METHOD, GROUP_SIZE)},
+        {table.BITS: "w4a8", table.STEPS: 4, NAMED: engine.default}
+        | {s: s.default for s in (table.METHOD, table.GROUP_SIZE)},
     )
 
 
@@ -171,7 +164,7 @@ def _described(endpoint: Callable, what: str, parameters: dict[Setting, Any]) ->
 def _coefficients(given: dict[str, Any]) -> Coefficients | None:
     """What is given for c_x and c_eps, None for nothing; one that is missing is 1."""
     rows = []
-    for setting in (C_X, C_EPS):
+    for setting in (table.C_X, table.C_EPS):
         numbers = given[setting.name]
         rows.append(1.0 if not numbers else numbers[0] if len(numbers) == 1 else numbers)
     return Coefficients(*rows) if given["c_x"] or given["c_eps"] else None

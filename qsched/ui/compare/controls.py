@@ -4,28 +4,10 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from qsched import settings as table
 from qsched.comparison.result import Settings
 from qsched.models.registry import SPECS
 from qsched.sampling.coefficients import Coefficients
-from qsched.settings import (
-    ACTIVATION_SCALE,
-    BACKBONE,
-    BITS,
-    C_EPS,
-    C_X,
-    DECODER,
-    GROUP_SIZE,
-    KEEP,
-    METHOD,
-    MOST_STEPS,
-    PROMPT,
-    QUANTIZATION,
-    SCOPE,
-    SEED,
-    SHAPE,
-    SOURCE,
-    STEPS,
-)
 from qsched.ui import values
 from qsched.ui.compare.fit import FitWidgets, fit_button, fit_line
 from qsched.ui.widgets import widget
@@ -74,12 +56,12 @@ class Controls:
     @property
     def quantization(self) -> dict[str, gr.components.Component]:
         """The widgets of how the denoiser is quantized, by the names of their settings."""
-        return {setting.name: getattr(self, setting.name) for setting in QUANTIZATION}
+        return {setting.name: getattr(self, setting.name) for setting in table.QUANTIZATION}
 
     @property
     def settings(self) -> dict[str, gr.components.Component]:
         """Everything that decides the first two images, likewise."""
-        own = (BACKBONE, PROMPT, SEED, STEPS, SOURCE, DECODER)
+        own = (table.BACKBONE, table.PROMPT, table.SEED, table.STEPS, table.SOURCE, table.DECODER)
         return {setting.name: getattr(self, setting.name) for setting in own} | self.quantization
 
     @property
@@ -92,16 +74,16 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
     """Lay out the left column with what a first visitor sees."""
     spec = SPECS[backbone]
     with gr.Column(elem_classes="q-card"):
-        backbones = widget(gr.Dropdown, BACKBONE, value=backbone)
+        backbones = widget(gr.Dropdown, table.BACKBONE, value=backbone)
         download_note = gr.HTML("", elem_id="download-note", elem_classes="plain", visible=False)
         download = gr.Button(
             "Download", elem_id="download", elem_classes="local-only", size="md", visible=False
         )
         with gr.Row(elem_classes="q-pair"):
-            bits = widget(gr.Dropdown, BITS, value=settings.quantization.bits, scale=3, min_width=120)
+            bits = widget(gr.Dropdown, table.BITS, value=settings.quantization.bits, scale=3, min_width=120)
             steps = widget(
                 gr.Dropdown,
-                STEPS,
+                table.STEPS,
                 choices=values.steps_choices(spec),
                 value=settings.steps,
                 scale=2,
@@ -109,7 +91,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             )
         prompt = widget(
             gr.Textbox,
-            PROMPT,
+            table.PROMPT,
             value=settings.prompt,
             placeholder="What should be drawn?",
             lines=1,
@@ -124,7 +106,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             samples_per_page=20,
         )
         with gr.Row(elem_classes="q-pair q-bottom"):
-            seed = widget(gr.Number, SEED, value=settings.seed, scale=3, min_width=100)
+            seed = widget(gr.Number, table.SEED, value=settings.seed, scale=3, min_width=100)
             dice = gr.Button("Dice", elem_id="dice", elem_classes="dice", scale=1, min_width=64, size="md")
             generate = gr.Button(
                 "Generate", variant="primary", elem_id="generate", scale=3, min_width=110, size="md"
@@ -137,7 +119,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
             ),
             elem_classes="plain",
         )
-        shape = widget(gr.Radio, SHAPE)
+        shape = widget(gr.Radio, table.SHAPE)
         c_x, c_eps = _sliders(coefficients, settings.steps)
         hint = gr.HTML("", elem_id="hint", elem_classes="plain")
         search = gr.Button("Search for these settings", elem_id="search-these", size="md", visible=False)
@@ -153,14 +135,14 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         fit = FitWidgets(fit, fit_line())
     with gr.Accordion("Advanced", open=False, elem_id="advanced", elem_classes="q-card") as advanced:
         method = widget(
-            gr.Dropdown, METHOD, choices=values.method_choices(), info=values.method_note() or None
+            gr.Dropdown, table.METHOD, choices=values.method_choices(), info=values.method_note() or None
         )
-        group_size = widget(gr.Dropdown, GROUP_SIZE)
-        activation_scale = widget(gr.Radio, ACTIVATION_SCALE)
-        scope = widget(gr.Radio, SCOPE)
-        keep = widget(gr.Checkbox, KEEP)
+        group_size = widget(gr.Dropdown, table.GROUP_SIZE)
+        activation_scale = widget(gr.Radio, table.ACTIVATION_SCALE)
+        scope = widget(gr.Radio, table.SCOPE)
+        keep = widget(gr.Checkbox, table.KEEP)
         decoder = widget(
-            gr.Radio, DECODER, info="Tiny: faster, less detail; in all three images.", visible=False
+            gr.Radio, table.DECODER, info="Tiny: faster, less detail; in all three images.", visible=False
         )
         drafts = gr.Checkbox(
             True,
@@ -172,7 +154,7 @@ def build_controls(settings: Settings, coefficients: Coefficients, backbone: str
         with gr.Row(elem_classes=["q-pair", "q-bottom", "local-only"]):
             source = widget(
                 gr.Textbox,
-                SOURCE,
+                table.SOURCE,
                 info=(
                     "A folder on this machine or a Hub id of the same family, such as a fine-tune; "
                     "empty: its own."
@@ -226,9 +208,9 @@ def _sliders(coefficients: Coefficients, steps: int) -> tuple[list[gr.Slider], l
     rows = values.sliders_from(coefficients, steps, shape)
     shown = values.visible_sliders(shape, steps)
     made: list[list[gr.Slider]] = [[], []]
-    for which, setting in enumerate((C_X, C_EPS)):
+    for which, setting in enumerate((table.C_X, table.C_EPS)):
         with gr.Column(elem_classes=["sliders", setting.name], min_width=120):
-            for index in range(MOST_STEPS):
+            for index in range(table.MOST_STEPS):
                 made[which].append(
                     widget(
                         gr.Slider,
@@ -251,7 +233,7 @@ def slider_updates(controls: Controls, coefficients: Coefficients, shape: str, s
     updates: dict = {controls.shape: gr.update(value=shape), controls.hint: ""}
     shown = values.visible_sliders(shape, steps)
     for setting, row, numbers in zip(
-        (C_X, C_EPS),
+        (table.C_X, table.C_EPS),
         (controls.c_x, controls.c_eps),
         values.sliders_from(coefficients, steps, shape),
         strict=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from qsched import settings as table
 from qsched.comparison.given import checked, named_settings, settings_of
 from qsched.comparison.result import Settings
 from qsched.hub.fetch import check_names
@@ -16,15 +17,6 @@ from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import Engine, named
 from qsched.server.known import SOURCE as SEPARATOR
 from qsched.server.sessions import Session
-from qsched.settings import (
-    BACKBONE,
-    IN_EVERY_LINK,
-    IN_SOME_LINKS,
-    METHOD,
-    MOST_STEPS,
-    SOURCE,
-    K,
-)
 from qsched.ui import values
 from qsched.words import steps_in_words
 
@@ -52,7 +44,9 @@ class Link:
     notes: tuple[str, ...] = ()
 
 
-def read_link(query: Mapping[str, str], default: str = BACKBONE.default, *, sources: bool = True) -> Link:
+def read_link(
+    query: Mapping[str, str], default: str = table.BACKBONE.default, *, sources: bool = True
+) -> Link:
     """Query parameters to a Link; whatever is not understood is left out and named in `notes`.
 
     Args:
@@ -60,18 +54,18 @@ def read_link(query: Mapping[str, str], default: str = BACKBONE.default, *, sour
         sources: whether it may say where the backbone comes from.
     """
     given, notes = {}, []
-    for setting in IN_EVERY_LINK + IN_SOME_LINKS:
+    for setting in table.IN_EVERY_LINK + table.IN_SOME_LINKS:
         text = query.get(setting.in_link)
         if not text:
             continue
-        if setting is SOURCE and not sources:
+        if setting is table.SOURCE and not sources:
             notes.append(
                 "The link's source is ignored: only somebody at the machine that runs this page "
                 "may choose one."
             )
             continue
         try:
-            given[setting.name] = _source(text) if setting is SOURCE else setting.read(text)
+            given[setting.name] = _source(text) if setting is table.SOURCE else setting.read(text)
         except (ValueError, KeyError, BackboneError):
             notes.append(f"The link's {setting.in_link} was not understood and is ignored.")
     spec = SPECS[given.get("backbone", default)]
@@ -101,7 +95,7 @@ def resolve(engine: Engine, link: Link) -> tuple[str, Settings, Coefficients, st
         given["prompt"] = opening.prompt
     if given.get("steps") not in engine.spec(backbone).steps:
         given["steps"] = opening.steps
-    settings, k = settings_of(named_settings(opening) | given), checked(K, given)
+    settings, k = settings_of(named_settings(opening) | given), checked(table.K, given)
     coefficients = _linked(given, settings.steps) or engine.start(backbone, settings, k)
     shape = given.get("shape", coefficients.shape) if "c_x" in given else coefficients.shape
     return backbone, settings, coefficients, shape, k
@@ -113,7 +107,7 @@ def _linked(given: Mapping[str, Any], steps: int) -> Coefficients | None:
     rows = [list(given.get(name, (1.0,))) for name in ("c_x", "c_eps")]
     shape = given.get("shape") or {1: "constant", 2: "ends"}.get(max(map(len, rows)), "per-step")
     return values.coefficients_from(
-        shape, *[row + [row[-1]] * (MOST_STEPS - len(row)) for row in rows], steps
+        shape, *[row + [row[-1]] * (table.MOST_STEPS - len(row)) for row in rows], steps
     )
 
 
@@ -133,7 +127,9 @@ def followed(engine: Engine, held: Session | None, backbone: str, settings: Sett
 def nothing_known(settings: Settings) -> str:
     """What the page says where there are no best known coefficients."""
     q, steps = settings.quantization, steps_in_words(settings.steps)
-    how = q.bits.upper() + ("" if q.method == METHOD.default else f" by {METHOD.choices[q.method]}")
+    how = q.bits.upper() + (
+        "" if q.method == table.METHOD.default else f" by {table.METHOD.choices[q.method]}"
+    )
     return f"No best coefficients are known for {how} at {steps} with these settings: they start at 1."
 
 
@@ -147,8 +143,8 @@ def address(held: Session) -> str:
     c_x, c_eps = (row[:used] for row in values.sliders_from(comparison.coefficients, steps, shape))
     now = named_settings(comparison.settings) | {"backbone": backbone, "source": source, "shape": shape}
     now |= {"c_x": c_x, "c_eps": c_eps, "k": held.k}
-    changed = [setting for setting in IN_SOME_LINKS if now[setting.name] != setting.default]
-    return urlencode({s.in_link: s.write(now[s.name]) for s in [*IN_EVERY_LINK, *changed]})
+    changed = [setting for setting in table.IN_SOME_LINKS if now[setting.name] != setting.default]
+    return urlencode({s.in_link: s.write(now[s.name]) for s in [*table.IN_EVERY_LINK, *changed]})
 
 
 def stamp(held: Session, final: bool = False) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from qsched import settings as table
 from qsched.comparison.given import checked, quantization_of
 from qsched.comparison.result import Settings
 from qsched.models.registry import SPECS
@@ -17,27 +18,15 @@ from qsched.prompts.files import SUFFIXES, read_prompts
 from qsched.search.options import STRATEGIES, SearchOptions, grid
 from qsched.server.engine import Engine
 from qsched.server.known import SOURCE
-from qsched.settings import (
-    BACKBONE,
-    BITS,
-    HIGH,
-    LOW,
-    PAIR_SHAPE,
-    RESOLUTION,
-    SEEDS,
-    STEPS,
-    STRATEGY,
-    K,
-    Setting,
-)
+from qsched.settings import Setting
 from qsched.ui import values
 from qsched.ui.widgets import widget
 
 BUILT_IN, OWN, FILE = "built-in", "own", "file"
 SOURCES = [("Built-in", BUILT_IN), ("Own text", OWN), ("File", FILE)]
-PAGE_RESOLUTION = replace(RESOLUTION, high=51)
+PAGE_RESOLUTION = replace(table.RESOLUTION, high=51)
 """More cells along a side are no image any more, and a matter for the command line."""
-PAGE_SEEDS = replace(SEEDS, high=100)
+PAGE_SEEDS = replace(table.SEEDS, high=100)
 PROMPT_COUNT = Setting(
     "count",
     "How many",
@@ -90,7 +79,7 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
     with gr.Column(elem_classes="q-card"):
         backbones = widget(
             gr.Dropdown,
-            BACKBONE,
+            table.BACKBONE,
             choices=backbone_choices(backbone),
             value=backbone,
             elem_id="search-backbone",
@@ -98,7 +87,7 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
         with gr.Row(elem_classes="q-pair"):
             bits = widget(
                 gr.Dropdown,
-                BITS,
+                table.BITS,
                 value=settings.quantization.bits,
                 elem_id="search-bits",
                 scale=3,
@@ -106,7 +95,7 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             )
             steps = widget(
                 gr.Dropdown,
-                STEPS,
+                table.STEPS,
                 choices=values.steps_choices(spec),
                 value=settings.steps,
                 elem_id="search-steps",
@@ -114,16 +103,16 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
                 min_width=90,
             )
         quantizer = gr.HTML("", elem_id="search-quantizer", elem_classes="plain")
-        strategy = widget(gr.Radio, STRATEGY, value="adaptive", elem_id="search-strategy")
+        strategy = widget(gr.Radio, table.STRATEGY, value="adaptive", elem_id="search-strategy")
         explanation = gr.HTML(
             explained_strategy("adaptive"), elem_id="search-explanation", elem_classes="plain"
         )
         number = partial(widget, gr.Number, min_width=70)
         with gr.Row(elem_classes="q-pair"):
-            low = number(LOW, elem_id="search-range-low")
-            high = number(HIGH, elem_id="search-range-high")
-            resolution = number(RESOLUTION, elem_id="search-resolution", precision=0)
-        shape = widget(gr.Radio, PAIR_SHAPE, elem_id="search-shape")
+            low = number(table.LOW, elem_id="search-range-low")
+            high = number(table.HIGH, elem_id="search-range-high")
+            resolution = number(table.RESOLUTION, elem_id="search-resolution", precision=0)
+        shape = widget(gr.Radio, table.PAIR_SHAPE, elem_id="search-shape")
         decoder = gr.Checkbox(
             False,
             label="Tiny decoder: faster, and scores are of its images",
@@ -144,8 +133,8 @@ def build_inputs(settings: Settings, backbone: str) -> SearchInputs:
             elem_id="search-prompt-file", visible=False,
         )  # fmt: skip
         with gr.Row(elem_classes="q-pair"):
-            seeds = number(SEEDS, elem_id="search-seeds", precision=0)
-            k = number(K, label="k in JAQ", elem_id="search-k")
+            seeds = number(table.SEEDS, elem_id="search-seeds", precision=0)
+            k = number(table.K, label="k in JAQ", elem_id="search-k")
         plan = gr.HTML("", elem_id="search-plan", elem_classes="plain")
         with gr.Row(elem_classes="q-pair"):
             start = gr.Button("Start", variant="primary", elem_id="search-start", min_width=80, size="md")
@@ -168,13 +157,13 @@ def options_from(engine: Engine, given: Mapping[str, Any]) -> tuple[str, SearchO
     options = SearchOptions(
         quantization_of(given),
         prompts_from(spec.family, given),
-        checked(STEPS, given),
+        checked(table.STEPS, given),
         seeds=checked(PAGE_SEEDS, given),
-        c_range=(checked(LOW, given), checked(HIGH, given)),
+        c_range=(checked(table.LOW, given), checked(table.HIGH, given)),
         resolution=checked(PAGE_RESOLUTION, given),
-        shape=checked(PAIR_SHAPE, given),
-        k=checked(K, given),
-        strategy=checked(STRATEGY, given),
+        shape=checked(table.PAIR_SHAPE, given),
+        k=checked(table.K, given),
+        strategy=checked(table.STRATEGY, given),
         tiny_decoder=bool(given["decoder"]),
     )
     grid(*options.c_range, options.resolution)

@@ -24,15 +24,7 @@ from qsched.scoring import JAQ_DEFINITION, K_DEFAULT
 from qsched.surfaces.surface import Surface
 from qsched.words import images_in_words, many
 
-__all__ = [
-    "PRESETS",
-    "Preset",
-    "PresetError",
-    "Surface",
-    "find_preset",
-    "load_preset",
-    "save_preset",
-]
+__all__ = ["PRESETS", "Preset", "PresetError", "Surface", "find_preset", "load_preset", "save_preset"]
 
 PRESETS = Path(__file__).parents[1] / "presets"
 FORMAT, VERSION = "qsched-preset", 1

@@ -41,21 +41,11 @@ INSIDE = {
         "values widgets images fragments visitors",
         "errors",
     ),
-    "embedded": (
-        "__main__",
-        "options export variety",
-        "report",
-        "denoiser",
-        "judges",
-        "training",
-        "data",
-    ),
+    "embedded": ("__main__", "options export variety", "report", "denoiser", "judges", "training", "data"),
 }
 """The same for what stands in one folder."""
 
-ALLOWED = {
-    ("qsched.__init__", "qsched.load"): "load_backbone is the package's face, loaded when asked for",
-}
+ALLOWED = {("qsched.__init__", "qsched.load"): "load_backbone is the package's face, loaded when asked for"}
 """Arrows that point up all the same, each with its reason."""
 
 

@@ -22,12 +22,7 @@ from qsched.sampling.estimates import clean_estimate
 from qsched.schedulers import with_coefficients
 from qsched.ui.compare import path
 
-SCHEDULERS = [
-    LCMScheduler,
-    TCDScheduler,
-    EulerAncestralDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
-]
+SCHEDULERS = [LCMScheduler, TCDScheduler, EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler]
 CLEAN, NOISE = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
 
 

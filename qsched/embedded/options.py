@@ -132,9 +132,7 @@ def parser() -> argparse.ArgumentParser:
     latent.add_argument("--base", type=Path, help="weights that those of --denoiser are differences to")
     latent.add_argument("--autoencoder", type=Path, required=True, help="checkpoint or safetensors file")
     latent.add_argument(
-        "--scaling-factor",
-        type=float,
-        help="of the latents (default: that of the bank in --work)",
+        "--scaling-factor", type=float, help="of the latents (default: that of the bank in --work)"
     )
     latent.add_argument("--out", type=Path, required=True, help="folder; emoji-clip is copied beside it")
     page = commands.add_parser("sheet", help="draw the sample sheet of 48 prompts")

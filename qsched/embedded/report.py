@@ -33,11 +33,7 @@ METRICS = ("clip_score", "clip_iqa", "top1", "top5", "observer_top1", "observer_
 
 @torch.inference_mode()
 def draw(
-    backbone: Backbone,
-    prompts: Sequence[str],
-    steps: int,
-    seed: int,
-    denoiser: nn.Module | None = None,
+    backbone: Backbone, prompts: Sequence[str], steps: int, seed: int, denoiser: nn.Module | None = None
 ) -> Tensor:
     """Images (prompts, 3, H, W) on the CPU, drawn in batches."""
     parts = []

@@ -98,11 +98,7 @@ def _spec(name: str) -> ScorerSpec:
 
 
 def _load(
-    name: str,
-    spec: ScorerSpec,
-    device: torch.device,
-    folder: str | Path | None,
-    offline: bool | None,
+    name: str, spec: ScorerSpec, device: torch.device, folder: str | Path | None, offline: bool | None
 ) -> Scorer:
     places = [fetch(weights, folder, offline) for weights in spec.weights]
     lpips = Perceptual(

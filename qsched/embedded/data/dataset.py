@@ -188,10 +188,7 @@ def is_copy(image: np.ndarray, others: Sequence[np.ndarray]) -> bool:
 
 
 def build(
-    node_modules: Path,
-    out: Path,
-    styles: tuple[str, ...] = tuple(s.word for s in STYLES),
-    side: int = SIZE,
+    node_modules: Path, out: Path, styles: tuple[str, ...] = tuple(s.word for s in STYLES), side: int = SIZE
 ) -> dict:
     """Render the art into one .npz file beside a manifest of counts and licences; returns the manifest.
 

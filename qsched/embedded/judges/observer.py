@@ -107,13 +107,7 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_observer(
-    data: Path,
-    work: Path,
-    *,
-    batch: int = 256,
-    seed: int = SEED,
-    device: str = "auto",
-    **options: Any,
+    data: Path, work: Path, *, batch: int = 256, seed: int = SEED, device: str = "auto", **options: Any
 ) -> dict[str, float]:
     """Train, write work/observer.safetensors (fp16) and return top-1 and top-5 on the held-out pairs.
 

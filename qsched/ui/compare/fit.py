@@ -50,13 +50,7 @@ def wire_fit(tab: CompareTab, waits: dict) -> None:
         found = fit_session(tab.engine, held)
         return tab.moved(found.coefficients, request, dark) | {widgets.line: explained(found)}
 
-    widgets.button.click(
-        reports_errors(fit),
-        tab.dark,
-        [*tab.placed, widgets.line],
-        api_name="fit",
-        **waits,
-    )
+    widgets.button.click(reports_errors(fit), tab.dark, [*tab.placed, widgets.line], api_name="fit", **waits)
     r.images[1].change(None, None, widgets.line, js="() => ''", api_name="fit_gone", **QUIET)
 
 

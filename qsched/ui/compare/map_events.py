@@ -46,10 +46,7 @@ class MapEvents:
         return (
             self.drawn(request, dark)
             | judged(self.results, held.comparison, held.k, self.tab.known(held))
-            | {
-                self.results.definition: self.tab.definition(held),
-                self.tab.controls.state: links.stamp(held),
-            }
+            | {self.results.definition: self.tab.definition(held), self.tab.controls.state: links.stamp(held)}
         )
 
     def sweep(self, request: gr.Request, dark: bool):

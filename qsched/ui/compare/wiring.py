@@ -107,12 +107,7 @@ def wire(tab: CompareTab, demo: gr.Blocks, toggle: gr.Button) -> None:
         )
         settle(gone, "_gallery")
     r.glance.show.click(
-        reports_errors(tab.glance),
-        None,
-        r.glance.outputs,
-        api_name="glance",
-        concurrency_limit=4,
-        **HIDDEN,
+        reports_errors(tab.glance), None, r.glance.outputs, api_name="glance", concurrency_limit=4, **HIDDEN
     )
     for bits, button in r.glance.go.items():
         gone = button.click(None, None, c.bits, js=f"() => '{bits}'", api_name=f"go_{bits}", **HIDDEN)

@@ -253,7 +253,8 @@ def test_a_map_follows_a_point_that_is_not_on_it_once_the_hand_rests(visit):
     assert visitor.held.map is made, "one map for one point"
 
 
-def test_what_is_typed_is_drawn_where_that_is_quick_and_else_by_enter(visit, runs):
+def test_what_is_typed_is_drawn_where_that_is_quick_and_else_by_enter(visit, runs, monkeypatch):
+    monkeypatch.setattr("qsched.ui.compare.view.QUICK_S", 60)
     visitor = visit()
     prompt = visitor.page.locator("#prompt textarea")
     prompt.select_text()
@@ -261,20 +262,17 @@ def test_what_is_typed_is_drawn_where_that_is_quick_and_else_by_enter(visit, run
     visitor.until(lambda: visitor.comparison.settings.prompt == "a fox on a hill", "what was typed")
     belongs_together(visitor, "W4A8")
     assert prompt.input_value() == "a fox on a hill"
-    SLOW.seconds = 0.3
-    try:
-        visitor.page.locator("#examples button").nth(3).click()
-        visitor.page.locator("[data-quick]").wait_for(state="detached")
-        visitor.page.wait_for_function("!document.body.classList.contains('busy')")
-        count = len(runs)
-        prompt.press("End")
-        prompt.press_sequentially(" at night", delay=30)
-        visitor.page.wait_for_timeout(1500)
-        assert len(runs) == count, "images that take their time are not asked for"
-        prompt.press("Enter")
-        visitor.until(lambda: visitor.comparison.settings.prompt.endswith(" at night"), "by Enter")
-    finally:
-        SLOW.seconds = 0.0
+    monkeypatch.setattr("qsched.ui.compare.view.QUICK_S", 0)
+    visitor.page.locator("#examples button").nth(3).click()
+    visitor.page.locator("[data-quick]").wait_for(state="detached")
+    visitor.page.wait_for_function("!document.body.classList.contains('busy')")
+    count = len(runs)
+    prompt.press("End")
+    prompt.press_sequentially(" at night", delay=30)
+    visitor.page.wait_for_timeout(1500)
+    assert len(runs) == count, "images that take their time are not asked for"
+    prompt.press("Enter")
+    visitor.until(lambda: visitor.comparison.settings.prompt.endswith(" at night"), "by Enter")
 
 
 HUB = """<script>

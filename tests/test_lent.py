@@ -214,10 +214,13 @@ def test_the_page_works_without_a_free_gpu_and_says_so(engine, lender):
 
 
 @pytest.mark.slow
-def test_while_a_hand_moves_no_gpu_is_asked_for(engine, lender):
+def test_while_a_hand_moves_or_types_no_gpu_is_asked_for(engine, lender, monkeypatch):
+    monkeypatch.setattr("qsched.ui.compare.view.QUICK_S", 60)
     tab = page(engine).compare
     c, caption = tab.controls, tab.results.captions[2]
+    assert "data-quick" in tab.open(REQUEST, False, "naive", "Q-Sched")[c.device]
     engine.compare("a", LARGE, FOX, Coefficients.identity())
+    assert "data-quick" not in tab.sync(REQUEST, False, "naive", "Q-Sched")[c.device]
     calls = len(lender.calls)
     for c_x in (1.1, 1.2, 1.3):
         moved = tab.follow(REQUEST, given(tab) | {c.c_x[0]: c_x})

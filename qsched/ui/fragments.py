@@ -246,13 +246,12 @@ def _range(low: float, high: float) -> str:
     return f"{low:.2f}" if low == high else f"{low:.2f} to {high:.2f}"
 
 
-def device_note(facts: Facts, quick: bool) -> str:
-    """What the device is, and what is real or simulated on it; quick: the page draws while somebody types."""
+def device_note(facts: Facts, quick_s: float | None) -> str:
+    """What the device is, and what is real or simulated on it; quick_s: what is typed is drawn at once, as
+    long as an answer takes no more seconds."""
     arithmetic = facts.arithmetic[:1].upper() + facts.arithmetic[1:]
-    return (
-        f'<p class="fine device"{" data-quick" * quick}><b>{escape(facts.device_name)}</b><br>'
-        f"{escape(arithmetic)}.</p>"
-    )
+    quick = f' data-quick="{1000 * quick_s:.0f}"' if quick_s is not None else ""
+    return f'<p class="fine device"{quick}><b>{escape(facts.device_name)}</b><br>{escape(arithmetic)}.</p>'
 
 
 def notes(lines: tuple[str, ...]) -> str:

@@ -112,7 +112,7 @@ window.qsched = (() => {
     const prompt = document.querySelector("#prompt textarea").value.trim();
     const shown = new URLSearchParams(document.querySelector("#state [data-version]")?.dataset.link).get("prompt");
     if (document.body.classList.contains("busy")) return again();
-    if (prompt && prompt !== shown && took < 1500 && document.querySelector("[data-quick]"))
+    if (prompt && prompt !== shown && took < document.querySelector("[data-quick]")?.dataset.quick)
       document.querySelector("#generate").click();
   });
   document.addEventListener("input", (event) => event.isTrusted && event.target.closest?.("#prompt") && typed());

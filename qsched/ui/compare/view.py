@@ -19,8 +19,8 @@ from qsched.ui.compare.results import Results, all_columns, build_results, third
 from qsched.ui.errors import toast
 
 UNKNOWN = "The server no longer knows this page, perhaps it was restarted: press Generate."
-QUICK_S = 1.0
-"""Three images in less than this are drawn while somebody types."""
+QUICK_S = 1.5
+"""Where images and their whole way to the page take less than this, they follow what somebody types."""
 
 
 class CompareView:
@@ -95,7 +95,7 @@ class CompareView:
                 c.state: links.stamp(held),
                 c.decoder: gr.update(visible=has_tiny, value="tiny" if settings.tiny_decoder else "full"),
                 c.drafts: gr.update(visible=has_tiny and not settings.tiny_decoder),
-                c.device: fragments.device_note(comparison.facts, self.quick(held)),
+                c.device: fragments.device_note(comparison.facts, QUICK_S if self.quick(held) else None),
                 r.definition: self.definition(held),
                 r.wipe: wiped(comparison, left, right),
             }

@@ -64,30 +64,23 @@ class Signature:
         return value > self.threshold if self.worse == "above" else value < self.threshold
 
 
-_RGB_TO_XYZ = torch.tensor(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-)  # sRGB primaries, IEC 61966-2-1
-_RGB_TO_XYZ = _RGB_TO_XYZ / _RGB_TO_XYZ.sum(dim=1, keepdim=True)  # the white point is (1, 1, 1) exactly
-
-
 def to_lab(image: Tensor) -> Tensor:
-    """CIELAB under D65 (CIE 15) of an sRGB image, on the CPU, brought to at most 256 pixels on the longer
-    side.
+    """CIELAB under D65 of an sRGB image by scikit-image, on the CPU, brought to at most 256 pixels on the
+    longer side.
 
     Args:
         image: shape (3, height, width) in [0, 1].
     Returns:
         float32, (3, height, width): L* in 0 to 100, a* and b* about -100 to 100.
     """
+    from skimage.color import rgb2lab
+
     image = image.detach().to("cpu", torch.float32).clamp(0, 1)
     longest = max(image.shape[-2:])
     if longest > COMMON_SIZE:
         size = [max(1, round(side * COMMON_SIZE / longest)) for side in image.shape[-2:]]
         image = F.interpolate(image[None], size=size, mode="area")[0]
-    linear = torch.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
-    xyz = (_RGB_TO_XYZ @ linear.flatten(1)).view_as(linear)
-    f = torch.where(xyz > (6 / 29) ** 3, xyz.clamp_min(1e-12) ** (1 / 3), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
-    return torch.stack((116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])))
+    return torch.from_numpy(rgb2lab(image.numpy(), channel_axis=0))
 
 
 def colour_shift(lab: Tensor, reference: Tensor) -> float:

@@ -37,7 +37,7 @@ INSIDE = {
         "about_tab api stage",
         "search",
         "compare",
-        "events preview starting theme",
+        "events preview starting streams theme",
         "values widgets images fragments visitors",
         "errors",
     ),

@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from qsched.server.engine import Engine
 from qsched.server.searches import Searches
 from qsched.server.sessions import SESSIONS
-from qsched.ui import preview, starting, theme
+from qsched.ui import preview, starting, streams, theme
 from qsched.ui.about_tab import build_about
 from qsched.ui.api import public_compare, public_export, public_searches
 from qsched.ui.compare.tab import CompareTab
@@ -58,7 +58,7 @@ class Page(gr.Blocks):
             css=theme.css(self.talk),
             head=theme.head(self.talk),
             favicon_path=preview.FAVICON,
-            app_kwargs={"middleware": [Middleware(preview.LinkPreview)]},
+            app_kwargs={"middleware": [Middleware(preview.LinkPreview), Middleware(streams.PatientStreams)]},
             ssr_mode=False,
             run_history=False,
             state_session_capacity=SESSIONS,

@@ -3,12 +3,14 @@ into presets.
 """
 
 import dataclasses
+import sqlite3
 import time
 
 import numpy as np
 import optuna
 import pytest
 from embedded_model import PROMPTS, counted, embedded
+from sqlalchemy.exc import IntegrityError, OperationalError
 
 from qsched import load_backbone
 from qsched.quantization import layers as packed_layers
@@ -19,7 +21,7 @@ from qsched.search.run import estimate, search
 from qsched.search.saved import delete_search, find_search, load_search, open_study, saved_searches
 from qsched.search.strategies.choice import strategy_of
 from qsched.search.strategies.gaussian_process import GaussianProcess
-from qsched.search.study import Scores, StorageError, Study
+from qsched.search.study import Scores, StorageError, Study, open_storage
 
 STEPS = 2
 SMALL = SearchOptions("w4a8", PROMPTS, STEPS, resolution=3)
@@ -321,3 +323,23 @@ def test_what_a_saved_search_says_is_computed_once_per_state_of_its_trials(stora
     assert find_search(storage, first.name).done == first.done + 1 and reads
     delete_search(storage, first.name)
     assert find_search(storage, first.name) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("CREATE", None, sqlite3.OperationalError("table studies already exists")),
+        IntegrityError("INSERT", None, sqlite3.IntegrityError("UNIQUE constraint failed: alembic_version")),
+    ],
+)
+def test_a_storage_whose_tables_another_process_makes_is_opened_a_little_later(storage, monkeypatch, error):
+    real, raised = optuna.storages.RDBStorage, []
+
+    def half_made(*where, **how):
+        if not raised:
+            raised.append(error)
+            raise error
+        return real(*where, **how)
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", half_made)
+    assert open_storage(storage).get_all_studies() == [] and raised

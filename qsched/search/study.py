@@ -25,7 +25,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import column, select, table
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from qsched.search.options import Candidate
 
@@ -257,8 +257,9 @@ def open_storage(storage: str | None) -> optuna.storages.BaseStorage:
     for pause in (0.1, 0.2, 0.4, 0.8, 1.6, None):
         try:
             return optuna.storages.RDBStorage(storage, engine_kwargs=kwargs)
-        except SQLAlchemyError as error:  # another process is making the tables
-            if pause is None or "already exists" not in str(error):
+        except SQLAlchemyError as error:
+            others = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if pause is None or not others:  # others: another process is making the tables
                 raise
             time.sleep(pause * (1 + random.random()))
     raise AssertionError("the last try returns or raises")

@@ -55,3 +55,11 @@ def test_a_stream_ends_where_nothing_more_is_asked_for(url, monkeypatch):
     with CLIENT.stream("GET", f"{url}/queue/data", params={"session_hash": "b"}, timeout=WAIT_S) as stream:
         told = [(message["msg"], message.get("event_id")) for message in messages(stream)]
     assert told[-2:] == [("process_completed", event), ("close_stream", None)]
+
+
+def test_a_stream_that_nobody_reads_any_more_takes_no_answers(url, monkeypatch):
+    monkeypatch.setattr(streams, "GRACE_S", WAIT_S)
+    for _ in range(3):  # as scripts do it: a stream for each event, left as soon as the answer is there
+        event = joined(url, "c")
+        with CLIENT.stream("GET", f"{url}/queue/data", params={"session_hash": "c"}, timeout=10) as stream:
+            assert event in (m["event_id"] for m in messages(stream) if m["msg"] == "process_completed")

@@ -36,27 +36,37 @@ class PatientStreams:
                 await send(message)
 
         await self.app(scope, receive, forward)
-        while end and await asks_again(scope["app"].get_blocks()._queue, session):
+        while end and await asks_again(scope["app"].get_blocks()._queue, session, receive):
             end.clear()
             await self.app(scope, receive, forward)
         for message in end:
             await send(message)
 
 
-async def asks_again(queue: Queue, session: str) -> bool:
-    """Wait until a session asks for something, for GRACE_S at most; says whether it does."""
+async def asks_again(queue: Queue, session: str, receive: Receive) -> bool:
+    """Wait for GRACE_S at most until a session asks for something; says whether it does and still listens."""
     clock = asyncio.get_running_loop().time
-    until = clock() + GRACE_S
-    while not queue.pending_event_ids_session.get(session):
-        messages = queue.pending_messages_per_session.get(session)
-        if messages is None or queue.stopped:
-            return False
-        try:
-            first = await asyncio.wait_for(messages.get(), until - clock())
-        except TimeoutError:
-            return False
-        if queue.pending_event_ids_session.get(session):  # else a heartbeat that came late
-            rest = [messages.get_nowait() for _ in range(messages.qsize())]
-            for message in (first, *rest):  # in their order, for the stream
-                messages.put_nowait(message)
-    return True
+    until, gone = clock() + GRACE_S, asyncio.ensure_future(_disconnected(receive))
+    try:
+        while not queue.pending_event_ids_session.get(session):
+            messages = queue.pending_messages_per_session.get(session)
+            if messages is None or queue.stopped:
+                return False
+            first = asyncio.ensure_future(messages.get())
+            await asyncio.wait({first, gone}, timeout=until - clock(), return_when=asyncio.FIRST_COMPLETED)
+            if not first.done():
+                first.cancel()
+                return False
+            if queue.pending_event_ids_session.get(session):  # else a heartbeat that came late
+                rest = [messages.get_nowait() for _ in range(messages.qsize())]
+                for message in (first.result(), *rest):  # in their order, for the stream
+                    messages.put_nowait(message)
+        await asyncio.sleep(0)
+        return not gone.done()
+    finally:
+        gone.cancel()
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

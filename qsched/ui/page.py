@@ -58,7 +58,7 @@ class Page(gr.Blocks):
             css=theme.css(self.talk),
             head=theme.head(self.talk),
             favicon_path=preview.FAVICON,
-            app_kwargs={"middleware": [Middleware(preview.LinkPreview), Middleware(streams.PatientStreams)]},
+            app_kwargs={"middleware": [Middleware(preview.LinkPreview), Middleware(streams.OrderedStreams)]},
             ssr_mode=False,
             run_history=False,
             state_session_capacity=SESSIONS,

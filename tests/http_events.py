@@ -30,18 +30,17 @@ def send(url, fn, data, session="a", headers=None, query=None, timeout=60):
         "GET", where, params={"session_hash": session}, headers=headers or {}, timeout=timeout
     ) as stream:
         said = ""
-        for line in lines(stream):
-            message = json.loads(line.removeprefix("data: ")) if line.startswith("data: ") else {}
+        for message in messages(stream):
             said += json.dumps(message) if message.get("event_id") == event else ""
             if message.get("msg") == "process_completed" and message.get("event_id") == event:
                 return said
     raise AssertionError(f"{fn.api_name} gave no answer")
 
 
-def lines(stream):
-    """The lines of a stream of events, as a browser takes them apart: a value may hold U+0085 or U+2028, at
+def messages(stream):
+    """What a stream of events says, taken apart as a browser does it: a value may hold U+0085 or U+2028, at
     which httpx's iter_lines cuts too."""
     rest = ""
     for text in stream.iter_text():
-        *whole, rest = (rest + text).split("\n")
-        yield from whole
+        *lines, rest = (rest + text).split("\n")
+        yield from (json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: "))

@@ -1,11 +1,10 @@
 """The stream of a session's answers, and what is asked for while it ends."""
 
-import json
 import time
 
 import pytest
 from browser_app import serving, write_preset
-from http_events import CLIENT, lines
+from http_events import CLIENT, messages
 
 from qsched.ui import streams
 
@@ -28,25 +27,19 @@ def joined(url, session):
     return CLIENT.post(f"{url}/queue/join", json=body, timeout=WAIT_S).json()["event_id"]
 
 
-def messages(stream):
-    return (json.loads(line.removeprefix("data: ")) for line in lines(stream) if line.startswith("data: "))
+def told(url, session):
+    """The kinds of messages on a session's stream, to its end."""
+    where = {"params": {"session_hash": session}, "timeout": WAIT_S}
+    with CLIENT.stream("GET", f"{url}/queue/data", **where) as stream:
+        return [message["msg"] for message in messages(stream)]
 
 
 def test_an_event_is_confirmed_after_the_end_of_the_stream_before_it(url, monkeypatch):
     monkeypatch.setattr(streams, "AFTER_S", 1.5)
     for _ in range(2):
         joined(url, "a")
-        with CLIENT.stream(
-            "GET", f"{url}/queue/data", params={"session_hash": "a"}, timeout=WAIT_S
-        ) as stream:
-            assert [message["msg"] for message in messages(stream)][-2:] == [
-                "process_completed",
-                "close_stream",
-            ]
+        assert told(url, "a")[-2:] == ["process_completed", "close_stream"]
         ended = time.monotonic()
         joined(url, "a")
         assert time.monotonic() - ended > 1.4, "the browser has heard of the end by then"
-        with CLIENT.stream(
-            "GET", f"{url}/queue/data", params={"session_hash": "a"}, timeout=WAIT_S
-        ) as stream:
-            assert "process_completed" in [message["msg"] for message in messages(stream)]
+        assert "process_completed" in told(url, "a")

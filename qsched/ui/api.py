@@ -10,7 +10,7 @@ import gradio as gr
 from PIL.Image import Image
 
 from qsched import settings as table
-from qsched.comparison.given import checked, settings_of
+from qsched.comparison.given import settings_of
 from qsched.comparison.record import record
 from qsched.sampling.coefficients import Coefficients
 from qsched.server.engine import Engine, named
@@ -42,7 +42,7 @@ def public_compare(engine: Engine) -> Callable[..., dict]:
     """The endpoint /compare of an engine."""
 
     def compare(given: dict[str, Any], request: gr.Request | None) -> dict[str, Any]:
-        settings, k, source = settings_of(given), checked(table.K, given), given["source"]
+        settings, k, source = settings_of(given), given["k"], given["source"]
         backbone = named(given["backbone"], source)
         if SEPARATOR in backbone:
             require_local(request, CHOOSE_SOURCE)

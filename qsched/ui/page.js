@@ -169,9 +169,10 @@ window.qsched = (() => {
     setTimeout(() => (button.textContent = name), 1600);
   };
 
+  const HUB = "https://huggingface.co";
+
   // Every answer says which state of the session it shows. The address is that of the newest; when an older answer comes
   // after a newer one, the page asks for the newest again.
-  const HUB = "https://huggingface.co";
   let newest = 0;
   const arrived = () => {
     const state = document.querySelector("#state [data-version]");

@@ -38,7 +38,7 @@ class OrderedStreams:
             if CLOSE in message.get("body", b""):
                 now = time.monotonic()
                 self._ended = {s: then for s, then in self._ended.items() if then > now - AFTER_S}
-                self._ended[query["session_hash"][0]] = now
+                self._ended[query.get("session_hash", [""])[0]] = now
             await send(message)
 
         async def confirms(message: Message) -> None:
